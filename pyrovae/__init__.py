@@ -1,0 +1,70 @@
+"""Deep latent-variable models in Pyro, and a log p(x) you can defend."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyrovae import datasets, guides, likelihoods, networks, plots, priors, testing
+    from pyrovae.checkpoints import load, save
+    from pyrovae.evaluation import Evaluation, evaluate
+    from pyrovae.importance import log_weights
+    from pyrovae.pareto import pareto_khat
+    from pyrovae.reductions import elbo, ess, log_evidence, standard_error
+    from pyrovae.training import History, fit
+    from pyrovae.vae import VAE
+
+# Where each public name lives. Resolved at first use: the command line answers before torch is in.
+_HOMES = {
+    "Evaluation": "evaluation",
+    "History": "training",
+    "VAE": "vae",
+    "elbo": "reductions",
+    "ess": "reductions",
+    "evaluate": "evaluation",
+    "fit": "training",
+    "load": "checkpoints",
+    "log_evidence": "reductions",
+    "log_weights": "importance",
+    "pareto_khat": "pareto",
+    "save": "checkpoints",
+    "standard_error": "reductions",
+}
+_MODULES = ("datasets", "guides", "likelihoods", "networks", "plots", "priors", "testing")
+
+__version__ = "0.1.0"
+__all__ = [  # noqa: RUF022 (values first, then the modules)
+    "Evaluation",
+    "History",
+    "VAE",
+    "elbo",
+    "ess",
+    "evaluate",
+    "fit",
+    "load",
+    "log_evidence",
+    "log_weights",
+    "pareto_khat",
+    "save",
+    "standard_error",
+    "datasets",
+    "guides",
+    "likelihoods",
+    "networks",
+    "plots",
+    "priors",
+    "testing",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"pyrovae.{name}")
+    if name in _HOMES:
+        return getattr(import_module(f"pyrovae.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'pyrovae' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,226 @@
+"""Data sets by name, each with its conventions recorded: a log p(x) means nothing without them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils import data
+
+from pyrovae import sources
+from pyrovae.streams import generator
+from pyrovae.testing import LinearGaussian
+
+__all__ = ["BINARISATIONS", "Dataset", "Split", "load"]
+
+BINARISATIONS = ("dynamic", "static", "threshold", "none")
+"""dynamic: training data are drawn anew at each access, validation and test data once. static: every
+split is drawn once. threshold: ones above 1/2. none: grey values in [0, 1], as they are."""
+
+Index = int | slice | list[int] | Tensor
+
+
+class Split(data.Dataset[Tensor]):
+    """Rows ``[n, d]`` of one split, ready for a likelihood: ``split[:128]`` is a float tensor.
+
+    Args:
+        values: ``[n, d]``: probabilities or binary values as uint8 out of ``scale``, or floats.
+        scale: What a value is divided by: 255 for 8-bit images.
+        redraw: Values are probabilities of ones, and each access draws anew, from a stream that
+            belongs to the split (see :meth:`reseed`).
+        labels: ``[n]`` classes, where there are any.
+        shape: Shape of one row as an image, where it is one.
+        conventions: What a log p(x) of these data has to carry.
+    """
+
+    def __init__(
+        self,
+        values: Tensor,
+        *,
+        scale: float = 1.0,
+        redraw: bool = False,
+        labels: Tensor | None = None,
+        shape: tuple[int, ...] | None = None,
+        conventions: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        self.values = values
+        self.scale = scale
+        self.redraw = redraw
+        self.labels = labels
+        self.shape = shape or tuple(values.shape[1:])
+        self.conventions = {**conventions, "rows": len(values)}
+        self.reseed(0)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: Index) -> Tensor:
+        """Rows as floats: ``[d]`` for one index, ``[k, d]`` for a slice, a list or a tensor."""
+        rows = self.values[index].to(torch.get_default_dtype()) / self.scale
+        return torch.bernoulli(rows, generator=self._noise) if self.redraw else rows
+
+    def reseed(self, *key: int) -> None:
+        """Put the stream that redraws the values at the start of the stream of this key."""
+        self._noise = generator(*key)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the rows, ``[d]``; of the probabilities where values are redrawn."""
+        return self.values.to(torch.get_default_dtype()).mean(0) / self.scale
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Three splits of one data set.
+
+    Attributes:
+        name: The name it was loaded by.
+        train: For the parameters.
+        validation: For choices.
+        test: For the number that is reported.
+        oracle: The model the data came from, where they are synthetic: its ``log_evidence(x)`` is
+            exact.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    oracle: LinearGaussian | None = None
+
+
+def load(
+    name: str,
+    root: str | os.PathLike[str] | None = None,
+    *,
+    binarisation: str | None = None,
+    seed: int = 0,
+) -> Dataset:
+    """Load a data set by name.
+
+    ============== =================================== ===================== ====================
+    name           what                                rows (tr / val / te)  binarisation
+    ============== =================================== ===================== ====================
+    mnist-mini     the first digits of MNIST, embedded 5,000/1,000/1,000     dynamic, or another
+    mnist          MNIST, by torchvision               50,000/10,000/10,000  dynamic, or another
+    static-mnist   Larochelle and Murray's binary file 50,000/10,000/10,000  static (theirs)
+    linear-gaussian synthetic, log p(x) known exactly  2,000/500/500         none
+    ============== =================================== ===================== ====================
+
+    Args:
+        name: One of the above.
+        root: Folder of the files; else ``$PYROVAE_DATA``, else the user's cache folder.
+        binarisation: One of :data:`BINARISATIONS`, for mnist and mnist-mini.
+        seed: Of the binarisation, and of the synthetic data.
+
+    Raises:
+        ValueError: An unknown name or binarisation, or one the data do not come in.
+        FileNotFoundError: The files are not there and cannot be downloaded.
+
+    References:
+        Salakhutdinov and Murray, On the Quantitative Analysis of Deep Belief Networks, 2008, for
+        drawing the pixels; Burda et al., 2016, for drawing them anew. arXiv:1509.00519
+
+    Example:
+        >>> digits = load("mnist-mini")
+        >>> digits.train[:128].shape, digits.train.shape
+        (torch.Size([128, 784]), (28, 28))
+    """
+    sources.check_name(name)
+    if name in ("mnist", "mnist-mini"):
+        binarisation = sources.choose("binarisation", binarisation or "dynamic", BINARISATIONS)
+        rows = sources.read_mini_mnist() if name == "mnist-mini" else _read_mnist(root)
+        return _images(name, rows, binarisation, seed)
+    only = "static" if name == "static-mnist" else "none"
+    if binarisation not in (None, only):
+        raise ValueError(f"{name}: comes with binarisation '{only}' only, got '{binarisation}'")
+    if name == "static-mnist":
+        return _static_mnist(sources.read_static_mnist(root))
+    return _linear_gaussian(seed)
+
+
+def _images(name: str, rows: dict[str, np.ndarray], binarisation: str, seed: int) -> Dataset:
+    def split(position: int, part: str) -> Split:
+        grey = torch.from_numpy(rows[part])
+        redraw = binarisation == "dynamic" and part == "train"
+        if binarisation == "threshold":
+            grey = 255 * (grey > 127).to(torch.uint8)
+        elif binarisation != "none" and not redraw:
+            ones = torch.bernoulli(grey.float() / 255, generator=generator(seed, position))
+            grey = 255 * ones.to(torch.uint8)
+        return Split(
+            grey,
+            scale=255,
+            redraw=redraw,
+            labels=torch.from_numpy(rows[f"{part}_labels"]).long(),
+            shape=(28, 28),
+            conventions={
+                "dataset": name,
+                "split": part,
+                "binarisation": binarisation,
+                "binarisation_seed": seed,
+                "values": "[0, 1]" if binarisation == "none" else "{0, 1}",
+            },
+        )
+
+    return _three(name, split)
+
+
+def _static_mnist(rows: dict[str, np.ndarray]) -> Dataset:
+    def split(_: int, part: str) -> Split:
+        conventions = {
+            "dataset": "static-mnist",
+            "split": part,
+            "binarisation": "static",
+            "values": "{0, 1}",
+        }
+        return Split(torch.from_numpy(rows[part]), shape=(28, 28), conventions=conventions)
+
+    return _three("static-mnist", split)
+
+
+def _linear_gaussian(seed: int) -> Dataset:
+    weight = torch.randn(8, 3, generator=generator(seed), dtype=torch.float64)
+    oracle = LinearGaussian(weight.to(torch.get_default_dtype()), noise=0.25)
+
+    def split(position: int, part: str) -> Split:
+        rows = oracle.sample(2000 if part == "train" else 500, seed=1 + position)
+        conventions = {"dataset": "linear-gaussian", "split": part, "binarisation": "none"}
+        return Split(rows, conventions={**conventions, "values": "real", "data_seed": seed})
+
+    return _three("linear-gaussian", split, oracle)
+
+
+def _three(name: str, split: Callable[[int, str], Split], oracle: LinearGaussian | None = None) -> Dataset:
+    parts = [split(position, part) for position, part in enumerate(("train", "validation", "test"))]
+    return Dataset(name, *parts, oracle)
+
+
+def _read_mnist(root: str | os.PathLike[str] | None) -> dict[str, np.ndarray]:
+    folder = sources.data_folder(root)
+    try:
+        from torchvision.datasets import MNIST
+
+        train, test = (MNIST(str(folder), train=part, download=True) for part in (True, False))
+    except (ImportError, RuntimeError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise FileNotFoundError(
+            f"mnist: no readable MNIST/raw in {folder}, and no download ({reason}): copy the four "
+            f"*-ubyte files to {folder / 'MNIST' / 'raw'} or name their folder with root= or "
+            f"PYROVAE_DATA; if torchvision is at fault, install one that fits your torch"
+        ) from error
+    images, labels = train.data.numpy().reshape(-1, 784), train.targets.numpy()
+    return {
+        "train": images[:50_000],
+        "train_labels": labels[:50_000],
+        "validation": images[50_000:],
+        "validation_labels": labels[50_000:],
+        "test": test.data.numpy().reshape(-1, 784),
+        "test_labels": test.targets.numpy(),
+    }

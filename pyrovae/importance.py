@@ -1,0 +1,147 @@
+r"""Importance weights of any (model, guide) pair, and every quantity that is a reduction of them.
+
+.. math:: \log w_s = \log p(x, z_s) - \log q(z_s \mid x), \qquad z_s \sim q(z \mid x)
+
+There is one estimator in this library, and this is it. The bound, log p(x), its error and the
+diagnostics are functions of the tensor ``[num_samples, batch]``, found in
+:mod:`pyrovae.reductions` and :mod:`pyrovae.pareto`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyrovae.pareto import pareto_khat
+from pyrovae.programs import Program, Site, Structure, inspect, log_density, sample_sites
+from pyrovae.reductions import WeightSums, check_count, elbo, ess, log_evidence, standard_error
+
+__all__ = [
+    "WeightSums",
+    "elbo",
+    "ess",
+    "log_evidence",
+    "log_weights",
+    "pareto_khat",
+    "standard_error",
+    "weigh",
+]
+
+DRAWS_AT_ONCE = 128
+"""Draws that the guide makes in one pass. Fixed, so that the noise depends on no memory setting."""
+
+
+def log_weights(
+    model: Program,
+    guide: Program,
+    *args: Any,
+    num_samples: int = 1,
+    chunk_size: int | None = None,
+    **kwargs: Any,
+) -> Tensor:
+    r"""Importance log-weights of a batch, one for each draw and datum.
+
+    .. math:: \log w_s = \log p(x, z_s) - \log q(z_s \mid x), \quad z_s \sim q(z \mid x)
+
+    Densities are unscaled (a plate's N/B and ``poutine.scale`` are left out), masks count, and
+    gradients flow as the caller's grad mode has it.
+
+    Args:
+        model: Pyro program of p(x, z), any callable.
+        guide: Pyro program of q(z | x), with the model's latent sites.
+        args: Arguments of both programs; the data plate has one row per datum.
+        num_samples: Draws per datum, S.
+        chunk_size: Draws that the model scores at once. It bounds the memory and changes nothing
+            else; 1 runs the model without a draws dimension, for networks that refuse one.
+        kwargs: Keyword arguments of both programs.
+
+    Returns:
+        ``[S, batch]`` log-weights in nats, float64.
+
+    Raises:
+        ValueError: A latent site lies outside the data plate or is missing in the guide, a site
+            has a batch shape its plates do not allow, or ``num_samples`` is below 1.
+
+    References:
+        Burda et al., Importance Weighted Autoencoders, 2016. arXiv:1509.00519
+
+    Example:
+        >>> from pyrovae.testing import LinearGaussian
+        >>> oracle = LinearGaussian(torch.randn(5, 2))
+        >>> x = oracle.sample(3)
+        >>> lw = log_weights(oracle.model, oracle.guide, x, num_samples=10)
+        >>> lw.shape, torch.allclose(lw[0], oracle.log_evidence(x).double(), atol=1e-4)
+        (torch.Size([10, 3]), True)
+    """
+    structure = inspect(model, guide, *args, **kwargs)
+    pieces = weigh(model, guide, args, kwargs, structure, num_samples, chunk_size)
+    return torch.cat([weights for weights, _ in pieces])
+
+
+def weigh(
+    model: Program,
+    guide: Program,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    structure: Structure,
+    num_samples: int,
+    chunk_size: int | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Draw and weigh chunk by chunk: (log-weights, log-likelihoods), each ``[draws, batch]``.
+
+    The log-likelihood is that of the observed sites, log p(x | z_s), so that its mean less the
+    mean log-weight is KL(q || p(z)).
+    """
+    check_count("num_samples", num_samples)
+    chunk_size = chunk_size if chunk_size is not None else DRAWS_AT_ONCE
+    check_count("chunk_size", chunk_size)
+    for start in range(0, num_samples, DRAWS_AT_ONCE):
+        num_draws = min(DRAWS_AT_ONCE, num_samples - start)
+        with pyro.plate("_draws", num_draws, dim=structure.draws_dim):
+            drawn = poutine.trace(guide).get_trace(*args, **kwargs)
+        log_q = _sum_by_datum(list(sample_sites(drawn)), structure)
+        for first in range(0, num_draws, chunk_size):
+            rows = slice(first, min(first + chunk_size, num_draws))
+            sites = _score(model, args, kwargs, drawn, rows, structure)
+            log_likelihood = _sum_by_datum([s for s in sites if s["is_observed"]], structure)
+            log_prior = _sum_by_datum([s for s in sites if not s["is_observed"]], structure)
+            yield log_likelihood + log_prior - log_q[rows], log_likelihood
+
+
+def _score(
+    model: Program,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    drawn: poutine.Trace,
+    rows: slice,
+    structure: Structure,
+) -> list[Site]:
+    """Run the model on some of the guide's draws; a single draw goes without a draws dimension."""
+    single = rows.stop - rows.start == 1
+    kept = poutine.Trace()
+    for site in sample_sites(drawn):
+        value = site["value"][rows.start if single else rows]
+        kept.add_node(site["name"], **{**site, "value": value})
+    program = poutine.trace(poutine.replay(model, trace=kept))
+    if single:
+        trace = program.get_trace(*args, **kwargs)
+    else:
+        with pyro.plate("_draws", rows.stop - rows.start, dim=structure.draws_dim):
+            trace = program.get_trace(*args, **kwargs)
+    return list(sample_sites(trace))
+
+
+def _sum_by_datum(sites: list[Site], structure: Structure) -> Tensor:
+    """Add up the sites' log densities over all plates but the data and the draws: [draws, batch]."""
+    total: Tensor | float = 0.0
+    for site in sites:
+        density = log_density(site).double()
+        density = density[(None,) * (-structure.draws_dim - density.dim())]
+        inner = [d for d in range(structure.draws_dim + 1, 0) if d != structure.dim]
+        total = total + (density.sum(inner) if inner else density)
+    return torch.as_tensor(total, dtype=torch.float64)

@@ -1,0 +1,92 @@
+"""The shape of the upper tail of importance weights: how far their mean can be believed."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from pyrovae.reductions import WeightSums, as_sums, tail_length
+
+__all__ = ["khat_threshold", "pareto_khat"]
+
+SHORTEST_TAIL = 5
+EQUAL = 1e-8  # nats: weights that differ by less have no tail worth a shape
+
+
+def khat_threshold(num_samples: int) -> float:
+    r"""The k-hat below which S draws give a reliable mean: min(1 - 1 / log10(S), 0.7).
+
+    References:
+        Vehtari et al., Pareto Smoothed Importance Sampling, 2024. arXiv:1507.02646
+
+    Example:
+        >>> round(khat_threshold(100), 2), round(khat_threshold(5000), 2)
+        (0.5, 0.7)
+    """
+    return min(1 - 1 / math.log10(num_samples), 0.7) if num_samples > 10 else -math.inf
+
+
+def pareto_khat(log_weights: Tensor | WeightSums) -> Tensor:
+    r"""The shape k of a generalised Pareto distribution fitted to each datum's largest weights.
+
+    The weights have finite moments up to order 1/k: with k above 0.7 the standard error cannot be
+    believed, above 1 not even the mean exists. It sees only the tail it was shown: a guide that
+    misses a whole mode can look fine.
+
+    Args:
+        log_weights: ``[S, batch]`` log-weights in nats, or their sums.
+
+    Returns:
+        ``[batch]``, float64. ``-inf`` where all weights of the tail are equal (a perfect guide has
+        no tail), ``inf`` where fewer than five draws carry all the tail's weight, ``nan`` for fewer than
+        25 draws or where a weight is nan or infinite.
+
+    References:
+        Vehtari et al., Pareto Smoothed Importance Sampling, 2024. arXiv:1507.02646.
+        Zhang and Stephens, A New and Efficient Estimation Method for the Generalized Pareto
+        Distribution, Technometrics, 2009.
+
+    Example:
+        >>> u = torch.rand(20_000, 1, generator=torch.Generator().manual_seed(0))
+        >>> round(pareto_khat(-0.5 * u.log()).item(), 1)  # w = u ** -k with k = 0.5
+        0.5
+    """
+    sums = as_sums(log_weights)
+    tail = tail_length(sums.count)
+    largest = sums.largest[: tail + 1]
+    khat = torch.full_like(sums.log_sum, torch.nan)
+    if tail < SHORTEST_TAIL:
+        return khat
+    best, cutoff = largest[0], largest[-1]
+    # Weights relative to the largest; a cutoff that would underflow counts as the smallest normal.
+    smallest = math.log(torch.finfo(torch.float64).tiny)
+    threshold = (cutoff - best).clamp(min=smallest).exp()
+    excess = (largest[:-1] - best).exp() - threshold
+    count = (excess > 0).sum(0)
+    usable = (best < torch.inf) & ~sums.log_sum.isnan()
+    khat = torch.where(usable & (count < SHORTEST_TAIL), torch.inf, khat)
+    khat = torch.where(best.isfinite() & (best - cutoff < EQUAL), -torch.inf, khat)
+    fitted = usable & (count >= SHORTEST_TAIL) & (best - cutoff >= EQUAL)
+    for n in count[fitted].unique().tolist():
+        chosen = fitted & (count == n)
+        khat[chosen] = _fit_shape(excess[:n, chosen].flip(0))
+    return khat
+
+
+def _fit_shape(excess: Tensor) -> Tensor:
+    """Zhang and Stephens' estimate of k from ascending positive excesses ``[n, batch]``.
+
+    A posterior mean under a prior that pulls k toward 0.5 with the weight of ten draws.
+    """
+    n = len(excess)
+    grid = 30 + math.isqrt(n)
+    quartile = excess[int(n / 4 + 0.5) - 1]
+    steps = 1 - (grid / (torch.arange(1, grid + 1, dtype=excess.dtype, device=excess.device) - 0.5)).sqrt()
+    theta = steps[:, None] / (3 * quartile) + 1 / excess[-1]
+    k = torch.stack([torch.log1p(-row * excess).mean(0) for row in theta])
+    profile = n * ((-theta / k).log() - k - 1)
+    theta = (profile.softmax(0) * theta).sum(0)
+    k = torch.log1p(-theta * excess).mean(0)
+    return (n * k + 10 * 0.5) / (n + 10)

@@ -1,0 +1,109 @@
+"""Figures: each function takes results and returns a matplotlib figure, which it neither shows nor saves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.distributions import Normal
+
+if TYPE_CHECKING:
+    from pyrovae.training import History
+    from pyrovae.vae import VAE
+
+__all__ = ["image_grid", "interpolation", "latent_plane", "learning_curves", "reconstructions", "samples"]
+
+BLUE, ORANGE = "#0072B2", "#D55E00"  # Okabe and Ito's, told apart by every eye and in grey
+
+
+def learning_curves(history: History) -> Figure:
+    """The ELBO over epochs beside its two parts, reconstruction and KL, training and validation.
+
+    Args:
+        history: What :func:`pyrovae.fit` returned.
+    """
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    titles = {
+        "elbo": "ELBO",
+        "reconstruction": "reconstruction, $E_q[\\log p(x|z)]$",
+        "kl": "$KL(q(z|x) \\| p(z))$",
+    }
+    epochs = [epoch + 1 for epoch in history.epoch]
+    for axes, (name, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
+        axes.plot(epochs, getattr(history, name), color=BLUE, label="training")
+        if history.validation_elbo:
+            validation = getattr(history, f"validation_{name}")
+            axes.plot(epochs, validation, color=ORANGE, linestyle="--", label="validation")
+        axes.set(title=title, xlabel="epoch", ylabel="nats per datum")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return figure
+
+
+def image_grid(
+    rows: Sequence[Tensor], shape: tuple[int, ...], labels: Sequence[str] = (), title: str = ""
+) -> Figure:
+    """Rows of images in grey, black for 0 and white for 1.
+
+    Args:
+        rows: Each row ``[columns, pixels]``, values in [0, 1].
+        shape: Height and width of an image.
+        labels: One for each row.
+        title: Of the figure.
+    """
+    if len(shape) != 2:
+        raise ValueError(f"image_grid: expected images of shape (height, width), got {shape}")
+    height, width = shape
+    canvas = torch.cat([_strip(row.detach().cpu(), height, width) for row in rows], 0)
+    columns = max(len(row) for row in rows)
+    figure = Figure(figsize=(0.7 * columns + (1.2 if labels else 0), 0.7 * len(rows) + 0.4), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(canvas.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([(height + 1) * (i + 0.5) for i in range(len(labels))], labels)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_title(title)
+    return figure
+
+
+def reconstructions(vae: VAE, x: Tensor, shape: tuple[int, ...]) -> Figure:
+    """Data above their reconstructions, the mean of p(x | z) at the mean of q(z | x)."""
+    with torch.no_grad():
+        return image_grid([x, vae.reconstruct(x)], shape, ["data", "reconstruction"])
+
+
+def samples(vae: VAE, shape: tuple[int, ...], rows: int = 8, columns: int = 12) -> Figure:
+    """Means of p(x | z) at draws of the prior."""
+    with torch.no_grad():
+        z = vae.prior().expand((rows * columns,)).sample()
+        means = vae.decode(z).mean
+    return image_grid(list(means.split(columns)), shape, title="p(x|z) at draws of the prior")
+
+
+def interpolation(vae: VAE, a: Tensor, b: Tensor, shape: tuple[int, ...], steps: int = 12) -> Figure:
+    """Means of p(x | z) on lines between codes: a row for each pair of ``a`` and ``b`` ``[pairs, pixels]``."""
+    with torch.no_grad():
+        lines = vae.interpolate(a, b, steps)
+    return image_grid(list(lines.unbind(1)), shape, title="between the codes of two data")
+
+
+def latent_plane(vae: VAE, shape: tuple[int, ...], points: int = 20) -> Figure:
+    """Means of p(x | z) over a two-dimensional latent space, at the normal's even quantiles."""
+    levels = torch.linspace(0.5 / points, 1 - 0.5 / points, points)
+    axis = Normal(0.0, 1.0).icdf(levels)
+    down, across = torch.meshgrid(axis.flip(0), axis, indexing="ij")
+    with torch.no_grad():
+        means = vae.decode(torch.stack([across, down], -1)).mean
+    return image_grid(list(means), shape, title="p(x|z) over the latent plane")
+
+
+def _strip(images: Tensor, height: int, width: int) -> Tensor:
+    """One row of images side by side, a grey line after and below each."""
+    padded = torch.full((len(images), height + 1, width + 1), 0.5)
+    padded[:, :height, :width] = images.reshape(-1, height, width)
+    return padded.permute(1, 0, 2).reshape(height + 1, -1)

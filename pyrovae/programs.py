@@ -1,0 +1,201 @@
+"""What a (model, guide) pair of Pyro programs is made of: its sites and its data plate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from pyro import poutine
+from pyro.distributions import Delta
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.subsample_messenger import _Subsample
+from torch import Tensor, nn
+
+from pyrovae.streams import stream
+
+__all__ = [
+    "Program",
+    "Structure",
+    "inspect",
+    "log_density",
+    "mode",
+    "modules_of",
+    "sample_sites",
+    "traces",
+]
+
+Program = Callable[..., Any]
+Site = dict[str, Any]
+
+
+class Structure(NamedTuple):
+    """Where a pair keeps its data: the plate's name, its (negative) dim, and the room above it."""
+
+    plate: str
+    dim: int
+    draws_dim: int  # the first dim left of every plate: importance draws go there
+
+
+def sample_sites(trace: poutine.Trace) -> Iterator[Site]:
+    """The sites of a trace that have a density: no plates, no ``pyro.deterministic``."""
+    for site in trace.nodes.values():
+        is_plate = isinstance(site.get("fn"), _Subsample)
+        if site["type"] == "sample" and not is_plate and "_deterministic" not in site["infer"]:
+            yield site
+
+
+def log_density(site: Site) -> Tensor:
+    """A site's log density: masks count, scales (a plate's N/B, tempering) do not."""
+    log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+    return scale_and_mask(log_prob, mask=site["mask"])
+
+
+def inspect(model: Program, guide: Program, *args: Any, **kwargs: Any) -> Structure:
+    """Run a pair once, check that every datum has a weight of its own, and find the data plate.
+
+    The data plate is the plate that all sites share: the one called ``"data"`` where several are
+    shared, else the outermost. The caller's random state is left as it was.
+
+    Args:
+        model: Pyro program of p(x, z).
+        guide: Pyro program of q(z | x).
+        args: What both programs are called with.
+        kwargs: Likewise, by keyword.
+
+    Raises:
+        ValueError: A latent site is missing in the guide, or a guide's site in the model; a site
+            lies outside the data plate or has a batch shape that its plates do not allow; the
+            plate subsamples at random; the guide has no density (all Delta).
+    """
+    with stream(0), torch.no_grad():
+        with _mend_added():
+            guide_trace, model_trace = traces(model, guide, args, kwargs)
+        for trace in (guide_trace, model_trace):
+            _check_no_random_subsample(trace)
+        model_sites, guide_sites = list(sample_sites(model_trace)), list(sample_sites(guide_trace))
+        _check_same_latents(model_sites, guide_sites)
+        plate = _data_plate(model_sites + guide_sites)
+        for site in model_sites + guide_sites:
+            _check_batch_shape(site)
+    depth = max(-frame.dim for site in model_sites + guide_sites for frame in _frames(site))
+    return Structure(plate.name, plate.dim, -1 - depth)
+
+
+def traces(
+    model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[poutine.Trace, poutine.Trace]:
+    """Run the guide, then the model on the guide's draws: (guide trace, model trace)."""
+    guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+    model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+    return guide_trace, model_trace
+
+
+def modules_of(
+    model: Program, guide: Program, device: torch.device | str | None = None
+) -> list[nn.Module]:
+    """Those of the two programs that are modules, moved to the device if one is given."""
+    programs = [program for program in (model, guide) if isinstance(program, nn.Module)]
+    return [program.to(device) for program in programs]
+
+
+@contextmanager
+def mode(modules: list[nn.Module], *, training: bool) -> Iterator[None]:
+    """Put modules in training or evaluation mode, and back at the end."""
+    with ExitStack() as stack:
+        for module in modules:
+            for part in module.modules():
+                stack.callback(setattr, part, "training", part.training)
+        for module in modules:
+            module.train(training)
+        yield
+
+
+@contextmanager
+def _mend_added() -> Iterator[None]:
+    """Add the usual mend to Pyro's own message about a batch shape that does not fit its plate."""
+    try:
+        yield
+    except ValueError as error:
+        if "Shape mismatch inside plate" not in str(error):
+            raise
+        raise ValueError(f"{error}. Did you forget .to_event(1)?") from error
+
+
+def _frames(site: Site) -> list[Any]:
+    return [frame for frame in site["cond_indep_stack"] if frame.vectorized]
+
+
+def _check_no_random_subsample(trace: poutine.Trace) -> None:
+    for name, site in trace.nodes.items():
+        plate = site.get("fn")
+        if isinstance(plate, _Subsample) and (plate.subsample_size or plate.size) < plate.size:
+            raise ValueError(
+                f"plate '{name}' draws {plate.subsample_size} of {plate.size} rows at random, so its "
+                f"weights belong to unknown data: call the programs with the rows themselves and "
+                f"write plate('{name}', {plate.size}, subsample=rows)"
+            )
+
+
+def _check_same_latents(model_sites: list[Site], guide_sites: list[Site]) -> None:
+    latent = {s["name"] for s in model_sites if not s["is_observed"]}
+    guided = {s["name"] for s in guide_sites if not s["is_observed"]}
+    auxiliary = {s["name"] for s in guide_sites if s["infer"].get("is_auxiliary")}
+    for name in sorted(latent - guided):
+        raise ValueError(
+            f"site '{name}' is a latent of the model and missing in the guide: "
+            f"add pyro.sample('{name}', ...) to the guide"
+        )
+    for name in sorted(guided - latent - auxiliary):
+        raise ValueError(
+            f"site '{name}' of the guide is no latent of the model: rename it, "
+            f"or mark it infer={{'is_auxiliary': True}}"
+        )
+    if guided and not auxiliary and all(_is_delta(s["fn"]) for s in guide_sites):
+        raise ValueError(
+            f"site '{min(guided)}' has a Delta guide: a point has no density to weigh with; "
+            f"evaluate with a guide of some width, such as guides.Normal"
+        )
+
+
+def _is_delta(distribution: Any) -> bool:
+    while hasattr(distribution, "base_dist"):
+        distribution = distribution.base_dist
+    return isinstance(distribution, Delta)
+
+
+def _data_plate(sites: list[Site]) -> Any:
+    plates = [frame for site in sites for frame in _frames(site)]
+    if not plates:
+        raise ValueError(
+            f"site '{sites[0]['name']}' is in no plate, so its data cannot be told apart: "
+            f"write `with pyro.plate('data', len(x)):` around the sites of model and guide"
+        )
+    shared = [
+        plate
+        for plate in _frames(sites[0])
+        if all(any(plate.name == f.name for f in _frames(site)) for site in sites)
+    ]
+    if shared:
+        return next((plate for plate in shared if plate.name == "data"), shared[0])
+    commonest = max(plates, key=lambda plate: sum(plate.name == p.name for p in plates))
+    outside = next(s for s in sites if all(f.name != commonest.name for f in _frames(s)))
+    raise ValueError(
+        f"site '{outside['name']}', batch_shape {tuple(outside['fn'].batch_shape)}, lies outside the "
+        f"data plate '{commonest.name}' ({commonest.size} rows), so it belongs to no single datum: "
+        f"move it into the plate, or fix its value with poutine.condition"
+    )
+
+
+def _check_batch_shape(site: Site) -> None:
+    allowed = [1] * max(-frame.dim for frame in _frames(site))
+    for frame in _frames(site):
+        allowed[frame.dim] = frame.size
+    actual = tuple(log_density(site).shape)
+    if actual != tuple(allowed):
+        extra = max(len(actual) - len(allowed), 1)
+        raise ValueError(
+            f"site '{site['name']}': batch_shape {actual}, expected {tuple(allowed)}. "
+            f"Did you forget .to_event({extra})?"
+        )

@@ -1,0 +1,102 @@
+"""Where the data sets' files are, and what is in them. No torch: errors here answer at once."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+__all__ = ["NAMES", "check_name", "choose", "find_static_mnist", "read_mini_mnist", "read_static_mnist"]
+
+NAMES = ("mnist-mini", "mnist", "static-mnist", "linear-gaussian")
+"""Every data set, by the name :func:`pyrovae.datasets.load` knows it under."""
+
+MINI_MNIST = Path(__file__).parent / "data" / "mnist_mini.npz"
+STATIC_MNIST = "static_binarized_mnist.npz"
+AMAT_SPLITS = {"train": "train", "validation": "valid", "test": "test"}
+
+
+def choose(kind: str, name: str, known: Iterable[str]) -> str:
+    """The name, if it is known; else a ValueError that says what was probably meant.
+
+    Example:
+        >>> choose("data set", "mnist-mni", NAMES)
+        Traceback (most recent call last):
+        ValueError: unknown data set 'mnist-mni': did you mean 'mnist-mini'?
+    """
+    known = list(known)
+    if name in known:
+        return name
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean '{close[0]}'?" if close else f"choose one of {', '.join(known)}"
+    raise ValueError(f"unknown {kind} '{name}': {hint}")
+
+
+def check_name(name: str) -> str:
+    """The name of a data set, or a ValueError."""
+    return choose("data set", name, NAMES)
+
+
+def data_folder(root: str | os.PathLike[str] | None) -> Path:
+    """The folder of data sets: ``root``, else ``$PYROVAE_DATA``, else the user's cache."""
+    if root is None:
+        root = os.environ.get("PYROVAE_DATA")
+    if root is not None:
+        return Path(root).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "pyrovae"
+
+
+def read_mini_mnist() -> dict[str, np.ndarray]:
+    """The digits in this package: ``train``, ``validation``, ``test`` and their ``_labels``, uint8."""
+    with np.load(MINI_MNIST, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def find_static_mnist(root: str | os.PathLike[str] | None = None) -> list[Path]:
+    """The file, or the three text files, of the fixed binarisation.
+
+    Raises:
+        FileNotFoundError: Neither is there; the message says where it looked and what to do.
+    """
+    folder = data_folder(root)
+    texts = [folder / f"binarized_mnist_{split}.amat" for split in AMAT_SPLITS.values()]
+    for files in ([folder / STATIC_MNIST], texts):
+        if all(file.is_file() for file in files):
+            return files
+    raise FileNotFoundError(
+        f"static-mnist: neither {STATIC_MNIST} nor binarized_mnist_{{train,valid,test}}.amat in "
+        f"{folder}: put either there (the .amat files are Larochelle's, "
+        f"www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist), or name their folder with "
+        f"root= or PYROVAE_DATA"
+    )
+
+
+def read_static_mnist(root: str | os.PathLike[str] | None = None) -> dict[str, np.ndarray]:
+    """The fixed binarisation of MNIST: ``train``, ``validation``, ``test``, uint8 of 0 and 1.
+
+    Raises:
+        FileNotFoundError: The files are not there.
+        ValueError: A file is damaged.
+    """
+    files = find_static_mnist(root)
+    try:
+        if files[0].suffix == ".npz":
+            with np.load(files[0], allow_pickle=False) as file:
+                rows = {
+                    split: np.unpackbits(file[name], axis=1) for split, name in AMAT_SPLITS.items()
+                }
+        else:
+            rows = {
+                split: np.loadtxt(file, dtype=np.uint8, ndmin=2)
+                for split, file in zip(AMAT_SPLITS, files, strict=True)
+            }
+    except (ValueError, KeyError, OSError, EOFError) as error:
+        raise ValueError(f"static-mnist: {files[0]} is damaged ({error}): fetch it again") from error
+    for split, values in rows.items():
+        if values.shape[1] != 784 or values.max(initial=0) > 1:
+            raise ValueError(f"static-mnist: {split} has shape {values.shape}, expected 784 bits a row")
+    return rows

@@ -1,0 +1,208 @@
+r"""Three distributions, two Pyro programs: p(z) and p(x | z) make the model, q(z | x) the guide."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.contrib.zuko import ZukoToPyro  # wraps any torch Distribution, and needs no zuko
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from pyrovae.likelihoods import check_support
+
+__all__ = ["VAE", "Guide", "Model"]
+
+Part = nn.Module | Callable[..., Distribution] | Distribution
+
+_serial = itertools.count()
+
+
+class VAE(nn.Module):
+    r"""A variational autoencoder: a prior, a likelihood and a guide as two ordinary Pyro programs.
+
+    .. math:: p(x) = \int p(z) \, p(x \mid z) \, dz, \qquad
+        \log p(x) = \underbrace{E_q[\log p(x \mid z)] - KL(q(z \mid x) \,\|\, p(z))}_{ELBO}
+        + KL(q(z \mid x) \,\|\, p(z \mid x))
+
+    ``vae.model`` and ``vae.guide`` are modules that carry their parameters, with plate "data" (dim
+    -1) and sites "z" and "x". All of Pyro takes them: SVI, every ELBO, Predictive, poutine, NUTS.
+
+    Args:
+        prior: ``prior()`` returns p(z), one z. A module, a function, or a Distribution.
+        likelihood: ``likelihood(z)`` returns p(x | z), batched as z is.
+        guide: ``guide(x)`` returns q(z | x), batched as x is.
+
+    References:
+        Kingma and Welling, Auto-Encoding Variational Bayes, 2014. arXiv:1312.6114.
+        Rezende et al., Stochastic Backpropagation, 2014. arXiv:1401.4082
+
+    Example:
+        >>> from pyrovae import guides, likelihoods, networks, priors
+        >>> vae = VAE(
+        ...     prior=priors.StandardNormal(2),
+        ...     likelihood=likelihoods.Bernoulli(networks.MLP(2, 784)),
+        ...     guide=guides.Normal(networks.MLP(784, 2 * 2)),
+        ... )
+        >>> vae.sample(3).shape
+        torch.Size([3, 784])
+    """
+
+    def __init__(self, prior: Part, likelihood: Part, guide: Part) -> None:
+        super().__init__()
+        self.model = Model(prior, likelihood)
+        self.guide = Guide(guide)
+
+    @property
+    def prior(self) -> nn.Module:
+        """The module of p(z)."""
+        return self.model.prior
+
+    @property
+    def likelihood(self) -> nn.Module:
+        """The module of p(x | z)."""
+        return self.model.likelihood
+
+    def encode(self, x: Tensor) -> Distribution:
+        """q(z | x), batch shape ``[batch]``, for data ``[batch, *event]``."""
+        return self.guide.part(x)
+
+    def decode(self, z: Tensor) -> Distribution:
+        """p(x | z), batch shape ``[...]``, for latents ``[..., dim]``."""
+        return self.model.likelihood(z)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The mean of p(x | z) at the mean of q(z | x): ``[batch, *event]``, as x."""
+        return self.decode(self.encode(x).mean).mean
+
+    def sample(self, n: int) -> Tensor:
+        """Draw n data from p(x), ancestrally: ``[n, *event]``. Not differentiable."""
+        with torch.no_grad(), poutine.block():
+            return self.model(size=n)
+
+    def interpolate(self, a: Tensor, b: Tensor, steps: int) -> Tensor:
+        """The means of p(x | z) on the line between the codes of two data.
+
+        Args:
+            a: Where to start, one datum ``[*event]`` or a batch ``[batch, *event]``.
+            b: Where to end, likewise.
+            steps: Points on the line, both ends among them.
+
+        Returns:
+            ``[steps, *event]``, or ``[steps, batch, *event]`` for a batch.
+        """
+        if steps < 2:
+            raise ValueError(f"interpolate: steps must be at least 2, got {steps}")
+        start, end = (self.encode(x[None]).mean[0] for x in (a, b))
+        along = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)
+        along = along.reshape(-1, *[1] * start.dim())
+        return self.decode(start + along * (end - start)).mean
+
+
+class _Program(PyroModule):
+    """A Pyro program with a root name no other has.
+
+    Pyro's parameter store knows parameters by name: of two programs with the same names, copies
+    among them, SVI would train only the first.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(name=self._new_name())
+
+    @classmethod
+    def _new_name(cls) -> str:
+        return f"pyrovae_{cls.__name__.lower()}_{next(_serial)}"
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        old, new = self._pyro_name, self._new_name()
+        for module in self.modules():
+            if isinstance(module, PyroModule):
+                module._pyro_name = new + module._pyro_name.removeprefix(old)
+
+
+class Model(_Program):
+    """The Pyro program of p(z) p(x | z), called with data or, to generate, with a size.
+
+    Args:
+        prior: ``prior()`` returns p(z).
+        likelihood: ``likelihood(z)`` returns p(x | z).
+    """
+
+    def __init__(self, prior: Part, likelihood: Part) -> None:
+        super().__init__()
+        self.prior = _as_module(prior)
+        self.likelihood = _as_module(likelihood)
+
+    def forward(self, x: Tensor | None = None, *, size: int | None = None) -> Tensor:
+        """Run p(z) p(x | z) on data ``[batch, *event]``, or generate ``size`` data.
+
+        Raises:
+            ValueError: Neither data nor size; data outside the likelihood's support; z of another
+                width than the prior's.
+        """
+        with pyro.plate("data", _num_rows(x, size)):
+            prior = _as_pyro(self.prior())
+            z = pyro.sample("z", prior)
+            if z.shape[z.dim() - len(prior.event_shape) :] != prior.event_shape:
+                raise ValueError(
+                    f"site 'z': the guide gives shape {tuple(z.shape)}, the prior has events of "
+                    f"shape {tuple(prior.event_shape)}: give both the same width"
+                )
+            likelihood = _as_pyro(self.likelihood(z))
+            if x is not None:
+                check_support(likelihood, x)
+            return pyro.sample("x", likelihood, obs=x)
+
+
+class Guide(_Program):
+    """The Pyro program of q(z | x).
+
+    Args:
+        part: ``part(x)`` returns q(z | x).
+    """
+
+    def __init__(self, part: Part) -> None:
+        super().__init__()
+        self.part = _as_module(part)
+
+    def forward(self, x: Tensor | None = None) -> Tensor:
+        """Draw z for data ``[batch, *event]``."""
+        if x is None:
+            raise ValueError("vae.guide is called with data: q(z | x) says nothing without x")
+        with pyro.plate("data", _num_rows(x)):
+            return pyro.sample("z", _as_pyro(self.part(x)))
+
+
+class _Part(nn.Module):
+    """A function, or a fixed Distribution, in the place of a module."""
+
+    def __init__(self, part: Callable[..., Distribution] | Distribution) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, *args: Tensor) -> Distribution:
+        return self.part if isinstance(self.part, Distribution) else self.part(*args)
+
+
+def _as_module(part: Part) -> nn.Module:
+    return part if isinstance(part, nn.Module) else _Part(part)
+
+
+def _as_pyro(distribution: Distribution) -> Distribution:
+    is_pyro = isinstance(distribution, TorchDistributionMixin)
+    return distribution if is_pyro else ZukoToPyro(distribution)
+
+
+def _num_rows(x: Tensor | None, size: int | None = None) -> int:
+    if x is not None:
+        return len(x)
+    if size is None:
+        raise ValueError("vae.model is called with data x, or with size= to generate")
+    return size
