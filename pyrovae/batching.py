@@ -29,7 +29,7 @@ def num_rows(data: Data) -> int:
             raise ValueError(f"data: the tensors have {lengths} rows, expected equally many")
         rows = lengths[0]
     elif isinstance(data, Tensor) or (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
-        rows = len(data)  # type: ignore[arg-type]
+        rows = len(data)
     else:
         raise TypeError(
             f"data: expected a tensor, a tuple of tensors, a Dataset or a DataLoader, "
@@ -94,8 +94,10 @@ def _as_tuple(batch: Any) -> tuple[Tensor, ...]:
 def _check_no_nan(batch: tuple[Tensor, ...], rows: Tensor | None, seen: int) -> None:
     for position, tensor in enumerate(batch):
         if tensor.is_floating_point() and tensor.isnan().any():
-            row = int(tensor.flatten(1).isnan().any(1).nonzero()[0]) if tensor.dim() > 1 else (
-                int(tensor.isnan().nonzero()[0])
+            row = (
+                int(tensor.flatten(1).isnan().any(1).nonzero()[0])
+                if tensor.dim() > 1
+                else (int(tensor.isnan().nonzero()[0]))
             )
             row = int(rows[seen + row]) if rows is not None else seen + row
             where = f" of argument {position}" if len(batch) > 1 else ""

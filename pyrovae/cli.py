@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from pydantic import ValidationError
 
 from pyrovae import sources
 from pyrovae.recipes import Recipe, Run, build, one_line, read_run
@@ -21,11 +20,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from pyrovae.datasets import Dataset
-    from pyrovae.training import Training
+    from pyrovae.training import History, Training
     from pyrovae.vae import VAE
 
 __all__ = ["main"]
 
+DEFAULT = Recipe()
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
 
@@ -75,7 +75,7 @@ class _Train:
         self,
         run: tyro.conf.Positional[Path],
         /,
-        recipe: Annotated[Recipe, tyro.conf.arg(name="")] = Recipe(),  # noqa: B008
+        recipe: Annotated[Recipe, tyro.conf.arg(name="")] = DEFAULT,
         root: Path | None = None,
         overwrite: bool = False,
     ) -> None:
@@ -123,7 +123,8 @@ class _Train:
             )
         except KeyboardInterrupt:
             keeper.save()
-            print(f"pyrovae: interrupted after {keeper.epochs} epochs; kept in {self.folder}", file=sys.stderr)
+            kept = f"what {keeper.epochs} epochs and a part of one gave is in {self.folder}"
+            print(f"pyrovae: interrupted: {kept}", file=sys.stderr)
             code = INTERRUPTED
         keeper.finish(dataset)
         return code
@@ -187,7 +188,7 @@ class _Keeper:
 
     def __init__(self, vae: VAE, folder: Path, run: Run) -> None:
         self.vae, self.folder, self.run = vae, folder, run
-        self.history = None
+        self.history: History | None = None
         self.save()
 
     @property

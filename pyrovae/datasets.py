@@ -198,8 +198,8 @@ def _linear_gaussian(seed: int) -> Dataset:
 
 
 def _three(name: str, split: Callable[[int, str], Split], oracle: LinearGaussian | None = None) -> Dataset:
-    parts = [split(position, part) for position, part in enumerate(("train", "validation", "test"))]
-    return Dataset(name, *parts, oracle)
+    train, validation, test = map(split, range(3), ("train", "validation", "test"))
+    return Dataset(name, train, validation, test, oracle)
 
 
 def _read_mnist(root: str | os.PathLike[str] | None) -> dict[str, np.ndarray]:

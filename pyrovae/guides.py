@@ -37,7 +37,7 @@ class Normal(nn.Module):
         super().__init__()
         self.net = net
 
-    def forward(self, x: Tensor) -> dist.Distribution:
+    def forward(self, x: Tensor) -> dist.TorchDistribution:
         """q(z | x): batch shape ``[...]``, event shape ``[dim]``."""
         parameters = self.net(x)
         if parameters.shape[-1] % 2:

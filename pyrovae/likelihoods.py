@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
@@ -41,12 +43,12 @@ class Bernoulli(nn.Module):
         if data_mean is not None:
             set_output_bias(net, torch.logit(data_mean, eps=1e-3))
 
-    def forward(self, z: Tensor) -> dist.Distribution:
+    def forward(self, z: Tensor) -> dist.TorchDistribution:
         """p(x | z): batch shape ``[...]``, event shape ``[*event]``."""
         return dist.Bernoulli(logits=self.net(z), validate_args=False).to_event(1)
 
 
-def check_support(distribution: dist.Distribution, x: Tensor) -> None:
+def check_support(distribution: Any, x: Tensor) -> None:
     """Refuse data that a likelihood gives no density, in one line that names the mend.
 
     Args:
@@ -60,13 +62,17 @@ def check_support(distribution: dist.Distribution, x: Tensor) -> None:
     event = distribution.event_shape
     if x.shape[x.dim() - len(event) :] != event:
         raise ValueError(f"site 'x': data of shape {tuple(x.shape)}, {name} has rows of {tuple(event)}")
-    if distribution.support.check(x).all():
+    try:
+        support = distribution.support
+    except NotImplementedError:  # a user's own distribution need not tell
+        support = None
+    if support is None or support.check(x).all():
         return
-    row, value = _first_bad(distribution.support, x)
+    row, value = _first_bad(support, x)
     raise ValueError(f"site 'x': value {value:g} in row {row} is outside {name}: {_mend(x, value)}")
 
 
-def _name(distribution: dist.Distribution) -> str:
+def _name(distribution: Any) -> str:
     while hasattr(distribution, "base_dist"):
         distribution = distribution.base_dist
     return type(distribution).__name__

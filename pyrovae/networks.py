@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ class MLP(nn.Module):
         if min(widths) < 1:
             raise ValueError(f"MLP: every width must be at least 1, got {widths}")
         layers: list[nn.Module] = []
-        for width, next_width in zip(widths, widths[1:], strict=False):
+        for width, next_width in pairwise(widths):
             layers += [nn.Linear(width, next_width), activation()]
         self.in_features = in_features
         self.out_features = out_features

@@ -54,7 +54,7 @@ def pareto_khat(log_weights: Tensor | WeightSums) -> Tensor:
         0.5
     """
     sums = as_sums(log_weights)
-    tail = tail_length(sums.count)
+    tail = tail_length(sums.num_samples)
     largest = sums.largest[: tail + 1]
     khat = torch.full_like(sums.log_sum, torch.nan)
     if tail < SHORTEST_TAIL:

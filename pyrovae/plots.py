@@ -60,7 +60,8 @@ def image_grid(
     height, width = shape
     canvas = torch.cat([_strip(row.detach().cpu(), height, width) for row in rows], 0)
     columns = max(len(row) for row in rows)
-    figure = Figure(figsize=(0.7 * columns + (1.2 if labels else 0), 0.7 * len(rows) + 0.4), layout="constrained")
+    size = (0.7 * columns + (1.2 if labels else 0), 0.7 * len(rows) + (0.3 if title else 0))
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     axes.imshow(canvas.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_xticks([])
@@ -86,7 +87,7 @@ def samples(vae: VAE, shape: tuple[int, ...], rows: int = 8, columns: int = 12) 
 
 
 def interpolation(vae: VAE, a: Tensor, b: Tensor, shape: tuple[int, ...], steps: int = 12) -> Figure:
-    """Means of p(x | z) on lines between codes: a row for each pair of ``a`` and ``b`` ``[pairs, pixels]``."""
+    """Means of p(x | z) on lines between codes, a row for each pair of ``a`` and ``b`` ``[n, pixels]``."""
     with torch.no_grad():
         lines = vae.interpolate(a, b, steps)
     return image_grid(list(lines.unbind(1)), shape, title="between the codes of two data")

@@ -35,6 +35,6 @@ class StandardNormal(nn.Module):
         self.register_buffer("loc", torch.zeros(dim), persistent=False)
         self.register_buffer("scale", torch.ones(dim), persistent=False)
 
-    def forward(self) -> dist.Distribution:
+    def forward(self) -> dist.TorchDistribution:
         """The distribution of one z, event shape ``[dim]``."""
         return dist.Normal(self.loc, self.scale, validate_args=False).to_event(1)

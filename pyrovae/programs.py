@@ -38,7 +38,7 @@ class Structure(NamedTuple):
     draws_dim: int  # the first dim left of every plate: importance draws go there
 
 
-def sample_sites(trace: poutine.Trace) -> Iterator[Site]:
+def sample_sites(trace: Any) -> Iterator[Site]:
     """The sites of a trace that have a density: no plates, no ``pyro.deterministic``."""
     for site in trace.nodes.values():
         is_plate = isinstance(site.get("fn"), _Subsample)
@@ -92,9 +92,7 @@ def traces(
     return guide_trace, model_trace
 
 
-def modules_of(
-    model: Program, guide: Program, device: torch.device | str | None = None
-) -> list[nn.Module]:
+def modules_of(model: Program, guide: Program, device: torch.device | str | None = None) -> list[nn.Module]:
     """Those of the two programs that are modules, moved to the device if one is given."""
     programs = [program for program in (model, guide) if isinstance(program, nn.Module)]
     return [program.to(device) for program in programs]

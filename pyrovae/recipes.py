@@ -38,7 +38,7 @@ class Recipe(BaseModel):
     @classmethod
     def _known_and_binary(cls, name: str) -> str:
         if sources.check_name(name) == "linear-gaussian":
-            raise ValueError("'linear-gaussian' is real-valued, and the command line's likelihood is Bernoulli")
+            raise ValueError(f"'{name}' is real-valued, and the command line's likelihood is Bernoulli")
         return name
 
     @field_validator("hidden")
@@ -91,7 +91,7 @@ def read_run(folder: Path) -> Run:
     """
     path = Path(folder) / RECIPE
     if not path.is_file():
-        raise FileNotFoundError(f"{folder}: no {RECIPE} there, so no run: train one with `pyrovae train {folder}`")
+        raise FileNotFoundError(f"{folder}: no {RECIPE}, so no run: train one with `pyrovae train {folder}`")
     try:
         return Run.model_validate(json.loads(path.read_text()))
     except (ValidationError, json.JSONDecodeError) as error:

@@ -32,7 +32,7 @@ class WeightSums(NamedTuple):
     ``[S, batch]`` shrinks to the square root of S.
     """
 
-    count: int
+    num_samples: int
     log_sum: Tensor  # log sum_s w_s
     log_sum_squares: Tensor  # log sum_s w_s^2
     total: Tensor  # sum_s log w_s
@@ -58,7 +58,7 @@ class WeightSums(NamedTuple):
         largest = torch.cat([self.largest, other.largest])
         kept = min(len(largest), tail_length(num_samples) + 1)
         return WeightSums(
-            self.count + other.count,
+            self.num_samples + other.num_samples,
             torch.logaddexp(self.log_sum, other.log_sum),
             torch.logaddexp(self.log_sum_squares, other.log_sum_squares),
             self.total + other.total,
@@ -90,7 +90,7 @@ def log_evidence(log_weights: Tensor | WeightSums) -> Tensor:
         tensor([2.], dtype=torch.float64)
     """
     sums = as_sums(log_weights)
-    return sums.log_sum - math.log(sums.count)
+    return sums.log_sum - math.log(sums.num_samples)
 
 
 def elbo(log_weights: Tensor | WeightSums) -> Tensor:
@@ -109,7 +109,7 @@ def elbo(log_weights: Tensor | WeightSums) -> Tensor:
         tensor([2.], dtype=torch.float64)
     """
     sums = as_sums(log_weights)
-    return sums.total / sums.count
+    return sums.total / sums.num_samples
 
 
 def ess(log_weights: Tensor | WeightSums) -> Tensor:
@@ -128,7 +128,7 @@ def ess(log_weights: Tensor | WeightSums) -> Tensor:
         tensor([4.], dtype=torch.float64)
     """
     sums = as_sums(log_weights)
-    size = (2 * sums.log_sum - sums.log_sum_squares).exp().clamp(1, sums.count)
+    size = (2 * sums.log_sum - sums.log_sum_squares).exp().clamp(1, sums.num_samples)
     return torch.where(torch.isneginf(sums.log_sum), 0.0, size)
 
 
@@ -151,6 +151,6 @@ def standard_error(log_weights: Tensor | WeightSums) -> Tensor:
         tensor([0.], dtype=torch.float64)
     """
     sums = as_sums(log_weights)
-    if sums.count == 1:
+    if sums.num_samples == 1:
         return torch.full_like(sums.log_sum, torch.nan)
-    return (1 / ess(sums) - 1 / sums.count).clamp(min=0).sqrt()
+    return (1 / ess(sums) - 1 / sums.num_samples).clamp(min=0).sqrt()

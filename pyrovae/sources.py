@@ -86,9 +86,7 @@ def read_static_mnist(root: str | os.PathLike[str] | None = None) -> dict[str, n
     try:
         if files[0].suffix == ".npz":
             with np.load(files[0], allow_pickle=False) as file:
-                rows = {
-                    split: np.unpackbits(file[name], axis=1) for split, name in AMAT_SPLITS.items()
-                }
+                rows = {split: np.unpackbits(file[name], axis=1) for split, name in AMAT_SPLITS.items()}
         else:
             rows = {
                 split: np.loadtxt(file, dtype=np.uint8, ndmin=2)

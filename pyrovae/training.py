@@ -159,14 +159,13 @@ def fit(
                     history.append(**_validate(model, guide, validation, batch_size, seed, device))
             history.append(seconds=time.perf_counter() - started)
             state = Training(epoch, history, model, guide, optimizer)
-            if any([callback(state) for callback in callbacks]):
+            wishes = [callback(state) for callback in callbacks]
+            if any(wishes):
                 break
     return history
 
 
-def _step(
-    meter: _Meter, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, ...], where: str
-) -> Tensor:
+def _step(meter: _Meter, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, ...], where: str) -> Tensor:
     """One optimiser step; the batch's sums of loss, ELBO, reconstruction and KL."""
     optimizer.zero_grad()
     meter.clear()
@@ -237,9 +236,9 @@ def _parameters(loss: nn.Module, batch: tuple[Tensor, ...]) -> list[Tensor]:
     """Every parameter a step moves: of the modules, and those the programs meet or make as they run."""
     with stream(0), torch.no_grad(), poutine.trace(param_only=True) as capture:
         loss(*batch)
-    met = (site["value"] for site in capture.trace.nodes.values())
-    met = (value.unconstrained() if hasattr(value, "unconstrained") else value for value in met)
-    unique = {id(parameter): parameter for parameter in (*loss.parameters(), *met)}
+    values: list[Any] = [site["value"] for site in capture.trace.nodes.values()]
+    met = [value.unconstrained() if hasattr(value, "unconstrained") else value for value in values]
+    unique: dict[int, Tensor] = {id(parameter): parameter for parameter in (*loss.parameters(), *met)}
     parameters = [parameter for parameter in unique.values() if parameter.requires_grad]
     if not parameters:
         raise ValueError(

@@ -155,10 +155,10 @@ class Model(_Program):
                     f"site 'z': the guide gives shape {tuple(z.shape)}, the prior has events of "
                     f"shape {tuple(prior.event_shape)}: give both the same width"
                 )
-            likelihood = _as_pyro(self.likelihood(z))
+            likelihood = self.likelihood(z)
             if x is not None:
                 check_support(likelihood, x)
-            return pyro.sample("x", likelihood, obs=x)
+            return pyro.sample("x", _as_pyro(likelihood), obs=x)
 
 
 class Guide(_Program):
@@ -195,7 +195,7 @@ def _as_module(part: Part) -> nn.Module:
     return part if isinstance(part, nn.Module) else _Part(part)
 
 
-def _as_pyro(distribution: Distribution) -> Distribution:
+def _as_pyro(distribution: Distribution) -> Any:
     is_pyro = isinstance(distribution, TorchDistributionMixin)
     return distribution if is_pyro else ZukoToPyro(distribution)
 

@@ -1,0 +1,39 @@
+# make demo, make test: each from a bare clone. The first run builds .venv (2 to 5 minutes, about 6 GB).
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+FREE_GB := 8
+
+.PHONY: demo test test-all lint bench clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/done
+	@rm -rf runs/demo
+	$(BIN)/pyrovae train runs/demo
+	$(BIN)/pyrovae evaluate runs/demo
+
+test: $(VENV)/done
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(VENV)/done
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/done: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "pyrovae needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1): install one and call make PYTHON=/path/to/it"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "$(PYTHON) lacks venv or pip: on Debian and Ubuntu, apt install python3-venv"; exit 1; }
+	@test -d $(VENV)/lib || test $$(df -Pk . | awk 'NR == 2 {print int($$4 / 1048576)}') -ge $(FREE_GB) || \
+	  { echo "pyrovae needs $(FREE_GB) GB of free disk for PyTorch, and $$PWD has $$(df -Ph . | awk 'NR == 2 {print $$4}'): free some, or clone elsewhere"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -e ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,27 @@
+"""Options, and a fixed start for every test: seed, dtype, an empty parameter store."""
+
+from __future__ import annotations
+
+import pyro
+import pytest
+import torch
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", help="where the models are tested: cpu, cuda, ...")
+    parser.addoption("--dtype", default="float32", choices=["float32", "float64"], help="default dtype")
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> torch.device:
+    return torch.device(request.config.getoption("--device"))
+
+
+@pytest.fixture(autouse=True)
+def fixed_start(request: pytest.FixtureRequest):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, request.config.getoption("--dtype")))
+    pyro.set_rng_seed(0)
+    pyro.clear_param_store()
+    yield
+    torch.set_default_dtype(before)
