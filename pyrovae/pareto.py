@@ -11,7 +11,7 @@ from pyrovae.reductions import WeightSums, as_sums, tail_length
 
 __all__ = ["khat_threshold", "pareto_khat"]
 
-SHORTEST_TAIL = 5
+FEWEST_DRAWS, SHORTEST_TAIL = 25, 5
 EQUAL = 1e-8  # nats: weights that differ by less have no tail worth a shape
 
 
@@ -57,7 +57,7 @@ def pareto_khat(log_weights: Tensor | WeightSums) -> Tensor:
     tail = tail_length(sums.num_samples)
     largest = sums.largest[: tail + 1]
     khat = torch.full_like(sums.log_sum, torch.nan)
-    if tail < SHORTEST_TAIL:
+    if sums.num_samples < FEWEST_DRAWS:
         return khat
     best, cutoff = largest[0], largest[-1]
     # Weights relative to the largest; a cutoff that would underflow counts as the smallest normal.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ __all__ = [
     "log_density",
     "mode",
     "modules_of",
+    "plain_errors",
     "sample_sites",
     "traces",
 ]
@@ -70,7 +72,7 @@ def inspect(model: Program, guide: Program, *args: Any, **kwargs: Any) -> Struct
             plate subsamples at random; the guide has no density (all Delta).
     """
     with stream(0), torch.no_grad():
-        with _mend_added():
+        with plain_errors():
             guide_trace, model_trace = traces(model, guide, args, kwargs)
         for trace in (guide_trace, model_trace):
             _check_no_random_subsample(trace)
@@ -111,14 +113,15 @@ def mode(modules: list[nn.Module], *, training: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _mend_added() -> Iterator[None]:
-    """Add the usual mend to Pyro's own message about a batch shape that does not fit its plate."""
+def plain_errors() -> Iterator[None]:
+    """Cut the trace shapes that Pyro adds to an error, and add the mend that its message lacks."""
     try:
         yield
     except ValueError as error:
-        if "Shape mismatch inside plate" not in str(error):
-            raise
-        raise ValueError(f"{error}. Did you forget .to_event(1)?") from error
+        message = re.split(r"\n\s*Trace Shapes:", str(error))[0]
+        if "Shape mismatch inside plate" in message:
+            message += ". Did you forget .to_event(1)?"
+        raise ValueError(message) from error
 
 
 def _frames(site: Site) -> list[Any]:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from pyrovae.batching import Data, batches, num_rows
 from pyrovae.importance import elbo, weigh
-from pyrovae.programs import Program, Site, inspect, log_density, mode, modules_of, sample_sites
+from pyrovae.programs import Program, Site, inspect, log_density, mode, modules_of, plain_errors, sample_sites
 from pyrovae.reductions import check_count
 from pyrovae.streams import generator, stream
 
@@ -169,7 +169,8 @@ def _step(meter: _Meter, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, 
     """One optimiser step; the batch's sums of loss, ELBO, reconstruction and KL."""
     optimizer.zero_grad()
     meter.clear()
-    loss = meter.loss(*batch)
+    with plain_errors():
+        loss = meter.loss(*batch)
     if not torch.isfinite(loss):
         raise FloatingPointError(
             f"fit: the loss is {loss.item()} at {where}: {meter.blame()}; "
@@ -234,7 +235,7 @@ class _Recorded(nn.Module):
 
 def _parameters(loss: nn.Module, batch: tuple[Tensor, ...]) -> list[Tensor]:
     """Every parameter a step moves: of the modules, and those the programs meet or make as they run."""
-    with stream(0), torch.no_grad(), poutine.trace(param_only=True) as capture:
+    with stream(0), torch.no_grad(), poutine.trace(param_only=True) as capture, plain_errors():
         loss(*batch)
     values: list[Any] = [site["value"] for site in capture.trace.nodes.values()]
     met = [value.unconstrained() if hasattr(value, "unconstrained") else value for value in values]

@@ -22,7 +22,5 @@ GUIDES: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def a_vae(
-    prior: str = "standard_normal", likelihood: str = "bernoulli", guide: str = "normal"
-) -> pv.VAE:
+def a_vae(prior: str = "standard_normal", likelihood: str = "bernoulli", guide: str = "normal") -> pv.VAE:
     return pv.VAE(PRIORS[prior](), LIKELIHOODS[likelihood](), GUIDES[guide]())

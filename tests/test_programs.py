@@ -30,8 +30,8 @@ def guide_without_z(x):
 
 
 def guide_with_more(x):
-    guide(x)
     with pyro.plate("data", len(x)):
+        pyro.sample("z", NORMAL)
         pyro.sample("w", NORMAL)
 
 

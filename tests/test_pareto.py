@@ -1,0 +1,133 @@
+"""k-hat: that of ArviZ, on known tails, and guarded where ArviZ is not."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import arviz
+import pytest
+import torch
+from pyro.ops.stats import fit_generalized_pareto
+
+import pyrovae as pv
+from pyrovae.pareto import khat_threshold
+from pyrovae.testing import LinearGaussian
+
+IS_OLD_ARVIZ = arviz.__version__.startswith("0.")
+
+
+def khat_of_arviz(log_weights: torch.Tensor) -> float:
+    """ArviZ's for one datum: psislw took log weights up to 0.23, and takes their negatives from 1.0."""
+    values = log_weights.double().numpy().copy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it overflows in its own way on wide ranges
+        if IS_OLD_ARVIZ:
+            return float(arviz.psislw(values)[1])
+        from arviz_stats.base import array_stats
+
+        return float(array_stats.psislw(-values)[1])
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0, 3.0, 30.0])
+@pytest.mark.parametrize("num_samples", [30, 100, 999, 5000])
+def test_agrees_with_arviz(scale, num_samples):
+    weights = scale * torch.randn(num_samples, 4, dtype=torch.float64) - 90
+    ours = pv.pareto_khat(weights)
+    for datum in range(4):
+        assert ours[datum].item() == pytest.approx(khat_of_arviz(weights[:, datum]), abs=1e-6)
+
+
+@pytest.mark.parametrize("k", [0.1, 0.5, 0.7, 1.0, 1.5])
+def test_finds_the_shape_of_pareto_weights(k):
+    """w = u ** -k is Pareto with shape k; ten sets of 20,000 draws."""
+    u = torch.rand(20_000, 10, dtype=torch.float64)
+    found = pv.pareto_khat(-k * u.log())
+    # One set's k-hat spreads by about (1 + k) / sqrt(425 draws in the tail): 0.05 to 0.12.
+    assert abs(found.mean() - k) < 4 * (1 + k) / math.sqrt(425 * 10)
+
+
+def test_agrees_with_pyros_fit_where_that_is_right():
+    weights = 2 * torch.randn(1000, 1, dtype=torch.float64)
+    tail = weights[:, 0].sort().values[-math.ceil(3 * math.sqrt(1000)) - 1 :].exp()
+    k, _ = fit_generalized_pareto(tail[1:] - tail[0])
+    n = len(tail) - 1
+    pulled = (n * k + 5) / (n + 10)  # the prior that Pyro's fit has not
+    assert pv.pareto_khat(weights).item() == pytest.approx(float(pulled), abs=0.02)
+
+
+def test_per_datum_and_not_of_the_batch():
+    """Trap: Pyro's k of a batch is that of summed weights, and grows with the batch."""
+    oracle = LinearGaussian(torch.randn(4, 2, dtype=torch.float64), noise=1.0, widen=1.3)
+    x = oracle.sample(200)
+    alone = pv.log_weights(oracle.model, oracle.guide, x, num_samples=1000)
+    khat = pv.pareto_khat(alone)
+    assert khat.max() < khat_threshold(1000)
+    assert pv.pareto_khat(alone.sum(1, keepdim=True)).item() > 0.7
+    torch.testing.assert_close(pv.pareto_khat(alone[:, 5:6]), khat[5:6])
+
+
+def test_a_guide_too_narrow_is_flagged_and_a_wide_one_is_not():
+    weight = torch.randn(4, 3, dtype=torch.float64)
+    khats = {}
+    for widen in (0.5, 1.2):
+        oracle = LinearGaussian(weight, noise=1.0, widen=widen)
+        weights = pv.log_weights(oracle.model, oracle.guide, oracle.sample(50), num_samples=2000)
+        khats[widen] = pv.pareto_khat(weights)
+    # A guide of half the scale has weights with k = 1 - 0.5 ** 2 in each direction.
+    assert khats[0.5].median() > 0.6
+    assert khats[1.2].max() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("log_weights", "expected"),
+    [
+        (torch.zeros(100), -math.inf),  # a perfect guide
+        (torch.full((100,), -1e5), -math.inf),
+        (1e-14 * torch.randn(100, dtype=torch.float64) - 3, -math.inf),
+        (torch.cat([torch.full((97,), -math.inf), torch.randn(3)]), math.inf),
+        (torch.full((100,), -math.inf), math.inf),
+        (torch.cat([torch.zeros(1), torch.full((99,), -2000.0)]), math.inf),  # one draw has it all
+    ],
+)
+def test_degenerate_weights(log_weights, expected):
+    assert pv.pareto_khat(log_weights[:, None]).item() == expected
+
+
+@pytest.mark.parametrize(
+    "log_weights",
+    [torch.randn(24), torch.randn(1), torch.randn(100).index_fill(0, torch.tensor([5]), math.nan)],
+)
+def test_unknown_is_nan(log_weights):
+    assert pv.pareto_khat(log_weights[:, None]).isnan().all()
+
+
+def test_twenty_five_draws_are_enough():
+    assert pv.pareto_khat(torch.randn(25, 1)).isfinite().all()
+
+
+def test_huge_range_stays_a_number():
+    weights = torch.linspace(-1e5, 0, 1000, dtype=torch.float64)[:, None]
+    assert not pv.pareto_khat(weights).isnan().any()
+
+
+def test_degenerate_data_do_not_disturb_their_neighbours():
+    good = torch.randn(100, 1, dtype=torch.float64)
+    bad = torch.zeros(100, 1, dtype=torch.float64)
+    both = pv.pareto_khat(torch.cat([bad, good], 1))
+    torch.testing.assert_close(both[1:], pv.pareto_khat(good))
+
+
+def test_ties_of_discrete_weights():
+    """Few distinct weights: the strictly larger ones make the tail, as in ArviZ."""
+    weights = torch.randint(0, 40, (500, 3)).double() / 10
+    ours = pv.pareto_khat(weights)
+    for datum in range(3):
+        assert ours[datum].item() == pytest.approx(khat_of_arviz(weights[:, datum]), abs=1e-6)
+
+
+def test_threshold():
+    assert khat_threshold(100) == pytest.approx(0.5)
+    assert khat_threshold(2200) == pytest.approx(0.7, abs=1e-3)
+    assert khat_threshold(10**6) == 0.7
+    assert khat_threshold(10) == -math.inf

@@ -1,0 +1,375 @@
+"""VAE: two ordinary Pyro programs that stock Pyro takes untouched."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from functools import partial
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from components import FEATURES, GUIDES, LATENTS, LIKELIHOODS, PRIORS, a_vae
+from pyro import poutine
+from pyro.infer import (
+    MCMC,
+    NUTS,
+    SVI,
+    Predictive,
+    RenyiELBO,
+    Trace_ELBO,
+    TraceGraph_ELBO,
+    TraceMeanField_ELBO,
+)
+from pyro.infer.autoguide import AutoNormal
+from torch import nn
+
+import pyrovae as pv
+
+EVERY_COMBINATION = [(p, x, q) for p in PRIORS for x in LIKELIHOODS for q in GUIDES]
+ELBOS = [Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO, RenyiELBO]
+
+
+@pytest.fixture
+def x():
+    return torch.bernoulli(torch.full((20, FEATURES), 0.4))
+
+
+def snapshot(module: nn.Module) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for parameter in module.parameters()]
+
+
+def all_moved(before: list[torch.Tensor], module: nn.Module) -> bool:
+    return all(not torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
+
+
+def none_moved(before: list[torch.Tensor], module: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
+
+
+# ---------------------------------------------------------------- a contract over all combinations
+
+
+@pytest.mark.parametrize("parts", EVERY_COMBINATION)
+class TestEveryCombination:
+    def test_shapes(self, parts, x, device):
+        vae, x = a_vae(*parts).to(device), x.to(device)
+        trace = poutine.trace(vae.model).get_trace(x)
+        assert trace.nodes["z"]["fn"].batch_shape == (20,)
+        assert trace.nodes["z"]["fn"].event_shape == (LATENTS,)
+        assert trace.nodes["x"]["fn"].batch_shape == (20,)
+        assert trace.nodes["x"]["fn"].event_shape == (FEATURES,)
+        (frame,) = trace.nodes["z"]["cond_indep_stack"]
+        assert (frame.name, frame.dim, frame.size) == ("data", -1, 20)
+        assert vae.sample(7).shape == (7, FEATURES)
+        assert vae.encode(x).rsample().shape == (20, LATENTS)
+        assert vae.decode(torch.randn(5, 4, LATENTS, device=device)).batch_shape == (5, 4)
+
+    def test_every_parameter_gets_a_gradient(self, parts, x, device):
+        vae, x = a_vae(*parts).to(device), x.to(device)
+        Trace_ELBO()(vae.model, vae.guide)(x).backward()
+        for name, parameter in vae.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().sum() > 0, name
+
+    def test_vectorised_particles_agree_with_looped_ones(self, parts, x):
+        vae = a_vae(*parts)
+        losses = {}
+        for vectorised in (False, True):
+            elbo = Trace_ELBO(num_particles=400, vectorize_particles=vectorised)
+            losses[vectorised] = torch.tensor([elbo.loss(vae.model, vae.guide, x) for _ in range(10)])
+        error = (losses[False].var() / 10 + losses[True].var() / 10).sqrt()
+        assert abs(losses[False].mean() - losses[True].mean()) < 4 * error
+
+    def test_mean_field_elbo_agrees_with_the_sampled_one(self, parts, x):
+        vae = a_vae(*parts)
+        keywords = {"num_particles": 2000, "vectorize_particles": True}
+        analytic = TraceMeanField_ELBO(**keywords).loss(vae.model, vae.guide, x)
+        weights = pv.log_weights(vae.model, vae.guide, x, num_samples=4000).sum(1)
+        assert abs(-analytic - weights.mean()) < 6 * weights.std() / 2000**0.5
+
+    def test_state_dict_round_trip_gives_the_same_log_weights(self, parts, x):
+        first, second = a_vae(*parts), a_vae(*parts)
+        second.load_state_dict(first.state_dict())
+        found = []
+        for vae in (first, second):
+            pyro.set_rng_seed(1)
+            found.append(pv.log_weights(vae.model, vae.guide, x, num_samples=3))
+        assert torch.equal(*found)
+
+    def test_generated_data_are_in_the_support(self, parts):
+        vae = a_vae(*parts)
+        draws = vae.sample(50)
+        with torch.no_grad():
+            assert vae.decode(torch.zeros(LATENTS)).support.check(draws).all()
+
+
+# ------------------------------------------------------------------------------ stock Pyro
+
+
+@pytest.mark.parametrize("elbo", ELBOS)
+def test_svi_trains_model_and_guide_under_every_elbo(elbo, x):
+    """Trap: with bound methods in their place nothing would be registered, and nothing move."""
+    vae = a_vae()
+    before = snapshot(vae)
+    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), loss=elbo())
+    losses = [svi.step(x) for _ in range(50)]
+    assert all_moved(before, vae)
+    assert sum(losses[-10:]) < sum(losses[:10])
+
+
+def test_two_vaes_in_one_process_both_train_under_svi(x):
+    """Trap: Pyro's parameter store knows parameters by name."""
+    for vae in (a_vae(), a_vae()):
+        before = snapshot(vae)
+        SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), loss=Trace_ELBO()).step(x)
+        assert all_moved(before, vae)
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda vae: pickle.loads(pickle.dumps(vae))])
+def test_a_copy_trains_by_itself(clone, x):
+    vae = a_vae()
+    SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), loss=Trace_ELBO()).step(x)
+    copied = clone(vae)
+    before, before_copy = snapshot(vae), snapshot(copied)
+    SVI(copied.model, copied.guide, pyro.optim.Adam({"lr": 1e-2}), loss=Trace_ELBO()).step(x)
+    assert none_moved(before, vae)
+    assert all_moved(before_copy, copied)
+
+
+def test_loss_as_a_module_carries_all_parameters(x):
+    vae = a_vae()
+    loss = Trace_ELBO()(vae.model, vae.guide)
+    assert {id(p) for p in loss.parameters()} == {id(p) for p in vae.parameters()}
+    before = snapshot(vae)
+    optimizer = torch.optim.Adam(loss.parameters())
+    loss(x).backward()
+    optimizer.step()
+    assert all_moved(before, vae)
+
+
+def test_loss_as_a_module_is_safe_with_local_parameters(x):
+    """Trap: module_local_params breaks SVI on plain parameters; the torch way works."""
+    with pyro.settings.context(module_local_params=True):
+        vae = a_vae()
+        before = snapshot(vae)
+        pv.fit(vae.model, vae.guide, x, num_epochs=1, progress=False)
+        assert all_moved(before, vae)
+        with pytest.raises(AttributeError, match="unconstrained"):
+            SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), loss=Trace_ELBO()).step(x)
+
+
+def test_a_handler_around_a_program_loses_its_parameters_and_fit_says_so(x):
+    """Trap: a Messenger around a module is a function."""
+    vae = a_vae()
+    loss = Trace_ELBO()(poutine.scale(vae.model, 0.5), vae.guide)
+    assert len(list(loss.parameters())) < len(list(vae.parameters()))
+    before = snapshot(vae)
+    pv.fit(poutine.scale(vae.model, 0.5), vae.guide, x, num_epochs=1, progress=False)
+    assert all_moved(before, vae)  # fit finds the parameters that the programs meet as they run
+
+
+def test_svi_step_under_no_grad_is_no_evaluation(x):
+    """Trap: it still moves the weights, by the momentum of earlier steps; evaluate_loss does not."""
+    vae = a_vae()
+    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), loss=Trace_ELBO())
+    svi.step(x)
+    before = snapshot(vae)
+    svi.evaluate_loss(x)
+    pv.evaluate(vae.model, vae.guide, x, num_samples=5, progress=False)
+    pv.log_weights(vae.model, vae.guide, x)
+    assert none_moved(before, vae)
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_predictive_generates(parallel):
+    vae = a_vae()
+    draws = Predictive(vae.model, num_samples=3, parallel=parallel)(size=8)
+    assert draws["x"].reshape(3, 8, FEATURES).shape == (3, 8, FEATURES)
+    assert draws["z"].reshape(3, 8, LATENTS).shape == (3, 8, LATENTS)
+
+
+def test_predictive_draws_latents_from_the_guide(x):
+    vae = a_vae()
+    draws = Predictive(vae.model, guide=vae.guide, num_samples=500)(x)
+    found = draws["z"].mean(0)
+    q = vae.encode(x)
+    assert ((found - q.mean).abs() < 5 * q.stddev / 500**0.5).all()
+
+
+def test_condition_and_replay(x):
+    vae = a_vae()
+    z = torch.randn(20, LATENTS)
+    trace = poutine.trace(poutine.condition(vae.model, {"z": z})).get_trace(x)
+    expected = vae.prior().log_prob(z) + vae.decode(z).log_prob(x)
+    torch.testing.assert_close(trace.log_prob_sum(), expected.sum())
+    guide_trace = poutine.trace(vae.guide).get_trace(x)
+    replayed = poutine.trace(poutine.replay(vae.model, trace=guide_trace)).get_trace(x)
+    assert torch.equal(replayed.nodes["z"]["value"], guide_trace.nodes["z"]["value"])
+
+
+def test_nuts_samples_the_posterior(x):
+    vae = a_vae()
+    mcmc = MCMC(NUTS(vae.model), num_samples=20, warmup_steps=10, disable_progbar=True)
+    mcmc.run(x[:3])
+    assert mcmc.get_samples()["z"].shape == (20, 3, LATENTS)
+
+
+def test_autonormal_serves_as_a_guide(x):
+    vae = a_vae()
+    guide = AutoNormal(vae.model)
+    svi = SVI(vae.model, guide, pyro.optim.Adam({"lr": 1e-2}), loss=Trace_ELBO())
+    losses = [svi.step(x) for _ in range(100)]
+    assert sum(losses[-20:]) < sum(losses[:20])
+
+
+def test_full_data_scale_by_subsampling_handlers(x):
+    """A scale handler multiplies the loss, as Pyro users expect of a plate's N/B."""
+    vae = a_vae()
+    losses = []
+    for factor in (1.0, 5.0):
+        pyro.set_rng_seed(0)
+        model, guide = (poutine.scale(program, factor) for program in (vae.model, vae.guide))
+        losses.append(Trace_ELBO().loss(model, guide, x))
+    assert losses[1] == pytest.approx(5 * losses[0], rel=1e-5)
+
+
+# ------------------------------------------------------------------------------ other parts
+
+
+def test_any_callable_or_distribution_is_a_part(x):
+    """Trap: pyro.sample refuses a raw torch Distribution."""
+    net = nn.Linear(LATENTS, FEATURES)
+
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Linear(FEATURES, LATENTS)
+
+        def forward(self, x):
+            q = torch.distributions.Normal(self.net(x), 1.0)
+            return torch.distributions.Independent(q, 1)
+
+    prior = torch.distributions.Independent(
+        torch.distributions.Normal(torch.zeros(LATENTS), torch.ones(LATENTS)), 1
+    )
+
+    def likelihood(z):
+        return torch.distributions.Independent(torch.distributions.Bernoulli(logits=net(z)), 1)
+
+    vae = pv.VAE(prior, likelihood, Encoder())
+    ours = pv.VAE(
+        lambda: dist.Normal(torch.zeros(LATENTS), 1).to_event(1),
+        lambda z: dist.Bernoulli(logits=net(z)).to_event(1),
+        lambda x: dist.Normal(vae.guide.part.net(x), 1).to_event(1),
+    )
+    found = []
+    for each in (vae, ours):
+        pyro.set_rng_seed(2)
+        found.append(pv.log_weights(each.model, each.guide, x, num_samples=4))
+    torch.testing.assert_close(*found)
+    assert vae.sample(3).shape == (3, FEATURES)
+    before = vae.guide.part.net.weight.detach().clone()
+    SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), loss=Trace_ELBO()).step(x)
+    assert not torch.equal(before, vae.guide.part.net.weight)
+
+
+def test_a_zuko_flow_is_a_prior_as_it_is(x):
+    zuko = pytest.importorskip("zuko")
+    vae = pv.VAE(
+        zuko.flows.MAF(LATENTS, hidden_features=(8,)), LIKELIHOODS["bernoulli"](), GUIDES["normal"]()
+    )
+    before = snapshot(vae.prior)
+    pv.fit(vae.model, vae.guide, x, num_epochs=2, progress=False)
+    assert all_moved(before, vae.prior)
+    assert vae.sample(4).shape == (4, FEATURES)
+
+
+# ------------------------------------------------------------------------------ what people do
+
+
+def test_reconstruct_decodes_the_mean(x):
+    vae = a_vae()
+    q, p = vae.encode(x), vae.decode(vae.encode(x).mean)
+    torch.testing.assert_close(vae.reconstruct(x), torch.sigmoid(p.base_dist.logits))
+    assert q.mean.shape == (20, LATENTS)
+
+
+def test_interpolation_ends_at_the_reconstructions(x):
+    vae = a_vae()
+    line = vae.interpolate(x[0], x[1], steps=5)
+    assert line.shape == (5, FEATURES)
+    torch.testing.assert_close(line[[0, -1]], vae.reconstruct(x[:2]))
+    middle = vae.decode(vae.encode(x[:2]).mean.mean(0)).mean
+    torch.testing.assert_close(line[2], middle)
+    lines = vae.interpolate(x[:4], x[4:8], steps=5)
+    assert lines.shape == (5, 4, FEATURES)
+    torch.testing.assert_close(lines[:, 0], vae.interpolate(x[0], x[4], steps=5))
+
+
+def test_samples_have_the_models_mean():
+    vae = a_vae()
+    with torch.no_grad():
+        expected = vae.decode(torch.randn(20_000, LATENTS)).mean.mean(0)
+    assert (vae.sample(20_000).mean(0) - expected).abs().max() < 5 * (0.5 / 20_000**0.5) * 2**0.5
+
+
+def test_sampling_leaves_no_trace_in_an_outer_handler():
+    vae = a_vae()
+    with poutine.trace() as tracer:
+        vae.sample(2)
+    assert not list(tracer.trace.stochastic_nodes)
+
+
+# ------------------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (torch.full((4, FEATURES), 0.5), r"value 0.5 in row 0 is outside Bernoulli: binarise, or use Cont"),
+        (torch.eye(FEATURES).index_fill(0, torch.tensor([2]), 137), r"value 137 in row 2 .* divide 8-bit"),
+        (-torch.eye(FEATURES), r"value -1 in row 0 is outside Bernoulli: choose a likelihood of real"),
+        (torch.full((4, FEATURES), torch.nan), r"(value nan|NaN) in row 0.*: drop the row"),
+        (torch.zeros(4, FEATURES - 1), r"MLP: expected shape \(..., 6\), got \(4, 5\)"),
+        (torch.zeros(4, FEATURES, dtype=torch.uint8), r"MLP: expected floating point, got torch.uint8"),
+    ],
+)
+def test_bad_data_are_refused_in_one_line(data, message):
+    vae = a_vae()
+    for call in (pv.log_weights, partial(pv.fit, num_epochs=1, progress=False)):
+        with pytest.raises(ValueError, match=message) as raised:
+            call(vae.model, vae.guide, data)
+        assert "\n" not in str(raised.value)
+
+
+def test_programs_called_with_nothing_say_what_they_need():
+    vae = a_vae()
+    with pytest.raises(ValueError, match="data x, or with size="):
+        vae.model()
+    with pytest.raises(ValueError, match="says nothing without x"):
+        vae.guide()
+    with pytest.raises(ValueError, match="at least 2"):
+        vae.interpolate(torch.zeros(FEATURES), torch.zeros(FEATURES), steps=1)
+
+
+def test_guide_and_prior_of_different_widths_are_named(x):
+    vae = pv.VAE(pv.priors.StandardNormal(LATENTS + 1), LIKELIHOODS["bernoulli"](), GUIDES["normal"]())
+    with pytest.raises(ValueError, match=r"site 'z': the guide gives shape \(20, 3\), .* \(4,\)"):
+        Trace_ELBO()(vae.model, vae.guide)(x)
+
+
+def test_likelihood_of_another_width_is_named(x):
+    vae = pv.VAE(
+        PRIORS["standard_normal"](),
+        pv.likelihoods.Bernoulli(pv.networks.MLP(LATENTS, 9)),
+        GUIDES["normal"](),
+    )
+    with pytest.raises(ValueError, match=r"data of shape \(20, 6\), Bernoulli has rows of \(9,\)"):
+        Trace_ELBO()(vae.model, vae.guide)(x)
+
+
+def test_guide_network_of_odd_width_is_refused(x):
+    with pytest.raises(ValueError, match="loc and log variance, an even width; it gives 5"):
+        pv.guides.Normal(pv.networks.MLP(FEATURES, 5))(x)
