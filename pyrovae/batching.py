@@ -72,7 +72,7 @@ def batches(
         drawn = (_take(data, chosen) for chosen in rows.split(batch_size))
     seen = 0
     for batch in drawn:
-        _check_no_nan(batch, rows, seen)
+        _check(batch, rows, seen)
         seen += len(batch[0])
         yield tuple(tensor.to(device) for tensor in batch) if device else batch
 
@@ -91,14 +91,13 @@ def _as_tuple(batch: Any) -> tuple[Tensor, ...]:
     return tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
 
 
-def _check_no_nan(batch: tuple[Tensor, ...], rows: Tensor | None, seen: int) -> None:
+def _check(batch: tuple[Tensor, ...], rows: Tensor | None, seen: int) -> None:
+    """Refuse what is no tensor, and NaN."""
     for position, tensor in enumerate(batch):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"data: expected rows that are tensors, got {type(tensor).__name__}")
         if tensor.is_floating_point() and tensor.isnan().any():
-            row = (
-                int(tensor.flatten(1).isnan().any(1).nonzero()[0])
-                if tensor.dim() > 1
-                else (int(tensor.isnan().nonzero()[0]))
-            )
+            row = int(tensor.flatten().isnan().nonzero()[0]) // max(tensor[0].numel(), 1)
             row = int(rows[seen + row]) if rows is not None else seen + row
             where = f" of argument {position}" if len(batch) > 1 else ""
             raise ValueError(f"data: NaN in row {row}{where}: drop the row or fill it in")

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from pyrovae.batching import Data, batches, conventions_of, num_rows
 from pyrovae.importance import weigh
 from pyrovae.pareto import khat_threshold, pareto_khat
-from pyrovae.programs import Program, inspect, mode, modules_of
+from pyrovae.programs import Program, inspect, mode, modules_of, plain_errors
 from pyrovae.reductions import WeightSums, check_count, elbo, ess, log_evidence, standard_error
 from pyrovae.streams import stream
 
@@ -194,7 +194,8 @@ def evaluate(
     with mode(modules, training=False), tqdm(total=num_rows(data), disable=not progress) as bar:
         bar.set_description("evaluate")
         for position, (rows, block) in enumerate(_blocks(data, device)):
-            with stream(seed, position):
+            first = position * ROWS_AT_ONCE
+            with plain_errors(f"data rows {first} to {first + rows - 1}"), stream(seed, position):
                 found = _evaluate_block(model, guide, block, num_samples, chunk_size)
             for name, values in found.items():
                 columns[name].append(values[:rows].cpu())

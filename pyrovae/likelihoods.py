@@ -69,7 +69,9 @@ def check_support(distribution: Any, x: Tensor) -> None:
     if support is None or support.check(x).all():
         return
     row, value = _first_bad(support, x)
-    raise ValueError(f"site 'x': value {value:g} in row {row} is outside {name}: {_mend(x, value)}")
+    raise ValueError(
+        f"site 'x': value {value:g} in row {row} of the batch is outside {name}: {_mend(x, value)}"
+    )
 
 
 def _name(distribution: Any) -> str:

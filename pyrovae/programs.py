@@ -113,15 +113,15 @@ def mode(modules: list[nn.Module], *, training: bool) -> Iterator[None]:
 
 
 @contextmanager
-def plain_errors() -> Iterator[None]:
-    """Cut the trace shapes that Pyro adds to an error, and add the mend that its message lacks."""
+def plain_errors(where: str = "") -> Iterator[None]:
+    """Cut the trace shapes that Pyro adds to an error; say where it was, and the mend if Pyro does not."""
     try:
         yield
     except ValueError as error:
         message = re.split(r"\n\s*Trace Shapes:", str(error))[0]
         if "Shape mismatch inside plate" in message:
             message += ". Did you forget .to_event(1)?"
-        raise ValueError(message) from error
+        raise ValueError(f"{where}: {message}" if where else message) from error
 
 
 def _frames(site: Site) -> list[Any]:

@@ -169,7 +169,7 @@ def _step(meter: _Meter, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, 
     """One optimiser step; the batch's sums of loss, ELBO, reconstruction and KL."""
     optimizer.zero_grad()
     meter.clear()
-    with plain_errors():
+    with plain_errors(where):
         loss = meter.loss(*batch)
     if not torch.isfinite(loss):
         raise FloatingPointError(
@@ -235,7 +235,7 @@ class _Recorded(nn.Module):
 
 def _parameters(loss: nn.Module, batch: tuple[Tensor, ...]) -> list[Tensor]:
     """Every parameter a step moves: of the modules, and those the programs meet or make as they run."""
-    with stream(0), torch.no_grad(), poutine.trace(param_only=True) as capture, plain_errors():
+    with stream(0), poutine.trace(param_only=True) as capture, plain_errors():
         loss(*batch)
     values: list[Any] = [site["value"] for site in capture.trace.nodes.values()]
     met = [value.unconstrained() if hasattr(value, "unconstrained") else value for value in values]

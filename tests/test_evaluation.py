@@ -1,0 +1,214 @@
+"""evaluate: exact where it can be, the same whatever the chunks, and a table that says what it is."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from components import FEATURES, a_vae
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader, TensorDataset
+
+import pyrovae as pv
+from pyrovae.evaluation import FIELDS
+from pyrovae.testing import LinearGaussian
+
+
+@pytest.fixture
+def oracle():
+    weight = torch.randn(4, 2, dtype=torch.float64)
+    return LinearGaussian(weight, noise=1.0, shift=0.2, widen=1.1)
+
+
+def evaluate(pair, data, **keywords) -> pv.Evaluation:
+    return pv.evaluate(pair.model, pair.guide, data, progress=False, **keywords)
+
+
+def test_linear_gaussian_within_its_errors(oracle):
+    x = oracle.sample(100)
+    result = evaluate(oracle, x, num_samples=500)
+    assert len(result) == 100
+    z_scores = (result.log_evidence - oracle.log_evidence(x)) / result.standard_error
+    assert z_scores.abs().max() < 5
+    assert z_scores.square().mean() == pytest.approx(1, abs=4 * math.sqrt(2 / 100))
+    elbo_scores = (result.elbo - oracle.log_evidence(x) + oracle.gap(x)) / result.elbo_error
+    assert elbo_scores.square().mean() == pytest.approx(1, abs=4 * math.sqrt(2 / 100))
+    q, p = (
+        oracle.posterior(x),
+        torch.distributions.MultivariateNormal(torch.zeros(2).double(), torch.eye(2).double()),
+    )
+    q = torch.distributions.MultivariateNormal(q.loc + 0.2, scale_tril=1.1 * q.scale_tril)
+    kl_scores = (result.kl - torch.distributions.kl_divergence(q, p)) / result.kl_error
+    assert kl_scores.square().mean() == pytest.approx(1, abs=4 * math.sqrt(2 / 100))
+
+
+def test_the_identities_hold_exactly(oracle):
+    result = evaluate(oracle, oracle.sample(30), num_samples=60)
+    torch.testing.assert_close(result.gap, result.log_evidence - result.elbo)
+    torch.testing.assert_close(result.reconstruction, result.elbo + result.kl)
+    assert (result.gap > 0).all()
+
+
+def test_columns_are_the_reductions_of_the_log_weights():
+    """With one block of 64 rows the draws can be made again from the block's stream."""
+    from pyrovae.streams import stream
+
+    vae = a_vae()
+    x = torch.bernoulli(torch.full((64, FEATURES), 0.4))
+    result = evaluate(vae, x, num_samples=300, seed=3)
+    with stream(3, 0), torch.no_grad():
+        weights = pv.log_weights(vae.model, vae.guide, x, num_samples=300)
+    for name, reduction in {
+        "log_evidence": pv.log_evidence,
+        "elbo": pv.elbo,
+        "ess": pv.ess,
+        "standard_error": pv.standard_error,
+        "khat": pv.pareto_khat,
+    }.items():
+        torch.testing.assert_close(getattr(result, name), reduction(weights), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(result.elbo_error, weights.std(0) / math.sqrt(300), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 5, 128, 1000])
+def test_chunk_size_changes_nothing(chunk_size):
+    vae = a_vae()
+    x = torch.bernoulli(torch.full((70, FEATURES), 0.4))
+    whole, chunked = (evaluate(vae, x, num_samples=150, chunk_size=c) for c in (None, chunk_size))
+    torch.testing.assert_close(chunked.log_evidence, whole.log_evidence, rtol=0, atol=1e-5)
+
+
+def test_the_rest_of_the_data_changes_nothing():
+    vae = a_vae()
+    x = torch.bernoulli(torch.full((150, FEATURES), 0.4))
+    alone, among = evaluate(vae, x[:70], num_samples=20), evaluate(vae, x, num_samples=20)
+    assert torch.equal(alone.log_evidence, among.log_evidence[:70])
+
+
+def test_any_data_are_taken_and_give_the_same_result():
+    vae = a_vae()
+    x = torch.bernoulli(torch.full((70, FEATURES), 0.4))
+    expected = evaluate(vae, x, num_samples=5).log_evidence
+    for data in (
+        (x,),
+        TensorDataset(x),
+        DataLoader(TensorDataset(x), batch_size=33),
+        DataLoader(TensorDataset(x), batch_size=200),
+        pv.datasets.Split(x),
+    ):
+        assert torch.equal(evaluate(vae, data, num_samples=5).log_evidence, expected)
+
+
+def test_the_same_seed_gives_the_same_numbers_and_leaves_the_callers_state():
+    vae = a_vae()
+    x = torch.eye(FEATURES)
+    before = torch.get_rng_state()
+    first, again, other = (evaluate(vae, x, num_samples=10, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first.log_evidence, again.log_evidence)
+    assert not torch.equal(first.log_evidence, other.log_evidence)
+
+
+def test_blocks_have_noise_of_their_own(oracle):
+    x = oracle.sample(1).expand(128, -1)
+    result = evaluate(oracle, x, num_samples=5)
+    assert len(result.log_evidence.unique()) == 128
+
+
+def test_dropout_is_off_meanwhile_and_back_on_after():
+    vae = a_vae()
+    vae.likelihood.net.layers.append(nn.Dropout(0.9))
+    vae.train()
+    x = torch.eye(FEATURES)
+    assert evaluate(vae, x, num_samples=5).log_evidence.min() > -20
+    assert vae.likelihood.net.layers[-1].training
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the size of the largest tensor made while it is on."""
+
+    nbytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor):
+            self.nbytes = max(self.nbytes, out.untyped_storage().nbytes())
+        return out
+
+
+def test_memory_does_not_grow_with_draws():
+    largest = {}
+    for num_samples in (256, 4096):
+        with LargestTensor() as watch:
+            evaluate(a_vae(), torch.eye(FEATURES), num_samples=num_samples)
+        largest[num_samples] = watch.nbytes
+    assert largest[4096] < 1.5 * largest[256]
+
+
+def test_table_tells_what_it_is_of():
+    digits = pv.datasets.load("mnist-mini")
+    vae = pv.VAE(
+        pv.priors.StandardNormal(2),
+        pv.likelihoods.Bernoulli(pv.networks.MLP(2, 784), data_mean=digits.train.mean),
+        pv.guides.Normal(pv.networks.MLP(784, 4)),
+    )
+    result = evaluate(vae, digits.test, num_samples=2)
+    assert result.conventions == {
+        "dataset": "mnist-mini",
+        "split": "test",
+        "binarisation": "dynamic",
+        "binarisation_seed": 0,
+        "values": "{0, 1}",
+        "rows": 1000,
+        "num_samples": 2,
+        "method": "importance sampling",
+        "seed": 0,
+    }
+    first, header, evidence, *_ = str(result).splitlines()
+    assert first == "mnist-mini test, 1,000 rows, binarisation dynamic, K = 2 draws, importance sampling"
+    assert header.split() == ["nats", "per", "datum", "mean", "test", "set", "Monte", "Carlo"]
+    mean, spread, error = (float(word) for word in evidence.replace("±", "").split()[2:])
+    assert mean == pytest.approx(result.log_evidence.mean().item(), abs=6e-4)
+    assert spread == pytest.approx(result.log_evidence.std().item() / math.sqrt(1000), abs=6e-4)
+    monte_carlo = result.standard_error.square().mean().sqrt() / math.sqrt(1000)
+    assert error == pytest.approx(monte_carlo.item(), abs=6e-4)
+
+
+def test_netcdf_round_trip_keeps_numbers_units_and_conventions(oracle, tmp_path):
+    result = evaluate(oracle, oracle.sample(10), num_samples=30)
+    result.save(tmp_path / "result.nc")
+    back = pv.Evaluation.load(tmp_path / "result.nc")
+    for name in FIELDS:
+        assert torch.equal(getattr(back, name), getattr(result, name)), name
+    assert back.num_samples == 30
+    assert back.conventions == result.conventions
+    assert result.to_xarray()["log_evidence"].attrs["units"] == "nat"
+    assert [path.name for path in tmp_path.iterdir()] == ["result.nc"]
+
+
+def test_one_row_and_one_draw_have_no_made_up_errors():
+    result = evaluate(a_vae(), torch.ones(1, FEATURES), num_samples=1)
+    assert result.log_evidence.isfinite().all()
+    assert result.standard_error.isnan().all()
+    assert "±" not in str(result)
+    assert "k-hat: needs 25 draws" in str(result)
+
+
+@pytest.mark.parametrize(
+    ("data", "keywords", "message"),
+    [
+        (torch.zeros(0, FEATURES), {}, "the set is empty"),
+        (torch.zeros(3, FEATURES), {"num_samples": 0}, "num_samples is 0"),
+        (torch.zeros(3, FEATURES), {"chunk_size": 0}, "chunk_size is 0"),
+        (torch.full((100, FEATURES), 0.0).index_fill(0, torch.tensor([70]), math.nan), {}, "NaN in row 70"),
+        (
+            torch.full((100, FEATURES), 0.0).index_fill(0, torch.tensor([70]), 0.3),
+            {},
+            "data rows 64 to 99: site 'x': value 0.3 in row 6 of the batch",
+        ),
+    ],
+)
+def test_bad_input_is_refused(data, keywords, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(a_vae(), data, **keywords)
