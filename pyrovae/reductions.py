@@ -86,8 +86,8 @@ def log_evidence(log_weights: Tensor | WeightSums) -> Tensor:
         Burda et al., Importance Weighted Autoencoders, 2016. arXiv:1509.00519
 
     Example:
-        >>> log_evidence(torch.tensor([[0.0], [math.log(3.0)]])).exp()
-        tensor([2.], dtype=torch.float64)
+        >>> log_evidence(torch.tensor([[-7.0], [-7.0]]))
+        tensor([-7.], dtype=torch.float64)
     """
     sums = as_sums(log_weights)
     return sums.log_sum - math.log(sums.num_samples)

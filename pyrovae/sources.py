@@ -6,6 +6,7 @@ import difflib
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -85,14 +86,14 @@ def read_static_mnist(root: str | os.PathLike[str] | None = None) -> dict[str, n
     files = find_static_mnist(root)
     try:
         if files[0].suffix == ".npz":
-            with np.load(files[0], allow_pickle=False) as file:
+            with files[0].open("rb") as content, np.load(content, allow_pickle=False) as file:
                 rows = {split: np.unpackbits(file[name], axis=1) for split, name in AMAT_SPLITS.items()}
         else:
             rows = {
                 split: np.loadtxt(file, dtype=np.uint8, ndmin=2)
                 for split, file in zip(AMAT_SPLITS, files, strict=True)
             }
-    except (ValueError, KeyError, OSError, EOFError) as error:
+    except (ValueError, KeyError, OSError, EOFError, BadZipFile) as error:
         raise ValueError(f"static-mnist: {files[0]} is damaged ({error}): fetch it again") from error
     for split, values in rows.items():
         if values.shape[1] != 784 or values.max(initial=0) > 1:

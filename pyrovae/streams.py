@@ -21,7 +21,8 @@ def seed_of(*key: int) -> int:
         >>> seed_of(0, 1) == seed_of(0, 1), seed_of(0, 1) == seed_of(1, 0)
         (True, False)
     """
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint32)[0])
+    # The length goes in too: SeedSequence takes (1,) and (1, 0) for the same key.
+    return int(np.random.SeedSequence((len(key), *key)).generate_state(1, np.uint32)[0])
 
 
 @contextmanager

@@ -37,7 +37,7 @@ class LinearGaussian:
     Example:
         >>> oracle = LinearGaussian(torch.tensor([[1.0], [2.0]]), noise=0.5)
         >>> oracle.log_evidence(torch.zeros(1, 2))
-        tensor([-2.3434])
+        tensor([-2.3437])
     """
 
     def __init__(

@@ -36,7 +36,7 @@ def weights_of(module: nn.Module) -> torch.Tensor:
 
 
 class Recording(Trace_ELBO):
-    """Trace_ELBO that notes each loss it gave."""
+    """Trace_ELBO that notes each loss it gave; fit's first call only looks for the parameters."""
 
     def __init__(self, **keywords) -> None:
         super().__init__(**keywords)
@@ -44,8 +44,7 @@ class Recording(Trace_ELBO):
 
     def differentiable_loss(self, *args, **kwargs):
         loss = super().differentiable_loss(*args, **kwargs)
-        if torch.is_grad_enabled():
-            self.losses.append(loss.item())
+        self.losses.append(loss.item())
         return loss
 
 
@@ -62,7 +61,7 @@ def test_every_loss_is_that_of_stock_svi(x):
             for batch in batches(x, 16, order=generator(7, epoch, ORDER)):
                 losses.append(svi.step(*batch))
     assert len(losses) == 3 * 4
-    assert recording.losses == pytest.approx(losses, rel=1e-6)
+    assert recording.losses[1:] == pytest.approx(losses, rel=1e-6)
     torch.testing.assert_close(weights_of(ours), weights_of(theirs))
 
 
@@ -133,7 +132,7 @@ def test_history_is_the_elbo_and_its_parts(x):
     history = fit(vae, x, loss=recording, num_epochs=4, batch_size=20, validation=x[:30])
     assert history.epoch == [0, 1, 2, 3]
     assert len(history) == 4
-    per_epoch = torch.tensor(recording.losses).reshape(4, 3).sum(1) / 50
+    per_epoch = torch.tensor(recording.losses[1:]).reshape(4, 3).sum(1) / 50
     assert history.loss == pytest.approx(per_epoch.tolist(), rel=1e-5)
     assert history.elbo == pytest.approx([-loss for loss in history.loss], rel=1e-5)
     for prefix in ("", "validation_"):

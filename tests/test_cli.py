@@ -1,0 +1,206 @@
+"""The command line, as a user meets it: real processes, exit codes, one line for each error."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import pyrovae as pv
+from pyrovae import cli
+
+SMALL = ["--num-epochs", "2", "--hidden", "20", "--latent-dim", "2"]
+
+
+def run(*arguments: str, **keywords) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "pyrovae", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **keywords)
+
+
+@pytest.fixture(scope="module")
+def a_run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "räksmörgås and spaces"
+    done = run("train", folder, *SMALL)
+    assert done.returncode == 0, done.stderr
+    done = run("evaluate", folder, "--num-samples", "30")
+    assert done.returncode == 0, done.stderr
+    (folder / "stdout").write_text(done.stdout)
+    return folder
+
+
+def test_train_leaves_recipe_weights_history_and_figures(a_run):
+    recipe = json.loads((a_run / "recipe.json").read_text())
+    assert recipe["recipe"]["latent_dim"] == 2
+    assert recipe["recipe"]["hidden"] == [20]
+    assert recipe["conventions"]["binarisation"] == "dynamic"
+    history = json.loads((a_run / "history.json").read_text())
+    assert len(history["elbo"]) == len(history["validation_kl"]) == 2
+    assert history["elbo"][1] > history["elbo"][0]
+    names = {"interpolation", "latent_plane", "learning_curves", "reconstructions", "samples"}
+    for name in names:
+        assert (a_run / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert {path.stem for path in (a_run / "figures").iterdir()} == names
+
+
+def test_evaluate_prints_the_table_and_keeps_each_datum(a_run):
+    said = (a_run / "stdout").read_text()
+    assert said.startswith("mnist-mini test, 1,000 rows, binarisation dynamic, K = 30 draws")
+    result = pv.Evaluation.load(a_run / "evaluation.nc")
+    assert said.startswith(str(result))
+    assert len(result) == 1000
+
+
+def test_load_gives_the_trained_model_back(a_run):
+    vae = pv.load(a_run)
+    digits = pv.datasets.load("mnist-mini")
+    again = pv.evaluate(vae.model, vae.guide, digits.test, num_samples=30, progress=False)
+    assert torch.equal(again.log_evidence, pv.Evaluation.load(a_run / "evaluation.nc").log_evidence)
+
+
+def test_progress_goes_to_standard_error(tmp_path):
+    done = run("train", tmp_path / "run", *SMALL)
+    assert "ELBO" in done.stderr
+    assert "ELBO" not in done.stdout
+    assert f"figure: {tmp_path / 'run' / 'figures' / 'samples.png'}" in done.stdout
+
+
+def test_the_same_recipe_gives_the_same_weights(a_run, tmp_path):
+    assert run("train", tmp_path / "again", *SMALL).returncode == 0
+    name = "weights.safetensors"
+    assert (tmp_path / "again" / name).read_bytes() == (a_run / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["train", "RUN", "--dataset", "mnist-mni"],
+            "unknown data set 'mnist-mni': did you mean 'mnist-mini'?",
+        ),
+        (["train", "RUN", "--dataset", "linear-gaussian"], "real-valued"),
+        (["train", "RUN", "--latent-dm", "3"], "Perhaps you meant: --latent-dim INT"),
+        (["train", "RUN", "--latent-dim", "three"], "invalid literal for int() with base 10: 'three'"),
+        (["train", "RUN", "--latent-dim", "0"], "latent_dim: Input should be greater than or equal to 1"),
+        (["train", "RUN", "--hidden", "0"], "every width must be at least 1"),
+        (["train", "RUN", "--binarisation", "dinamic"], "dinamic"),
+        (["train", "RUN", "--dataset", "static-mnist", "--root", "RUN"], "static-mnist: neither"),
+        (["train", "/proc/run"], "/proc/run"),
+        (["train", "/dev/null/run"], "/dev/null"),
+        (["train"], "PATH"),
+        (["tain", "RUN"], "Available subcommands: train, evaluate"),
+        (["evaluate", "RUN"], "no recipe.json, so no run: train one with"),
+        (["evaluate", "RUN", "--split", "tst"], "unknown split 'tst': did you mean 'test'?"),
+        (["evaluate", "RUN", "--num-samples", "0"], "--num-samples is 0: at least 1 is needed"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_two(arguments, message, tmp_path, capsys):
+    folder = str(tmp_path / "run")
+    code = cli.main([folder if word == "RUN" else word for word in arguments])
+    said = capsys.readouterr()
+    assert code == 2
+    assert message in said.err
+    assert said.err.startswith("pyrovae: ")
+    assert said.err.count("\n") == 1
+    assert not said.out
+
+
+def test_errors_and_help_come_before_torch_is_imported(tmp_path):
+    """So they answer at once: torch alone takes seconds to import."""
+    for arguments in (
+        ["--help"],
+        ["train", "--help"],
+        ["train", "x", "--dataset", "mnst"],
+        ["evaluate", "x"],
+    ):
+        code = (
+            f"import sys; from pyrovae.cli import main; main({arguments!r})\n"
+            "assert 'torch' not in sys.modules, 'torch was imported'"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, capture_output=True)
+
+
+def test_help_explains_every_option(capsys):
+    assert cli.main(["train", "--help"]) == 0
+    said = capsys.readouterr().out
+    for option in ("--dataset", "--latent-dim", "--num-epochs", "--root", "--overwrite", "(default: 16)"):
+        assert option in said
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_training(tmp_path, capsys, monkeypatch):
+    def refuse(self: Path, *args, **kwargs) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "touch", refuse)  # a mode is nothing to root, who may run the tests
+    assert cli.main(["train", str(tmp_path)]) == 2
+    assert f"{tmp_path} cannot be written to (Permission denied)" in capsys.readouterr().err
+
+
+def test_a_run_is_not_written_over_unless_asked(a_run, capsys):
+    before = (a_run / "weights.safetensors").read_bytes()
+    assert cli.main(["train", str(a_run), *SMALL]) == 2
+    assert "holds a run already: name another folder, or pass --overwrite" in capsys.readouterr().err
+    assert (a_run / "weights.safetensors").read_bytes() == before
+
+
+def test_interrupting_keeps_what_was_trained(tmp_path):
+    command = [sys.executable, "-m", "pyrovae", "train", str(tmp_path), "--num-epochs", "10000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "history.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.kill(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.splitlines()[-1].startswith("pyrovae: interrupted: what ")
+    history = json.loads((tmp_path / "history.json").read_text())
+    assert len(history["elbo"]) >= 1
+    assert run("evaluate", tmp_path, "--num-samples", "2").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "weights.safetensors").unlink(), "no weights there"),
+        (lambda folder: (folder / "weights.safetensors").write_bytes(b"<html>"), "not the weights of this"),
+        (lambda folder: (folder / "recipe.json").write_text("{"), "not a recipe this version reads"),
+        (lambda folder: (folder / "recipe.json").write_text('{"format": 2}'), "format: Input should be 1"),
+    ],
+)
+def test_damaged_runs_are_named(a_run, tmp_path, damage, message, capsys):
+    for name in ("recipe.json", "weights.safetensors"):
+        (tmp_path / name).write_bytes((a_run / name).read_bytes())
+    damage(tmp_path)
+    assert cli.main(["evaluate", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_weights_of_another_recipe_are_refused(a_run, tmp_path, capsys):
+    recipe = json.loads((a_run / "recipe.json").read_text())
+    recipe["recipe"]["latent_dim"] = 3
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    (tmp_path / "weights.safetensors").write_bytes((a_run / "weights.safetensors").read_bytes())
+    assert cli.main(["evaluate", str(tmp_path)]) == 2
+    assert "not the weights of this model" in capsys.readouterr().err
+
+
+def test_save_and_load_a_model_of_the_users_own(tmp_path):
+    vaes = []
+    for _ in range(2):
+        q = pv.guides.Normal(pv.networks.MLP(6, 4))
+        likelihood = pv.likelihoods.Bernoulli(pv.networks.MLP(2, 6))
+        vaes.append(pv.VAE(pv.priors.StandardNormal(2), likelihood, q))
+    pv.save(vaes[0], tmp_path)
+    assert pv.load(tmp_path, vaes[1]) is vaes[1]
+    for a, b in zip(vaes[0].parameters(), vaes[1].parameters(), strict=True):
+        assert torch.equal(a, b)
+    with pytest.raises(FileNotFoundError, match=r"no recipe\.json"):
+        pv.load(tmp_path)

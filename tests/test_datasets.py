@@ -1,0 +1,240 @@
+"""Data sets: what is in them, how they are binarised, and what is said when they are not there."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+import pyrovae as pv
+from pyrovae import datasets, sources
+
+
+def write_idx(path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+    path.write_bytes(header + array.astype(np.uint8).tobytes())
+
+
+def test_mnist_mini_is_the_first_digits_of_mnist():
+    digits = datasets.load("mnist-mini")
+    assert [len(s) for s in (digits.train, digits.validation, digits.test)] == [5000, 1000, 1000]
+    assert digits.train.shape == (28, 28)
+    # MNIST's labels begin 5 0 4 1 9 2 1 3 1 4 (training) and 7 2 1 0 4 1 4 9 5 9 (test).
+    assert digits.train.labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+    assert digits.test.labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
+    grey = datasets.load("mnist-mini", binarisation="none").train
+    assert grey.mean.mean().item() == pytest.approx(0.1307, abs=0.003)  # of all 60,000
+    assert grey[0].reshape(28, 28)[5, 12].item() == pytest.approx(3 / 255)
+
+
+@pytest.mark.parametrize("index", [0, slice(3), [1, 2], torch.tensor([4, 5, 6])])
+def test_rows_come_as_floats_by_any_index(index):
+    rows = datasets.load("mnist-mini").test[index]
+    assert rows.dtype == torch.get_default_dtype()
+    assert rows.shape[-1] == 784
+    assert {*rows.unique().tolist()} == {0.0, 1.0}
+
+
+def test_dynamic_binarisation_draws_training_rows_anew_with_the_right_means():
+    train = datasets.load("mnist-mini").train
+    first, second = train[:50], train[:50]
+    assert not torch.equal(first, second)
+    grey = train.values[:50].float() / 255
+    draws = torch.stack([train[:50] for _ in range(400)]).double()
+    error = (grey * (1 - grey) / 400).sqrt()
+    inside = grey * (1 - grey) > 0.01
+    z_scores = ((draws.mean(0) - grey) / error)[inside]
+    assert z_scores.square().mean() == pytest.approx(1, abs=0.1)
+    assert torch.equal(draws[:, grey == 0], torch.zeros_like(draws[:, grey == 0]))
+
+
+def test_dynamic_binarisation_draws_test_rows_once():
+    digits = datasets.load("mnist-mini")
+    for split in (digits.validation, digits.test):
+        assert torch.equal(split[:50], split[:50])
+    assert torch.equal(digits.test[:50], datasets.load("mnist-mini").test[:50])
+    assert not torch.equal(digits.test[:50], datasets.load("mnist-mini", seed=1).test[:50])
+
+
+def test_a_splits_stream_is_its_own_and_can_be_put_back():
+    train = datasets.load("mnist-mini").train
+    train.reseed(3, 1)
+    torch.rand(5)
+    first = train[:20]
+    train.reseed(3, 1)
+    assert torch.equal(train[:20], first)
+
+
+@pytest.mark.parametrize("binarisation", ["static", "threshold", "none"])
+def test_other_binarisations_hold_still(binarisation):
+    digits = datasets.load("mnist-mini", binarisation=binarisation)
+    assert torch.equal(digits.train[:20], digits.train[:20])
+    binary = {*digits.train[:200].unique().tolist()} == {0.0, 1.0}
+    assert binary == (binarisation != "none")
+    assert digits.train.conventions["binarisation"] == binarisation
+
+
+def test_threshold_is_one_half():
+    grey = datasets.load("mnist-mini", binarisation="none").test[:100]
+    assert torch.equal(
+        datasets.load("mnist-mini", binarisation="threshold").test[:100], (grey > 0.5).to(grey)
+    )
+
+
+def test_conventions_travel_with_each_split():
+    digits = datasets.load("mnist-mini")
+    said = {**digits.train.conventions}
+    assert said["split"] == "train"
+    assert said["rows"] == 5000
+    assert digits.test.conventions["split"] == "test"
+
+
+def test_a_split_feeds_a_data_loader():
+    (batch, *_) = DataLoader(datasets.load("mnist-mini").test, batch_size=10)
+    assert batch.shape == (10, 784)
+
+
+def test_linear_gaussian_comes_with_its_exact_evidence():
+    found = datasets.load("linear-gaussian")
+    exact = found.oracle.log_evidence(found.test[:])
+    result = pv.evaluate(found.oracle.model, found.oracle.guide, found.test, num_samples=5, progress=False)
+    torch.testing.assert_close(result.log_evidence, exact.double(), rtol=1e-5, atol=1e-4)
+    covariance = found.oracle.weight @ found.oracle.weight.T + found.oracle.noise.diag()
+    sample = torch.cov(found.train[:].T)
+    assert ((sample - covariance).norm() / covariance.norm()) < 8 * math.sqrt(2 / 2000)
+    assert not torch.equal(found.train[:500], found.test[:])
+
+
+# ------------------------------------------------------------------- files of the user's own
+
+
+@pytest.fixture
+def static_rows():
+    return {name: np.random.default_rng(0).integers(0, 2, (n, 784), np.uint8) for name, n in
+            {"train": 5, "valid": 3, "test": 4}.items()}  # fmt: skip
+
+
+def test_static_mnist_from_npz_and_from_text_are_the_same(tmp_path, static_rows):
+    packed = {name: np.packbits(rows, axis=1) for name, rows in static_rows.items()}
+    (tmp_path / "npz").mkdir()
+    (tmp_path / "amat").mkdir()
+    np.savez(tmp_path / "npz" / "static_binarized_mnist.npz", **packed)
+    for name, rows in static_rows.items():
+        np.savetxt(tmp_path / "amat" / f"binarized_mnist_{name}.amat", rows, fmt="%d")
+    for folder in ("npz", "amat"):
+        found = datasets.load("static-mnist", tmp_path / folder)
+        assert torch.equal(found.validation[:], torch.tensor(static_rows["valid"]).to(found.test[:]))
+        assert len(found.train) == 5
+        assert found.test.conventions["binarisation"] == "static"
+
+
+def test_data_folder_by_environment(tmp_path, static_rows, monkeypatch):
+    np.savez(tmp_path / "static_binarized_mnist.npz", **{
+        name: np.packbits(rows, axis=1) for name, rows in static_rows.items()
+    })  # fmt: skip
+    monkeypatch.setenv("PYROVAE_DATA", str(tmp_path))
+    assert len(datasets.load("static-mnist").test) == 4
+
+
+def test_static_mnist_missing_says_where_it_looked(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"neither .*npz nor .* in {tmp_path}: put either there"):
+        datasets.load("static-mnist", tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half a file", b"<html>not found</html>"])
+def test_static_mnist_damaged_is_named(tmp_path, content):
+    (tmp_path / "static_binarized_mnist.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"static_binarized_mnist.npz is damaged"):
+        datasets.load("static-mnist", tmp_path)
+
+
+def test_mnist_in_torchvisions_layout(tmp_path):
+    raw = tmp_path / "MNIST" / "raw"
+    rng = np.random.default_rng(0)
+    images = {"train": rng.integers(0, 256, (60_000, 28, 28)), "t10k": rng.integers(0, 256, (10_000, 28, 28))}
+    for name, pixels in images.items():
+        write_idx(raw / f"{name}-images-idx3-ubyte", pixels)
+        write_idx(raw / f"{name}-labels-idx1-ubyte", rng.integers(0, 10, len(pixels)))
+    found = datasets.load("mnist", tmp_path, binarisation="none")
+    assert [len(s) for s in (found.train, found.validation, found.test)] == [50_000, 10_000, 10_000]
+    expected = torch.tensor(images["train"][50_000].reshape(784)).to(torch.get_default_dtype()) / 255
+    assert torch.equal(found.validation[0], expected)
+
+
+def test_mnist_missing_and_offline_is_one_clear_line(tmp_path, monkeypatch):
+    from torchvision.datasets import MNIST
+
+    monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
+    with pytest.raises(FileNotFoundError, match=rf"mnist: no readable MNIST/raw in {tmp_path}") as raised:
+        datasets.load("mnist", tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+def test_mnist_damaged_is_one_clear_line(tmp_path, monkeypatch):
+    from torchvision.datasets import MNIST
+
+    monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (raw / f"{name}-ubyte.gz").write_bytes(gzip.compress(b"short"))
+    with pytest.raises(FileNotFoundError, match="mnist: no readable"):
+        datasets.load("mnist", tmp_path)
+
+
+# ------------------------------------------------------------------------------ bad names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("mnist-mni",), "unknown data set 'mnist-mni': did you mean 'mnist-mini'?"),
+        (("cifar",), "choose one of mnist-mini, mnist, static-mnist, linear-gaussian"),
+    ],
+)
+def test_misspelt_names(arguments, message):
+    with pytest.raises(ValueError, match=message.replace("?", r"\?")):
+        datasets.load(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "binarisation", "message"),
+    [
+        ("mnist-mini", "dinamic", "unknown binarisation 'dinamic': did you mean 'dynamic'"),
+        ("static-mnist", "dynamic", "comes with binarisation 'static' only"),
+        ("linear-gaussian", "dynamic", "comes with binarisation 'none' only"),
+    ],
+)
+def test_binarisations_that_cannot_be_had(name, binarisation, message):
+    with pytest.raises(ValueError, match=message):
+        datasets.load(name, binarisation=binarisation)
+
+
+def test_every_listed_name_is_loadable_or_says_what_is_missing(tmp_path, monkeypatch):
+    from torchvision.datasets import MNIST
+
+    monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
+    for name in sources.NAMES:
+        if name in ("mnist", "static-mnist"):
+            with pytest.raises(FileNotFoundError, match=f"{name}: .*{tmp_path}"):
+                datasets.load(name, tmp_path)
+        else:
+            assert datasets.load(name, tmp_path).name == name
+
+
+def test_importing_the_package_touches_neither_torchvision_nor_arviz_nor_validation():
+    code = (
+        "import sys, torch; before = torch.distributions.Distribution._validate_args\n"
+        "import pyrovae as pv; [getattr(pv, name) for name in pv.__all__]\n"
+        "assert not {'torchvision', 'arviz', 'zuko'} & set(sys.modules)\n"
+        "assert torch.distributions.Distribution._validate_args == before\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)

@@ -1,0 +1,86 @@
+"""Networks, likelihoods and the random streams, each for itself."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from pyrovae import guides, likelihoods, networks, priors
+from pyrovae.streams import generator, stream
+
+
+@pytest.mark.parametrize("leading", [(), (5,), (3, 5), (2, 3, 5)])
+def test_mlp_takes_any_leading_dims(leading):
+    net = networks.MLP(4, 7, hidden=[6, 5])
+    x = torch.randn(*leading, 4)
+    assert net(x).shape == (*leading, 7)
+    torch.testing.assert_close(net(x).reshape(-1, 7), net(x.reshape(-1, 4)))
+
+
+def test_mlp_is_linear_without_hidden_layers_and_not_with_them():
+    a, b = torch.randn(2, 4)
+    for hidden, linear in (([], True), ([50], False)):
+        net = networks.MLP(4, 7, hidden=hidden)
+        middle = (net(a) + net(b)) / 2
+        assert torch.allclose(net((a + b) / 2), middle, atol=1e-5) == linear
+
+
+def test_mlp_of_no_width_is_refused():
+    with pytest.raises(ValueError, match="every width must be at least 1"):
+        networks.MLP(4, 7, hidden=[0])
+    with pytest.raises(ValueError, match="dim must be at least 1"):
+        priors.StandardNormal(0)
+
+
+def test_output_bias_needs_a_last_layer_of_its_shape():
+    for net in (nn.Linear(2, 3, bias=False), nn.ReLU(), nn.Linear(2, 4)):
+        with pytest.raises(ValueError, match=r"expected a last layer with a bias of shape \(3,\)"):
+            networks.set_output_bias(net, torch.zeros(3))
+
+
+def test_bernoulli_starts_from_the_data_means():
+    net = networks.MLP(2, 4, hidden=[3])
+    mean = torch.tensor([0.0, 0.25, 0.5, 1.0])
+    likelihood = likelihoods.Bernoulli(net, data_mean=mean)
+    with torch.no_grad():
+        net.layers[-1].weight.zero_()
+    torch.testing.assert_close(likelihood(torch.randn(5, 2)).mean[0], mean.clamp(1e-3, 1 - 1e-3))
+
+
+@pytest.mark.parametrize("logit", [-1e4, -200.0, 0.0, 200.0, 1e4])
+def test_bernoulli_is_exact_at_any_logit(logit):
+    """log sigmoid(l) = -log(1 + exp(-l)): a clamped probability would stop at -16."""
+    p = likelihoods.Bernoulli(lambda z: z)(torch.tensor([logit]))
+    assert p.log_prob(torch.ones(1)).item() == pytest.approx(
+        min(logit, 0) - math.log1p(math.exp(-abs(logit)))
+    )
+
+
+def test_bernoulli_sums_to_one():
+    p = likelihoods.Bernoulli(networks.MLP(2, 4))(torch.randn(2))
+    every = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 4)
+    assert p.log_prob(every).exp().sum().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_normal_guide_reads_loc_and_log_variance():
+    parameters = torch.tensor([[1.0, 2.0, math.log(4.0), math.log(9.0)]])
+    q = guides.Normal(lambda x: parameters)(None)
+    torch.testing.assert_close(q.mean, torch.tensor([[1.0, 2.0]]))
+    torch.testing.assert_close(q.stddev, torch.tensor([[2.0, 3.0]]))
+
+
+def test_streams_are_keyed_and_leave_the_outside_alone():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    draws = {}
+    for key in ((0,), (1,), (0, 0), (0, 1), (1, 0)):
+        with stream(*key):
+            draws[key] = torch.rand(4)
+    assert torch.equal(torch.get_rng_state(), before)
+    with stream(0, 1):
+        assert torch.equal(torch.rand(4), draws[0, 1])
+    assert torch.equal(torch.rand(4, generator=generator(0, 1)), draws[0, 1])
+    assert len({tuple(values.tolist()) for values in draws.values()}) == len(draws)
