@@ -19,6 +19,9 @@ test: $(VENV)/done
 test-all: $(VENV)/done
 	$(BIN)/python -m pytest
 
+bench: $(VENV)/done
+	$(BIN)/python benchmarks/step.py
+
 lint: $(VENV)/done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
