@@ -189,6 +189,7 @@ def evaluate(
         True
     """
     check_count("num_samples", num_samples)
+    check_count("chunk_size", 1 if chunk_size is None else chunk_size)
     modules = modules_of(model, guide, device)
     columns: dict[str, list[Tensor]] = {name: [] for name in FIELDS}
     with mode(modules, training=False), tqdm(total=num_rows(data), disable=not progress) as bar:

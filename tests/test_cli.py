@@ -58,6 +58,7 @@ def test_evaluate_prints_the_table_and_keeps_each_datum(a_run):
 
 
 def test_load_gives_the_trained_model_back(a_run):
+    torch.set_default_dtype(torch.float32)  # as the command line had it
     vae = pv.load(a_run)
     digits = pv.datasets.load("mnist-mini")
     again = pv.evaluate(vae.model, vae.guide, digits.test, num_samples=30, progress=False)

@@ -211,4 +211,4 @@ def test_one_row_and_one_draw_have_no_made_up_errors():
 )
 def test_bad_input_is_refused(data, keywords, message):
     with pytest.raises(ValueError, match=message):
-        evaluate(a_vae(), data, **keywords)
+        evaluate(a_vae(), data.to(torch.get_default_dtype()), **keywords)

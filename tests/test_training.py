@@ -253,9 +253,12 @@ def test_conditions_are_arguments_of_both_programs(x):
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(y, 1).to_event(1))
 
-    history = pv.fit(Model(), guide, (x, torch.randn(50, 2)), num_epochs=30, progress=False)
-    assert history.elbo[-1] > history.elbo[0]
-    assert history.kl == pytest.approx([0.0] * 30, abs=1e-6)
+    sgd = lambda parameters: torch.optim.SGD(parameters, lr=1e-3)  # noqa: E731
+    data = (x, torch.randn(50, 2))
+    history = pv.fit(Model(), guide, data, optimizer=sgd, num_epochs=100, progress=False)
+    # The ELBO gains about 0.7 and an epoch's noise is 0.05.
+    assert sum(history.elbo[-10:]) / 10 > sum(history.elbo[:10]) / 10 + 0.2
+    assert history.kl == pytest.approx([0.0] * 100, abs=1e-5)
 
 
 def test_hand_written_functions_with_pyro_params_train():

@@ -347,6 +347,7 @@ def test_sampling_leaves_no_trace_in_an_outer_handler():
 )
 def test_bad_data_are_refused_in_one_line(data, message):
     vae = a_vae()
+    data = data.to(torch.get_default_dtype()) if data.is_floating_point() else data
     for call in (pv.log_weights, partial(pv.fit, num_epochs=1, progress=False)):
         with pytest.raises(ValueError, match=message) as raised:
             call(vae.model, vae.guide, data)
