@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
-from typing import Any
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
+
+from pyrovae.streams import generator, stream
+
+if TYPE_CHECKING:
+    from pyrovae.datasets import Split
 
 __all__ = ["Data", "batches", "conventions_of", "num_rows"]
 
@@ -41,40 +48,67 @@ def num_rows(data: Data) -> int:
 
 
 def conventions_of(data: Data) -> dict[str, Any]:
-    """What a Split says of its conventions; nothing for other data."""
-    dataset = data.dataset if isinstance(data, DataLoader) else data
-    return dict(getattr(dataset, "conventions", {"rows": num_rows(data)}))
+    """What the data's Split says of its conventions, through loaders and subsets; {} for other data."""
+    split = _split(data)
+    return {} if split is None else dict(split.conventions)
 
 
 def batches(
     data: Data,
     batch_size: int,
-    *,
-    order: torch.Generator | None = None,
+    purpose: str,
+    *key: int,
+    shuffle: bool = False,
     device: torch.device | str | None = None,
 ) -> Iterator[tuple[Tensor, ...]]:
     """The data in batches, each a tuple of arguments for model and guide; the last may be smaller.
 
+    Order, redrawn values and whatever else is random in the data come from streams of the purpose
+    and key, batch by batch.
+
     Args:
         data: A DataLoader is taken as it is, with its own batches and order.
         batch_size: Rows per batch.
-        order: Shuffles the rows; in sequence if not given.
+        purpose: What the batches are for.
+        key: The seed, and the epoch where there is one.
+        shuffle: Shuffle the rows; in sequence if not.
         device: Where the batches go.
 
     Raises:
-        ValueError: A value is NaN; the message names its row.
+        ValueError: No rows, or a value is NaN; the message names its row.
+        TypeError: The rows are no tensors.
     """
-    if isinstance(data, DataLoader):
-        drawn = (_as_tuple(batch) for batch in data)
-        rows = None
-    else:
-        rows = torch.randperm(num_rows(data), generator=order) if order else torch.arange(num_rows(data))
-        drawn = (_take(data, chosen) for chosen in rows.split(batch_size))
-    seen = 0
-    for batch in drawn:
+    num_rows(data)
+    rows, fetches = _fetches(data, batch_size, generator(f"order, {purpose}", *key) if shuffle else None)
+    split, seen = _split(data), 0
+    for step in itertools.count():
+        with ExitStack() as streams:
+            streams.enter_context(stream(f"rows, {purpose}", *key, step))
+            if split is not None:
+                streams.enter_context(split.drawing(f"redraw, {purpose}", *key, step))
+            batch = next(fetches, None)
+        if batch is None:
+            return
         _check(batch, rows, seen)
         seen += len(batch[0])
         yield tuple(tensor.to(device) for tensor in batch) if device else batch
+
+
+def _fetches(
+    data: Data, batch_size: int, order: torch.Generator | None
+) -> tuple[Tensor | None, Iterator[tuple[Tensor, ...]]]:
+    """The rows in their order, where that is known, and the batches, each made when it is asked for."""
+    if isinstance(data, DataLoader):
+        return None, (_as_tuple(batch) for loader in (data,) for batch in loader)
+    rows = torch.arange(num_rows(data)) if order is None else torch.randperm(num_rows(data), generator=order)
+    return rows, (_take(data, chosen) for chosen in rows.split(batch_size))
+
+
+def _split(data: Any) -> Split | None:
+    """The Split behind loaders and subsets."""
+    while data is not None and not hasattr(data, "drawing"):
+        data = getattr(data, "dataset", None)
+    return data
 
 
 def _take(data: Tensor | tuple[Tensor, ...] | Dataset[Any], rows: Tensor) -> tuple[Tensor, ...]:
@@ -82,7 +116,7 @@ def _take(data: Tensor | tuple[Tensor, ...] | Dataset[Any], rows: Tensor) -> tup
         return (data[rows.to(data.device)],)
     if isinstance(data, tuple):
         return tuple(tensor[rows.to(tensor.device)] for tensor in data)
-    if hasattr(data, "reseed"):  # a Split indexes by tensors
+    if hasattr(data, "drawing"):  # a Split indexes by tensors
         return (data[rows],)
     return _as_tuple(default_collate([data[row] for row in rows.tolist()]))
 

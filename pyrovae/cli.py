@@ -104,7 +104,7 @@ class _Train:
         recipe = self.recipe
         dataset = datasets.load(recipe.dataset, self.root, binarisation=recipe.binarisation)
         features = dataset.train.values.shape[1]
-        with stream(recipe.seed):
+        with stream("weights", recipe.seed):
             vae = build(recipe, features)
         set_output_bias(vae.likelihood, torch.logit(dataset.train.mean, eps=1e-3))
         keeper = _Keeper(vae, self.folder, _describe(recipe, dataset, features))
@@ -220,7 +220,7 @@ class _Keeper:
         from pyrovae.streams import stream
 
         test, shape = dataset.test, dataset.test.shape
-        with stream(self.run.recipe.seed):
+        with stream("figures", self.run.recipe.seed):
             figures = {
                 "reconstructions": plots.reconstructions(self.vae, test[:12], shape),
                 "samples": plots.samples(self.vae, shape),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.utils import data
 
 from pyrovae import sources
-from pyrovae.streams import generator
+from pyrovae.streams import generator, seed_of
 from pyrovae.testing import LinearGaussian
 
 __all__ = ["BINARISATIONS", "Dataset", "Split", "load"]
@@ -33,7 +34,8 @@ class Split(data.Dataset[Tensor]):
         values: ``[n, d]``: probabilities or binary values as uint8 out of ``scale``, or floats.
         scale: What a value is divided by: 255 for 8-bit images.
         redraw: Values are probabilities of ones, and each access draws anew, from a stream that
-            belongs to the split (see :meth:`reseed`).
+            belongs to the split (see :meth:`drawing`).
+        seed: Of that stream.
         labels: ``[n]`` classes, where there are any.
         shape: Shape of one row as an image, where it is one.
         conventions: What a log p(x) of these data has to carry.
@@ -45,6 +47,7 @@ class Split(data.Dataset[Tensor]):
         *,
         scale: float = 1.0,
         redraw: bool = False,
+        seed: int = 0,
         labels: Tensor | None = None,
         shape: tuple[int, ...] | None = None,
         conventions: Mapping[str, Any] = MappingProxyType({}),
@@ -52,10 +55,12 @@ class Split(data.Dataset[Tensor]):
         self.values = values
         self.scale = scale
         self.redraw = redraw
+        self.seed = seed
         self.labels = labels
         self.shape = shape or tuple(values.shape[1:])
         self.conventions = {**conventions, "rows": len(values)}
-        self.reseed(0)
+        self._noise = generator("redraw", seed)
+        self._worker: int | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -63,11 +68,24 @@ class Split(data.Dataset[Tensor]):
     def __getitem__(self, index: Index) -> Tensor:
         """Rows as floats: ``[d]`` for one index, ``[k, d]`` for a slice, a list or a tensor."""
         rows = self.values[index].to(torch.get_default_dtype()) / self.scale
-        return torch.bernoulli(rows, generator=self._noise) if self.redraw else rows
+        return torch.bernoulli(rows, generator=self._generator()) if self.redraw else rows
 
-    def reseed(self, *key: int) -> None:
-        """Put the stream that redraws the values at the start of the stream of this key."""
-        self._noise = generator(*key)
+    def _generator(self) -> torch.Generator:
+        """The split's own stream; in a DataLoader's worker, one of that worker and epoch."""
+        worker = data.get_worker_info()
+        if worker is not None and self._worker != worker.seed:
+            self._worker = worker.seed
+            self._noise = generator("redraw in a worker", self.seed, worker.seed)
+        return self._noise
+
+    @contextmanager
+    def drawing(self, purpose: str, *key: int) -> Iterator[None]:
+        """Redraw from the stream of this key inside the block; after it, go on where it was."""
+        before, self._noise = self._noise, generator(purpose, self.seed, *key)
+        try:
+            yield
+        finally:
+            self._noise = before
 
     @property
     def mean(self) -> Tensor:
@@ -152,19 +170,20 @@ def _images(name: str, rows: dict[str, np.ndarray], binarisation: str, seed: int
         if binarisation == "threshold":
             grey = 255 * (grey > 127).to(torch.uint8)
         elif binarisation != "none" and not redraw:
-            ones = torch.bernoulli(grey.float() / 255, generator=generator(seed, position))
+            ones = torch.bernoulli(grey.float() / 255, generator=generator("binarisation", seed, position))
             grey = 255 * ones.to(torch.uint8)
         return Split(
             grey,
             scale=255,
             redraw=redraw,
+            seed=seed,
             labels=torch.from_numpy(rows[f"{part}_labels"]).long(),
             shape=(28, 28),
             conventions={
                 "dataset": name,
                 "split": part,
                 "binarisation": binarisation,
-                "binarisation_seed": seed,
+                **({"binarisation_seed": seed} if binarisation in ("dynamic", "static") else {}),
                 "values": "[0, 1]" if binarisation == "none" else "{0, 1}",
             },
         )
@@ -186,11 +205,13 @@ def _static_mnist(rows: dict[str, np.ndarray]) -> Dataset:
 
 
 def _linear_gaussian(seed: int) -> Dataset:
-    weight = torch.randn(8, 3, generator=generator(seed), dtype=torch.float64)
+    weight = torch.randn(8, 3, generator=generator("linear-gaussian", seed), dtype=torch.float64)
     oracle = LinearGaussian(weight.to(torch.get_default_dtype()), noise=0.25)
 
     def split(position: int, part: str) -> Split:
-        rows = oracle.sample(2000 if part == "train" else 500, seed=1 + position)
+        rows = oracle.sample(
+            2000 if part == "train" else 500, seed=seed_of("linear-gaussian rows", seed, position)
+        )
         conventions = {"dataset": "linear-gaussian", "split": part, "binarisation": "none"}
         return Split(rows, conventions={**conventions, "values": "real", "data_seed": seed})
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, RandomSampler
 from tqdm import tqdm
 
 from pyrovae.batching import Data, batches, conventions_of, num_rows
 from pyrovae.importance import weigh
-from pyrovae.pareto import khat_threshold, pareto_khat
-from pyrovae.programs import Program, inspect, mode, modules_of, plain_errors
+from pyrovae.pareto import FEWEST_DRAWS, khat_threshold, pareto_khat
+from pyrovae.programs import Program, Structure, inspect, mode, modules_of, plain_errors
 from pyrovae.reductions import WeightSums, check_count, elbo, ess, log_evidence, standard_error
 from pyrovae.streams import stream
 
@@ -33,6 +34,8 @@ FIELDS = {
     "standard_error": ("Monte Carlo standard error of log_evidence", "nat"),
     "elbo": ("evidence lower bound", "nat"),
     "elbo_error": ("Monte Carlo standard error of elbo", "nat"),
+    "reconstruction": ("E_q[log p(x|z)]", "nat"),
+    "reconstruction_error": ("Monte Carlo standard error of reconstruction", "nat"),
     "kl": ("KL(q(z|x) || p(z))", "nat"),
     "kl_error": ("Monte Carlo standard error of kl", "nat"),
     "ess": ("effective sample size", "draws"),
@@ -49,7 +52,9 @@ class Evaluation:
         standard_error: Its Monte Carlo standard error.
         elbo: E_q[log p(x, z) - log q(z | x)].
         elbo_error: Its Monte Carlo standard error.
-        kl: KL(q(z | x) || p(z)), so that ``elbo + kl`` is E_q[log p(x | z)].
+        reconstruction: E_q[log p(x | z)], which is ``elbo + kl``.
+        reconstruction_error: Its Monte Carlo standard error.
+        kl: KL(q(z | x) || p(z)).
         kl_error: Its Monte Carlo standard error.
         ess: Effective sample size, in draws.
         khat: Pareto shape of the largest weights; see :func:`pyrovae.pareto_khat`.
@@ -61,6 +66,8 @@ class Evaluation:
     standard_error: Tensor
     elbo: Tensor
     elbo_error: Tensor
+    reconstruction: Tensor
+    reconstruction_error: Tensor
     kl: Tensor
     kl_error: Tensor
     ess: Tensor
@@ -77,14 +84,14 @@ class Evaluation:
         return self.log_evidence - self.elbo
 
     @property
-    def reconstruction(self) -> Tensor:
-        """E_q[log p(x | z)]: ``[n]`` in nats."""
-        return self.elbo + self.kl
+    def bias(self) -> Tensor:
+        r"""What log_evidence falls short of log p(x) by, in expectation: -SE^2 / 2, ``[n]`` in nats."""
+        return -self.standard_error.square() / 2
 
     def __str__(self) -> str:
-        """The table: means, and their two errors apart."""
+        """The table: means with their two errors apart, the expected bias, and what to believe."""
         said = self.conventions
-        what = [f"{said.get('dataset', 'data')} {said.get('split', '')}".strip()]
+        what = [f"{said['dataset']} {said['split']}" if "dataset" in said else "data of unrecorded origin"]
         what += [f"{len(self):,} rows"]
         what += [f"binarisation {said['binarisation']}"] if "binarisation" in said else []
         what += [f"K = {self.num_samples:,} draws", "importance sampling"]
@@ -92,23 +99,27 @@ class Evaluation:
         rows = {
             "log p(x)": (self.log_evidence, self.standard_error),
             "ELBO": (self.elbo, self.elbo_error),
-            "  reconstruction E_q[log p(x|z)]": (self.reconstruction, None),
+            "  reconstruction E_q[log p(x|z)]": (self.reconstruction, self.reconstruction_error),
             "  KL(q(z|x) || p(z))": (self.kl, self.kl_error),
             "gap KL(q(z|x) || p(z|x))": (self.gap, None),
         }
         for name, (values, errors) in rows.items():
-            test_set = values.std().item() / math.sqrt(len(self)) if len(self) > 1 else math.nan
-            monte_carlo = math.nan if errors is None else errors.norm().item() / len(self)
-            lines.append(f"{name:<34}{values.mean():>10.3f}{_error(test_set):>12}{_error(monte_carlo):>14}")
+            test_set, monte_carlo = _errors(values, errors)
+            lines.append(f"{name:<34}{values.mean():>10.3f}{_shown(test_set):>12}{_shown(monte_carlo):>14}")
+        if self.num_samples > 1:
+            lines.append(f"{'expected bias of log p(x)':<34}{self.bias.mean():>10.2g}")
+        lines.append(f"effective draws: median {self.ess.median():.0f}, least {self.ess.min():.1f}")
+        return "\n".join([*lines, self._khat_line()])
+
+    def _khat_line(self) -> str:
+        if self.num_samples < FEWEST_DRAWS:
+            return f"k-hat: needs {FEWEST_DRAWS} draws or more"
         threshold = khat_threshold(self.num_samples)
-        doubtful = int((~(self.khat < threshold)).sum())
-        lines += [
-            f"effective draws: median {self.ess.median():.0f}, least {self.ess.min():.1f}",
-            f"k-hat: {doubtful} of {len(self):,} rows not below {threshold:.2f}"
-            if self.num_samples >= 25
-            else "k-hat: needs 25 draws or more",
-        ]
-        return "\n".join(lines)
+        good, useless = int((self.khat < threshold).sum()), int((self.khat > 1).sum())
+        return (
+            f"k-hat: {good:,} rows reliable (below {threshold:.2f}), {len(self) - good - useless:,} "
+            f"doubtful, {useless:,} beyond their draws (above 1): there log p(x) is a lower bound"
+        )
 
     def to_xarray(self) -> xarray.Dataset:
         """The per-datum results as an xarray Dataset over ``datum``, with units and conventions."""
@@ -138,8 +149,21 @@ class Evaluation:
             return cls(**values, num_samples=int(dataset.attrs["num_samples"]), conventions=said)
 
 
-def _error(value: float) -> str:
-    return "" if math.isnan(value) else f"± {value:.3f}"
+def _errors(values: Tensor, errors: Tensor | None) -> tuple[float, float]:
+    """Standard errors of a mean: from the choice of data, and from the draws; nan where unknown."""
+    n = len(values)
+    monte_carlo = math.nan if errors is None else errors.norm().item() / n
+    if n == 1:
+        return math.nan, monte_carlo
+    # The spread of estimates is that of the data plus that of the draws.
+    drawn = 0.0 if errors is None or errors.isnan().any() else errors.square().mean().item()
+    return math.sqrt(max(values.var().item() - drawn, 0.0) / n), monte_carlo
+
+
+def _shown(error: float) -> str:
+    if math.isnan(error):
+        return ""
+    return f"± {error:.3f}" if error >= 0.001 or error == 0 else f"± {error:.0e}"
 
 
 @torch.no_grad()
@@ -194,66 +218,94 @@ def evaluate(
     columns: dict[str, list[Tensor]] = {name: [] for name in FIELDS}
     with mode(modules, training=False), tqdm(total=num_rows(data), disable=not progress) as bar:
         bar.set_description("evaluate")
-        for position, (rows, block) in enumerate(_blocks(data, device)):
+        structure = None
+        for position, (rows, block) in enumerate(_blocks(data, seed, device)):
             first = position * ROWS_AT_ONCE
-            with plain_errors(f"data rows {first} to {first + rows - 1}"), stream(seed, position):
-                found = _evaluate_block(model, guide, block, num_samples, chunk_size)
+            with plain_errors(f"data rows {first} to {first + rows - 1}"), stream("evaluate", seed, position):
+                structure = structure or inspect(model, guide, *block)
+                found = _evaluate_block(model, guide, block, structure, num_samples, chunk_size)
+            _check_no_nan(found["log_evidence"][:rows], first)
             for name, values in found.items():
                 columns[name].append(values[:rows].cpu())
             mean = torch.cat(columns["log_evidence"]).mean()
             bar.set_postfix_str(f"log p(x) {mean:.2f}", refresh=False)
             bar.update(rows)
+    results = {name: torch.cat(values) for name, values in columns.items()}
     conventions = {
         **conventions_of(data),
+        "rows": len(results["elbo"]),
         "num_samples": num_samples,
         "method": "importance sampling",
         "seed": seed,
+        "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
+        "torch": torch.__version__,
     }
-    results = {name: torch.cat(values) for name, values in columns.items()}
     return Evaluation(**results, num_samples=num_samples, conventions=conventions)
 
 
-def _blocks(data: Data, device: torch.device | str | None) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
-    """Blocks of exactly ROWS_AT_ONCE rows, the last filled up by repeating its last row."""
-    if hasattr(data, "reseed"):
-        data.reseed(0)
+def _check_no_nan(values: Tensor, first: int) -> None:
+    if values.isnan().any():
+        row = first + int(values.isnan().nonzero()[0])
+        raise ValueError(
+            f"data row {row}: its log-weights are NaN: look for NaN in the parameters, or for a density "
+            f"that is infinite in the model and the guide alike"
+        )
+
+
+def _blocks(
+    data: Data, seed: int, device: torch.device | str | None
+) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
+    """Blocks of ROWS_AT_ONCE rows, a later and ragged one filled up by repeating its last row."""
+    if isinstance(data, DataLoader) and isinstance(data.sampler, RandomSampler):
+        raise ValueError("evaluate: the DataLoader shuffles, so no result would belong to a known row")
     waiting: list[tuple[Tensor, ...]] = []
-    for batch in batches(data, ROWS_AT_ONCE, device=device):
+    filled = False
+    for batch in batches(data, ROWS_AT_ONCE, "evaluate", seed, device=device):
         waiting.append(batch)
-        while sum(len(rows[0]) for rows in waiting) >= ROWS_AT_ONCE:
+        while sum(len(rows[0]) for rows in waiting) > ROWS_AT_ONCE:
             joined = [torch.cat(tensors) for tensors in zip(*waiting, strict=True)]
             yield ROWS_AT_ONCE, tuple(tensor[:ROWS_AT_ONCE] for tensor in joined)
             waiting = [tuple(tensor[ROWS_AT_ONCE:] for tensor in joined)]
+            filled = True
     joined = [torch.cat(tensors) for tensors in zip(*waiting, strict=True)]
     rows = len(joined[0])
-    if rows:
-        filler = torch.arange(ROWS_AT_ONCE).clamp(max=rows - 1)
-        yield rows, tuple(tensor[filler.to(tensor.device)] for tensor in joined)
+    filler = torch.arange(ROWS_AT_ONCE if filled else rows).clamp(max=rows - 1)
+    yield rows, tuple(tensor[filler.to(tensor.device)] for tensor in joined)
 
 
 def _evaluate_block(
-    model: Program, guide: Program, block: tuple[Tensor, ...], num_samples: int, chunk_size: int | None
+    model: Program,
+    guide: Program,
+    block: tuple[Tensor, ...],
+    structure: Structure,
+    num_samples: int,
+    chunk_size: int | None,
 ) -> dict[str, Tensor]:
     """Every column of the result for one block of data."""
     sums: WeightSums | None = None
-    moments = torch.zeros(2, 2, ROWS_AT_ONCE, dtype=torch.float64, device=block[0].device)
-    structure = inspect(model, guide, *block)
-    for weights, log_likelihood in weigh(model, guide, block, {}, structure, num_samples, chunk_size):
+    moments: Tensor | float = 0.0
+    for weights, kl in weigh(model, guide, block, {}, structure, num_samples, chunk_size):
         chunk = WeightSums.of(weights, num_samples)
+        averaged = torch.stack([weights, weights + kl, kl])  # ELBO, reconstruction, KL
+        if sums is None:  # moments about the first draw lose no digits
+            origin = averaged[:, :1].nan_to_num(neginf=0.0)
         sums = chunk if sums is None else sums.join(chunk, num_samples)
-        averaged = torch.stack([weights, log_likelihood - weights])
-        moments += torch.stack([averaged.sum(1), averaged.square().sum(1)])
+        shifted = averaged - origin
+        moments = moments + torch.stack([shifted.sum(1), shifted.square().sum(1)])
     assert sums is not None
     mean, mean_square = moments / num_samples
     variance = (mean_square - mean.square()).clamp(min=0)
     error = (variance / (num_samples - 1)).sqrt() if num_samples > 1 else torch.full_like(mean, torch.nan)
+    _, reconstruction, kl = mean + origin[:, 0]
     return {
         "log_evidence": log_evidence(sums),
         "standard_error": standard_error(sums),
         "elbo": elbo(sums),
         "elbo_error": error[0],
-        "kl": mean[1],
-        "kl_error": error[1],
+        "reconstruction": reconstruction,
+        "reconstruction_error": error[1],
+        "kl": kl,
+        "kl_error": error[2],
         "ess": ess(sums),
         "khat": pareto_khat(sums),
     }

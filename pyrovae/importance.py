@@ -92,10 +92,9 @@ def weigh(
     num_samples: int,
     chunk_size: int | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Draw and weigh chunk by chunk: (log-weights, log-likelihoods), each ``[draws, batch]``.
+    """Draw and weigh chunk by chunk: (log-weights, log q(z_s | x) - log p(z_s)), each ``[draws, batch]``.
 
-    The log-likelihood is that of the observed sites, log p(x | z_s), so that its mean less the
-    mean log-weight is KL(q || p(z)).
+    The mean of the second is KL(q || p(z)), and their sum is log p(x | z_s).
     """
     check_count("num_samples", num_samples)
     chunk_size = chunk_size if chunk_size is not None else DRAWS_AT_ONCE
@@ -110,7 +109,8 @@ def weigh(
             sites = _score(model, args, kwargs, drawn, rows, structure)
             log_likelihood = _sum_by_datum([s for s in sites if s["is_observed"]], structure)
             log_prior = _sum_by_datum([s for s in sites if not s["is_observed"]], structure)
-            yield log_likelihood + log_prior - log_q[rows], log_likelihood
+            log_ratio = (log_q[rows] if log_q.dim() else log_q) - log_prior
+            yield log_likelihood - log_ratio, log_ratio
 
 
 def _score(
@@ -125,6 +125,8 @@ def _score(
     single = rows.stop - rows.start == 1
     kept = poutine.Trace()
     for site in sample_sites(drawn):
+        if site["is_observed"]:  # a factor of the guide
+            continue
         value = site["value"][rows.start if single else rows]
         kept.add_node(site["name"], **{**site, "value": value})
     program = poutine.trace(poutine.replay(model, trace=kept))

@@ -70,7 +70,7 @@ def check_support(distribution: Any, x: Tensor) -> None:
         return
     row, value = _first_bad(support, x)
     raise ValueError(
-        f"site 'x': value {value:g} in row {row} of the batch is outside {name}: {_mend(x, value)}"
+        f"site 'x': value {value:g} in row {row} of the batch is outside {name}: {_mend(name, x, value)}"
     )
 
 
@@ -81,21 +81,22 @@ def _name(distribution: Any) -> str:
 
 
 def _first_bad(support: torch.distributions.constraints.Constraint, x: Tensor) -> tuple[int, float]:
-    """Row and value of the first value outside; the constraint's own elements where it has them."""
-    elementwise = support
-    while hasattr(elementwise, "base_constraint"):
-        elementwise = elementwise.base_constraint
-    good = elementwise.check(x)
-    index = int((~good).flatten().to(torch.uint8).argmax())
-    per_row = max(good[0].numel(), 1)
-    row = index // per_row
-    value = x.flatten()[index] if good.shape == x.shape else x[row].flatten()[0]
-    return row, float(value)
+    """Row and value of the first value outside, whatever draws dims the support has besides."""
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    good = support.check(x)
+    if good.shape[good.dim() - x.dim() :] != x.shape:  # a constraint on whole rows
+        row = int((~good.reshape(-1, len(x)).all(0)).nonzero()[0])
+        return row, float(x[row].flatten()[0])
+    first = (~good.reshape(-1, *x.shape).all(0)).nonzero()[0]
+    return int(first[0]), float(x[tuple(first)])
 
 
-def _mend(x: Tensor, value: float) -> str:
+def _mend(name: str, x: Tensor, value: float) -> str:
     if value != value:
         return "drop the row or fill it in"
+    if name != "Bernoulli":
+        return "rescale the data, or choose a likelihood that takes them"
     if x.min() >= 0 and x.max() <= 1:
         return "binarise, or use ContinuousBernoulli"
     if x.min() >= 0 and x.max() <= 255:

@@ -12,6 +12,7 @@ from pyrovae.reductions import WeightSums, as_sums, tail_length
 __all__ = ["khat_threshold", "pareto_khat"]
 
 FEWEST_DRAWS, SHORTEST_TAIL = 25, 5
+DOMINANT = 0.2  # of all weight: more than this in four draws is no mean of many
 EQUAL = 1e-8  # nats: weights that differ by less have no tail worth a shape
 
 
@@ -39,9 +40,9 @@ def pareto_khat(log_weights: Tensor | WeightSums) -> Tensor:
         log_weights: ``[S, batch]`` log-weights in nats, or their sums.
 
     Returns:
-        ``[batch]``, float64. ``-inf`` where all weights of the tail are equal (a perfect guide has
-        no tail), ``inf`` where fewer than five draws carry all the tail's weight, ``nan`` for fewer than
-        25 draws or where a weight is nan or infinite.
+        ``[batch]``, float64. ``-inf`` where the largest weights are equal, all or all but four of
+        them (a perfect guide, or a discrete latent, has no tail); ``inf`` where four draws or fewer
+        carry a fifth of all weight; ``nan`` for fewer than 25 draws, or where a weight is nan or inf.
 
     References:
         Vehtari et al., Pareto Smoothed Importance Sampling, 2024. arXiv:1507.02646.
@@ -66,12 +67,14 @@ def pareto_khat(log_weights: Tensor | WeightSums) -> Tensor:
     excess = (largest[:-1] - best).exp() - threshold
     count = (excess > 0).sum(0)
     usable = (best < torch.inf) & ~sums.log_sum.isnan()
-    khat = torch.where(usable & (count < SHORTEST_TAIL), torch.inf, khat)
+    few = (largest[: SHORTEST_TAIL - 1].logsumexp(0) - sums.log_sum).exp()
+    verdict = torch.where((few < DOMINANT) & (count < SHORTEST_TAIL), -torch.inf, torch.inf)
+    khat = torch.where(usable, verdict, khat)
     khat = torch.where(best.isfinite() & (best - cutoff < EQUAL), -torch.inf, khat)
     fitted = usable & (count >= SHORTEST_TAIL) & (best - cutoff >= EQUAL)
     for n in count[fitted].unique().tolist():
         chosen = fitted & (count == n)
-        khat[chosen] = _fit_shape(excess[:n, chosen].flip(0))
+        khat[chosen] = _fit_shape(excess[:n, chosen].flip(0)).nan_to_num(nan=torch.inf)
     return khat
 
 

@@ -69,11 +69,18 @@ def inspect(model: Program, guide: Program, *args: Any, **kwargs: Any) -> Struct
     Raises:
         ValueError: A latent site is missing in the guide, or a guide's site in the model; a site
             lies outside the data plate or has a batch shape that its plates do not allow; the
-            plate subsamples at random; the guide has no density (all Delta).
+            plate subsamples at random; a latent has no density under the guide (Delta); a density is
+            random given the latents.
     """
-    with stream(0), torch.no_grad():
+    with stream("inspect"), torch.no_grad():
         with plain_errors():
             guide_trace, model_trace = traces(model, guide, args, kwargs)
+            again = traces(
+                poutine.replay(model, trace=model_trace),
+                poutine.replay(guide, trace=guide_trace),
+                args,
+                kwargs,
+            )
         for trace in (guide_trace, model_trace):
             _check_no_random_subsample(trace)
         model_sites, guide_sites = list(sample_sites(model_trace)), list(sample_sites(guide_trace))
@@ -81,6 +88,8 @@ def inspect(model: Program, guide: Program, *args: Any, **kwargs: Any) -> Struct
         plate = _data_plate(model_sites + guide_sites)
         for site in model_sites + guide_sites:
             _check_batch_shape(site)
+        for trace, repeated in zip((guide_trace, model_trace), again, strict=True):
+            _check_same_densities(trace, repeated)
     depth = max(-frame.dim for site in model_sites + guide_sites for frame in _frames(site))
     return Structure(plate.name, plate.dim, -1 - depth)
 
@@ -95,9 +104,10 @@ def traces(
 
 
 def modules_of(model: Program, guide: Program, device: torch.device | str | None = None) -> list[nn.Module]:
-    """Those of the two programs that are modules, moved to the device if one is given."""
-    programs = [program for program in (model, guide) if isinstance(program, nn.Module)]
-    return [program.to(device) for program in programs]
+    """The modules that the two programs are, or are handlers around, moved to the device if given."""
+    bare = [poutine.unwrap(program) for program in (model, guide)]  # of handlers around them
+    owners = [getattr(program, "__self__", program) for program in bare]  # of bound methods
+    return [owner.to(device) for owner in owners if isinstance(owner, nn.Module)]
 
 
 @contextmanager
@@ -117,11 +127,13 @@ def plain_errors(where: str = "") -> Iterator[None]:
     """Cut the trace shapes that Pyro adds to an error; say where it was, and the mend if Pyro does not."""
     try:
         yield
-    except ValueError as error:
-        message = re.split(r"\n\s*Trace Shapes:", str(error))[0]
-        if "Shape mismatch inside plate" in message:
+    except (ValueError, RuntimeError) as error:
+        if type(error) not in (ValueError, RuntimeError):
+            raise
+        message = " ".join(re.split(r"\n\s*Trace Shapes:", str(error))[0].split())
+        if "Shape mismatch inside plate" in message and "Did you forget" not in message:
             message += ". Did you forget .to_event(1)?"
-        raise ValueError(f"{where}: {message}" if where else message) from error
+        raise type(error)(f"{where}: {message}" if where else message) from error
 
 
 def _frames(site: Site) -> list[Any]:
@@ -143,20 +155,32 @@ def _check_same_latents(model_sites: list[Site], guide_sites: list[Site]) -> Non
     latent = {s["name"] for s in model_sites if not s["is_observed"]}
     guided = {s["name"] for s in guide_sites if not s["is_observed"]}
     auxiliary = {s["name"] for s in guide_sites if s["infer"].get("is_auxiliary")}
+    points = {s["name"] for s in guide_sites if s["name"] in latent and _is_delta(s["fn"])}
     for name in sorted(latent - guided):
         raise ValueError(
             f"site '{name}' is a latent of the model and missing in the guide: "
             f"add pyro.sample('{name}', ...) to the guide"
+        )
+    observed = {s["name"] for s in model_sites if s["is_observed"]}
+    for name in sorted(observed & {s["name"] for s in guide_sites}):
+        raise ValueError(
+            f"site '{name}' is observed in the model and present in the guide: take it out of the guide "
+            f"(of Pyro's autoguides, use one that runs by itself, such as AutoNormal)"
         )
     for name in sorted(guided - latent - auxiliary):
         raise ValueError(
             f"site '{name}' of the guide is no latent of the model: rename it, "
             f"or mark it infer={{'is_auxiliary': True}}"
         )
-    if guided and not auxiliary and all(_is_delta(s["fn"]) for s in guide_sites):
+    if points and not auxiliary:
         raise ValueError(
-            f"site '{min(guided)}' has a Delta guide: a point has no density to weigh with; "
+            f"site '{min(points)}' has a Delta guide: a point has no density to weigh with; "
             f"evaluate with a guide of some width, such as guides.Normal"
+        )
+    if auxiliary and not points:  # else the latents are functions of it, as in Pyro's autoguides
+        raise ValueError(
+            f"site '{min(auxiliary)}' is auxiliary, and no latent is a Delta function of it: its "
+            f"density is not that of the latents; integrate it out of the guide"
         )
 
 
@@ -176,17 +200,37 @@ def _data_plate(sites: list[Site]) -> Any:
     shared = [
         plate
         for plate in _frames(sites[0])
-        if all(any(plate.name == f.name for f in _frames(site)) for site in sites)
+        if all(any(_place(plate) == _place(f) for f in _frames(site)) for site in sites)
     ]
     if shared:
         return next((plate for plate in shared if plate.name == "data"), shared[0])
-    commonest = max(plates, key=lambda plate: sum(plate.name == p.name for p in plates))
-    outside = next(s for s in sites if all(f.name != commonest.name for f in _frames(s)))
+    commonest = max(plates, key=lambda plate: sum(_place(plate) == _place(p) for p in plates))
+    outside = next(s for s in sites if all(_place(f) != _place(commonest) for f in _frames(s)))
     raise ValueError(
         f"site '{outside['name']}', batch_shape {tuple(outside['fn'].batch_shape)}, lies outside the "
         f"data plate '{commonest.name}' ({commonest.size} rows), so it belongs to no single datum: "
-        f"move it into the plate, or fix its value with poutine.condition"
+        f"move it into the plate, or fix its value with poutine.condition; in place of a guide joint "
+        f"over all data, use one with a factor per datum, such as AutoNormal"
     )
+
+
+def _place(frame: Any) -> tuple[int, int]:
+    """What model and guide must agree on; names may differ."""
+    return frame.dim, frame.size
+
+
+def _check_same_densities(trace: Any, repeated: Any) -> None:
+    """A second run on the same draws has to give the same densities."""
+    second = {site["name"]: log_density(site) for site in sample_sites(repeated)}
+    for site in sample_sites(trace):
+        name, first = site["name"], log_density(site)
+        if name not in second or not torch.allclose(
+            first, second[name], rtol=1e-4, atol=1e-4, equal_nan=True
+        ):
+            raise ValueError(
+                f"site '{name}': its density changes from run to run on the same draws: put modules in "
+                f"evaluation mode (dropout?), and draw what is random with pyro.sample"
+            )
 
 
 def _check_batch_shape(site: Site) -> None:

@@ -135,9 +135,10 @@ def ess(log_weights: Tensor | WeightSums) -> Tensor:
 def standard_error(log_weights: Tensor | WeightSums) -> Tensor:
     r"""The Monte Carlo standard error of :func:`log_evidence`, by the delta method.
 
-    .. math:: \mathrm{SE} = \sqrt{\frac1{\mathrm{ESS}} - \frac1S}
+    .. math:: \mathrm{SE}^2 = \frac{S}{S - 1} \Big( \frac1{\mathrm{ESS}} - \frac1S \Big)
 
-    Too small under heavy tails: believe it where :func:`pareto_khat` is below 0.7.
+    Believe it where :func:`pareto_khat` is below 0.5: above, the weights have no variance, and it
+    is too small, the more so the larger k.
 
     Args:
         log_weights: ``[S, batch]`` log-weights in nats, or their sums.
@@ -153,4 +154,5 @@ def standard_error(log_weights: Tensor | WeightSums) -> Tensor:
     sums = as_sums(log_weights)
     if sums.num_samples == 1:
         return torch.full_like(sums.log_sum, torch.nan)
-    return (1 / ess(sums) - 1 / sums.num_samples).clamp(min=0).sqrt()
+    size = sums.num_samples
+    return ((1 / ess(sums) - 1 / size) * size / (size - 1)).clamp(min=0).sqrt()

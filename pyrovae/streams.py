@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -11,38 +12,42 @@ import torch
 __all__ = ["generator", "seed_of", "stream"]
 
 
-def seed_of(*key: int) -> int:
-    """Hash a key of integers to one 32-bit seed (CPU generators of torch use no more bits).
+def seed_of(purpose: str, *key: int) -> int:
+    """Hash a purpose and integers to one 32-bit seed (CPU generators of torch use no more bits).
 
     Args:
-        key: Non-negative integers, such as ``(seed, epoch)`` or ``(seed, data block, draw block)``.
+        purpose: What is drawn, such as "binarisation": two purposes never share a stream.
+        key: Non-negative integers, such as a seed and the position of a block of data.
 
     Example:
-        >>> seed_of(0, 1) == seed_of(0, 1), seed_of(0, 1) == seed_of(1, 0)
-        (True, False)
+        >>> seed_of("noise", 0, 1) == seed_of("noise", 0, 1)
+        True
+        >>> len({seed_of("noise", 0, 1), seed_of("noise", 1, 0), seed_of("order", 0, 1)})
+        3
     """
     # The length goes in too: SeedSequence takes (1,) and (1, 0) for the same key.
-    return int(np.random.SeedSequence((len(key), *key)).generate_state(1, np.uint32)[0])
+    entropy = (crc32(purpose.encode()), len(key), *key)
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint32)[0])
 
 
 @contextmanager
-def stream(*key: int) -> Iterator[None]:
+def stream(purpose: str, *key: int) -> Iterator[None]:
     """Draw from the stream of this key inside the block; outside, torch's own state is untouched.
 
     Example:
-        >>> with stream(0, 7):
+        >>> with stream("noise", 7):
         ...     a = torch.randn(3)
-        >>> with stream(0, 7):
+        >>> with stream("noise", 7):
         ...     b = torch.randn(3)
         >>> torch.equal(a, b)
         True
     """
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed_of(*key))
+        torch.manual_seed(seed_of(purpose, *key))
         yield
 
 
-def generator(*key: int) -> torch.Generator:
+def generator(purpose: str, *key: int) -> torch.Generator:
     """A CPU generator at the start of the stream of this key."""
-    return torch.Generator().manual_seed(seed_of(*key))
+    return torch.Generator().manual_seed(seed_of(purpose, *key))

@@ -9,12 +9,12 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.contrib.zuko import ZukoToPyro  # wraps any torch Distribution, and needs no zuko
-from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.infer.util import is_validation_enabled
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from pyrovae.distributions import as_pyro
 from pyrovae.likelihoods import check_support
 
 __all__ = ["VAE", "Guide", "Model"]
@@ -59,6 +59,13 @@ class VAE(nn.Module):
         self.model = Model(prior, likelihood)
         self.guide = Guide(guide)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Swap a part: ``vae.prior = ...`` and ``vae.likelihood = ...`` reach the model."""
+        if name in ("prior", "likelihood"):
+            setattr(self.model, name, _as_module(value))
+        else:
+            super().__setattr__(name, value)
+
     @property
     def prior(self) -> nn.Module:
         """The module of p(z)."""
@@ -99,17 +106,17 @@ class VAE(nn.Module):
         """
         if steps < 2:
             raise ValueError(f"interpolate: steps must be at least 2, got {steps}")
-        start, end = (self.encode(x[None]).mean[0] for x in (a, b))
+        start, end = self.encode(a).mean, self.encode(b).mean
         along = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)
         along = along.reshape(-1, *[1] * start.dim())
         return self.decode(start + along * (end - start)).mean
 
 
 class _Program(PyroModule):
-    """A Pyro program with a root name no other has.
+    """A Pyro program with a root name of its own, its copies too.
 
-    Pyro's parameter store knows parameters by name: of two programs with the same names, copies
-    among them, SVI would train only the first.
+    Pyro's parameter store knows parameters by name: of two programs with the same names SVI would
+    train only the first.
     """
 
     def __init__(self) -> None:
@@ -147,18 +154,20 @@ class Model(_Program):
             ValueError: Neither data nor size; data outside the likelihood's support; z of another
                 width than the prior's.
         """
-        with pyro.plate("data", _num_rows(x, size)):
-            prior = _as_pyro(self.prior())
+        plate = pyro.plate("data", _num_rows(x, size), dim=-1)
+        prior = as_pyro(self.prior())
+        with plate:
             z = pyro.sample("z", prior)
-            if z.shape[z.dim() - len(prior.event_shape) :] != prior.event_shape:
-                raise ValueError(
-                    f"site 'z': the guide gives shape {tuple(z.shape)}, the prior has events of "
-                    f"shape {tuple(prior.event_shape)}: give both the same width"
-                )
-            likelihood = self.likelihood(z)
-            if x is not None:
-                check_support(likelihood, x)
-            return pyro.sample("x", _as_pyro(likelihood), obs=x)
+        if z.shape[z.dim() - len(prior.event_shape) :] != prior.event_shape:
+            raise ValueError(
+                f"site 'z': the guide gives shape {tuple(z.shape)}, the prior has events of "
+                f"shape {tuple(prior.event_shape)}: give both the same width"
+            )
+        likelihood = self.likelihood(z)
+        if x is not None and is_validation_enabled():
+            check_support(likelihood, x)
+        with plate:
+            return pyro.sample("x", as_pyro(likelihood), obs=x)
 
 
 class Guide(_Program):
@@ -176,8 +185,9 @@ class Guide(_Program):
         """Draw z for data ``[batch, *event]``."""
         if x is None:
             raise ValueError("vae.guide is called with data: q(z | x) says nothing without x")
-        with pyro.plate("data", _num_rows(x)):
-            return pyro.sample("z", _as_pyro(self.part(x)))
+        q = as_pyro(self.part(x))
+        with pyro.plate("data", len(x), dim=-1):
+            return pyro.sample("z", q)
 
 
 class _Part(nn.Module):
@@ -195,12 +205,7 @@ def _as_module(part: Part) -> nn.Module:
     return part if isinstance(part, nn.Module) else _Part(part)
 
 
-def _as_pyro(distribution: Distribution) -> Any:
-    is_pyro = isinstance(distribution, TorchDistributionMixin)
-    return distribution if is_pyro else ZukoToPyro(distribution)
-
-
-def _num_rows(x: Tensor | None, size: int | None = None) -> int:
+def _num_rows(x: Tensor | None, size: int | None) -> int:
     if x is not None:
         return len(x)
     if size is None:

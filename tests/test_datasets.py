@@ -64,13 +64,26 @@ def test_dynamic_binarisation_draws_test_rows_once():
     assert not torch.equal(digits.test[:50], datasets.load("mnist-mini", seed=1).test[:50])
 
 
-def test_a_splits_stream_is_its_own_and_can_be_put_back():
-    train = datasets.load("mnist-mini").train
-    train.reseed(3, 1)
+def test_a_splits_stream_is_its_own_and_goes_on_after_a_keyed_one():
+    train, same = (datasets.load("mnist-mini").train for _ in range(2))
     torch.rand(5)
-    first = train[:20]
-    train.reseed(3, 1)
-    assert torch.equal(train[:20], first)
+    assert torch.equal(train[:20], same[:20])
+    with train.drawing("test", 3):
+        first = train[:20]
+    with train.drawing("test", 3):
+        assert torch.equal(train[:20], first)
+    with train.drawing("test", 4):
+        assert not torch.equal(train[:20], first)
+    assert torch.equal(train[:20], same[:20])
+    assert not torch.equal(train[:20], datasets.load("mnist-mini", seed=1).train[:20])
+
+
+def test_workers_of_a_loader_draw_apart_and_anew_each_epoch():
+    split = datasets.Split(torch.full((8, 500), 128, dtype=torch.uint8), scale=255, redraw=True)
+    loader = DataLoader(split, batch_size=4, num_workers=2)
+    first, second = (torch.cat(list(loader)) for _ in range(2))
+    assert not torch.equal(first, second)
+    assert not torch.equal(first[:4], first[4:])
 
 
 @pytest.mark.parametrize("binarisation", ["static", "threshold", "none"])

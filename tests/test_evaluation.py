@@ -58,7 +58,7 @@ def test_columns_are_the_reductions_of_the_log_weights():
     vae = a_vae()
     x = torch.bernoulli(torch.full((64, FEATURES), 0.4))
     result = evaluate(vae, x, num_samples=300, seed=3)
-    with stream(3, 0), torch.no_grad():
+    with stream("evaluate", 3, 0), torch.no_grad():
         weights = pv.log_weights(vae.model, vae.guide, x, num_samples=300)
     for name, reduction in {
         "log_evidence": pv.log_evidence,
@@ -164,6 +164,8 @@ def test_table_tells_what_it_is_of():
         "num_samples": 2,
         "method": "importance sampling",
         "seed": 0,
+        "dtype": str(torch.get_default_dtype())[6:],
+        "torch": torch.__version__,
     }
     first, header, evidence, *_ = str(result).splitlines()
     assert first == "mnist-mini test, 1,000 rows, binarisation dynamic, K = 2 draws, importance sampling"

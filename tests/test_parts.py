@@ -77,10 +77,10 @@ def test_streams_are_keyed_and_leave_the_outside_alone():
     before = torch.get_rng_state()
     draws = {}
     for key in ((0,), (1,), (0, 0), (0, 1), (1, 0)):
-        with stream(*key):
+        with stream("test", *key):
             draws[key] = torch.rand(4)
     assert torch.equal(torch.get_rng_state(), before)
-    with stream(0, 1):
+    with stream("test", 0, 1):
         assert torch.equal(torch.rand(4), draws[0, 1])
-    assert torch.equal(torch.rand(4, generator=generator(0, 1)), draws[0, 1])
+    assert torch.equal(torch.rand(4, generator=generator("test", 0, 1)), draws[0, 1])
     assert len({tuple(values.tolist()) for values in draws.values()}) == len(draws)

@@ -23,7 +23,7 @@ def test_two_draws_by_hand():
     assert pv.log_evidence(weights).item() == pytest.approx(math.log(2) - 1000, abs=1e-12)
     assert pv.elbo(weights).item() == pytest.approx(math.log(3) / 2 - 1000, abs=1e-12)
     assert pv.ess(weights).item() == pytest.approx(16 / 10)
-    assert pv.standard_error(weights).item() == pytest.approx(math.sqrt(10 / 16 - 1 / 2))
+    assert pv.standard_error(weights).item() == pytest.approx(0.5)  # weights 1 and 3: sd sqrt(2), mean 2
 
 
 def test_bound_is_below_evidence(log_weights):
@@ -81,7 +81,7 @@ def test_some_weights_zero():
     assert pv.log_evidence(weights).item() == pytest.approx(math.log(0.5))
     assert pv.elbo(weights).item() == -math.inf
     assert pv.ess(weights).item() == pytest.approx(2)
-    assert pv.standard_error(weights).item() == pytest.approx(0.5)
+    assert pv.standard_error(weights).item() == pytest.approx(math.sqrt(1 / 3))
 
 
 def test_all_weights_zero():

@@ -15,8 +15,7 @@ from torch import nn
 
 import pyrovae as pv
 from pyrovae.batching import batches
-from pyrovae.streams import generator, stream
-from pyrovae.training import NOISE, ORDER
+from pyrovae.streams import stream
 
 
 @pytest.fixture
@@ -54,8 +53,8 @@ def test_every_loss_is_that_of_stock_svi(x):
     svi = SVI(theirs.model, theirs.guide, pyro.optim.Adam({"lr": 1e-3}), loss=Trace_ELBO())
     losses = []
     for epoch in range(3):
-        with stream(7, epoch, NOISE):
-            for batch in batches(x, 16, order=generator(7, epoch, ORDER)):
+        with stream("train", 7, epoch):
+            for batch in batches(x, 16, "train", 7, epoch, shuffle=True):
                 losses.append(svi.step(*batch))
     assert len(losses) == 3 * 4
     assert recording.losses[1:] == pytest.approx(losses, rel=1e-6)

@@ -1,0 +1,142 @@
+"""A loss that also tells the ELBO and its parts, from the sites its own run went through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from pyrovae.programs import Program, Site, log_density, plain_errors, sample_sites
+from pyrovae.streams import stream
+
+__all__ = ["Meter"]
+
+
+class Meter:
+    """A loss over a pair of programs, with what one wants to know of each of its runs.
+
+    Args:
+        model: Pyro program of p(x, z).
+        guide: Pyro program of q(z | x).
+        objective: A Pyro ELBO.
+    """
+
+    def __init__(self, model: Program, guide: Program, objective: Any) -> None:
+        if isinstance(poutine.unwrap(guide), poutine.messenger.Messenger):
+            raise ValueError(
+                "the guide is an effect handler: use one that runs by itself, such as AutoNormal"
+            )
+        self.model, self.guide, self.objective = _Recorded(model), _Recorded(guide), objective
+        self.module: nn.Module = objective(self.model, self.guide)
+        self.particles = getattr(objective, "num_particles", 1)
+        self.runs = 1 if getattr(objective, "vectorize_particles", False) else self.particles
+
+    def forward(self, *batch: Tensor) -> Tensor:
+        """The loss, differentiable; with gradients already added where Pyro's loss gives no graph."""
+        self._forget()
+        if hasattr(self.objective, "differentiable_loss"):
+            return self.module(*batch)
+        loss = self.objective.loss_and_grads(self.model, self.guide, *batch)
+        return torch.as_tensor(loss, dtype=torch.float64)
+
+    @torch.no_grad()
+    def value(self, *batch: Tensor) -> Tensor:
+        """The loss, for its value alone."""
+        self._forget()
+        return torch.as_tensor(self.objective.loss(self.model, self.guide, *batch), dtype=torch.float64)
+
+    @torch.no_grad()
+    def sums(self, loss: Tensor) -> Tensor:
+        """Over the batch of the last run: loss, plain ELBO, E_q[log p(x|z)], KL(q || p(z)).
+
+        The two parts are nan under enumeration, and the ELBO then is the loss with its sign turned.
+        """
+        loss = loss.detach().double().cpu()
+        enumerated = any(site["infer"].get("_enumerate_dim") is not None for site in self.model.sites())
+        if enumerated or len(self.model.traces) != self.runs:  # in parallel, or a run for each value
+            return torch.stack([loss, -loss, torch.tensor(torch.nan), torch.tensor(torch.nan)])
+        observed, prior, guide = (
+            sum(
+                (log_density(site).sum().double().cpu() for site in sites),
+                torch.zeros((), dtype=torch.float64),
+            )
+            for sites in (
+                [site for site in self.model.sites() if site["is_observed"]],
+                [site for site in self.model.sites() if not site["is_observed"]],
+                list(self.guide.sites()),
+            )
+        )
+        bound = observed + prior - guide
+        return torch.stack([loss, *(part / self.particles for part in (bound, observed, guide - prior))])
+
+    def parameters(self, batch: tuple[Tensor, ...]) -> list[Tensor]:
+        """Every parameter a step moves: of the modules, met by the programs, or in the loss's graph."""
+        buffers = [(buffer, buffer.clone()) for buffer in self.module.buffers()]
+        with stream("first run"), poutine.trace(param_only=True) as capture, plain_errors():
+            loss = self.forward(*batch)
+        self.module.zero_grad()
+        with torch.no_grad():
+            for buffer, before in buffers:  # running statistics count no data twice
+                buffer.copy_(before)
+        values: list[Any] = [site["value"] for site in capture.trace.nodes.values()]
+        met = [value.unconstrained() if hasattr(value, "unconstrained") else value for value in values]
+        found = [*self.module.parameters(), *met, *_leaves(loss)]
+        unique: dict[int, Tensor] = {id(leaf): leaf for leaf in found if leaf.requires_grad}
+        if not unique:
+            raise ValueError("fit: no trainable parameter in model or guide: nothing the loss depends on")
+        return list(unique.values())
+
+    def name(self, parameter: Tensor) -> str:
+        """What a parameter is called in its module."""
+        for name, candidate in self.module.named_parameters():
+            if candidate is parameter:
+                return name.removeprefix("model.program.").removeprefix("guide.program.")
+        return f"a tensor of shape {tuple(parameter.shape)}"
+
+    def blame(self) -> str:
+        """The first site with a log density that is not finite, in the order of execution."""
+        for program, kind in ((self.guide, "guide"), (self.model, "model")):
+            for site in program.sites():
+                if not log_density(site).isfinite().all():
+                    return f"site '{site['name']}' of the {kind} has no finite log density"
+        return "each site is finite, the loss is not"
+
+    def _forget(self) -> None:
+        self.model.traces.clear()
+        self.guide.traces.clear()
+
+
+class _Recorded(nn.Module):
+    """A program that keeps the traces of its runs, and its parameters in sight of the optimiser."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__()
+        self.program = program
+        self.traces: list[Any] = []
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        with poutine.trace() as tracer:
+            result = self.program(*args, **kwargs)
+        self.traces.append(tracer.trace)
+        return result
+
+    def sites(self) -> Iterator[Site]:
+        for trace in self.traces:
+            yield from sample_sites(trace)
+
+
+def _leaves(loss: Tensor) -> list[Tensor]:
+    """The leaf tensors that a loss depends on: a closure's parameters belong to no module."""
+    waiting, seen, leaves = [loss.grad_fn], set(), []
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            leaves.append(node.variable)
+        waiting += [parent for parent, _ in node.next_functions]
+    return leaves
