@@ -283,7 +283,7 @@ def _evaluate_block(
 ) -> dict[str, Tensor]:
     """Every column of the result for one block of data."""
     sums: WeightSums | None = None
-    moments: Tensor | float = 0.0
+    moments = torch.zeros(2, 3, len(block[0]), dtype=torch.float64, device=block[0].device)
     for weights, kl in weigh(model, guide, block, {}, structure, num_samples, chunk_size):
         chunk = WeightSums.of(weights, num_samples)
         averaged = torch.stack([weights, weights + kl, kl])  # ELBO, reconstruction, KL
@@ -291,7 +291,7 @@ def _evaluate_block(
             origin = averaged[:, :1].nan_to_num(neginf=0.0)
         sums = chunk if sums is None else sums.join(chunk, num_samples)
         shifted = averaged - origin
-        moments = moments + torch.stack([shifted.sum(1), shifted.square().sum(1)])
+        moments += torch.stack([shifted.sum(1), shifted.square().sum(1)])
     assert sums is not None
     mean, mean_square = moments / num_samples
     variance = (mean_square - mean.square()).clamp(min=0)

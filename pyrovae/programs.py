@@ -154,7 +154,7 @@ def _check_no_random_subsample(trace: poutine.Trace) -> None:
 def _check_same_latents(model_sites: list[Site], guide_sites: list[Site]) -> None:
     latent = {s["name"] for s in model_sites if not s["is_observed"]}
     guided = {s["name"] for s in guide_sites if not s["is_observed"]}
-    auxiliary = {s["name"] for s in guide_sites if s["infer"].get("is_auxiliary")}
+    auxiliary = {s["name"] for s in guide_sites if s["name"] in guided and s["infer"].get("is_auxiliary")}
     points = {s["name"] for s in guide_sites if s["name"] in latent and _is_delta(s["fn"])}
     for name in sorted(latent - guided):
         raise ValueError(

@@ -171,8 +171,8 @@ class Quadrature:
         change = (totals["half"] + self.latents * math.log(2) - totals["all"]).abs()
         at_ends = (totals["ends"] - totals["all"]).exp()
         for problem, size, mend in (
-            ("half the points change it by", change, "more points"),
             ("the ends of the grid hold a part of", at_ends, "a larger limit"),
+            ("half the points change it by", change, "more points"),
         ):
             if size.max() > tolerance:
                 row = int(size.argmax())

@@ -258,6 +258,34 @@ def test_pyros_own_weights_are_one_for_the_whole_batch():
     assert our_error < their_error / 2
 
 
+def test_no_latents_left_is_the_likelihood_itself():
+    vae = a_vae()
+    x, z = torch.eye(FEATURES), torch.randn(FEATURES, LATENTS)
+    conditioned = poutine.condition(vae.model, {"z": z})
+    weights = pv.log_weights(conditioned, lambda x: None, x, num_samples=3)
+    expected = vae.prior().log_prob(z) + vae.decode(z).log_prob(x)
+    torch.testing.assert_close(weights, expected.double().expand(3, -1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 2, None])
+def test_factors_count_in_model_and_guide(chunk_size):
+    oracle = an_oracle()
+    x = oracle.sample(4)
+
+    def model(x):
+        oracle.model(x)
+        with pyro.plate("more", 4):
+            pyro.factor("f", x.new_full((4,), 0.7))
+
+    def guide(x):
+        oracle.guide(x)
+        with pyro.plate("more", 4):
+            pyro.factor("g", x.new_full((4,), 0.2), has_rsample=True)
+
+    weights = pv.log_weights(model, guide, x, num_samples=5, chunk_size=chunk_size)
+    torch.testing.assert_close(weights, (oracle.log_evidence(x) + 0.5).expand(5, 4))
+
+
 def test_random_state_moves_only_by_the_draws():
     vae = a_vae()
     x = torch.eye(FEATURES)

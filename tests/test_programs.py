@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormalMessenger
 
 from pyrovae.programs import Structure, inspect
 
@@ -17,7 +18,7 @@ NORMAL = dist.Normal(torch.zeros(2), 1).to_event(1)
 def model(x):
     with pyro.plate("data", len(x)):
         z = pyro.sample("z", NORMAL)
-        pyro.sample("x", dist.Normal(z[..., :1], 1).expand_by([]).to_event(1).expand([4]), obs=x[:, :1])
+        pyro.sample("x", dist.Normal(z[..., :1], 1).to_event(1), obs=x[:, :1])
 
 
 def guide(x):
@@ -76,6 +77,38 @@ def square_guide(x):
         pyro.sample("z", NORMAL)
 
 
+def mixed_guide(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("a", dist.Delta(torch.zeros(())))
+        pyro.sample("z", NORMAL)
+
+
+def mixed_model(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("a", dist.Normal(0.0, 1.0))
+        z = pyro.sample("z", NORMAL)
+        pyro.sample("x", dist.Normal(z[..., :1], 1).to_event(1), obs=x[:, :1])
+
+
+def auxiliary_guide_without_delta(x):
+    with pyro.plate("data", len(x)):
+        u = pyro.sample("u", NORMAL, infer={"is_auxiliary": True})
+        pyro.sample("z", dist.Normal(u, 1).to_event(1))
+
+
+def guide_that_observes(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", NORMAL)
+        pyro.sample("x", dist.Normal(torch.zeros(1), 1).to_event(1), obs=x[:, :1])
+
+
+def random_model(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", NORMAL)
+        noise = torch.rand(())
+        pyro.sample("x", dist.Normal(z[..., :1] + noise, 1).to_event(1), obs=x[:, :1])
+
+
 def subsampling(program):
     def run(x):
         with pyro.plate("data", 100, subsample_size=4):
@@ -92,6 +125,12 @@ def subsampling(program):
         (model, guide_without_z, r"site 'z' is a latent of the model and missing in the guide: add"),
         (model, guide_with_more, r"site 'w' of the guide is no latent of the model: rename it"),
         (model, delta_guide, r"site 'z' has a Delta guide: a point has no density"),
+        (mixed_model, mixed_guide, r"site 'a' has a Delta guide: a point has no density"),
+        (model, auxiliary_guide_without_delta, r"site 'u' is auxiliary, and no latent is a Delta"),
+        (model, guide_that_observes, r"site 'x' is observed in the model and present in the guide"),
+        (model, AutoNormalMessenger(model), r"site 'x' is observed in the model and present in"),
+        (random_model, guide, r"site 'x': its density changes from run to run.*evaluation mode"),
+        (model, AutoDiagonalNormal(model), r"lies outside the data plate.*such as AutoNormal"),
         (global_latent_model, global_latent_guide, r"site 'scale', batch_shape \(\), lies outside"),
         (model_without_plate, guide_without_plate, r"site 'z' is in no plate.*with pyro.plate\('data'"),
         (model_without_to_event, guide, r"site x dim -1, 4 vs 3. Did you forget .to_event\(1\)"),
@@ -147,3 +186,11 @@ def test_the_callers_random_state_is_left_alone():
     before = torch.get_rng_state()
     inspect(model, guide, X)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_plates_may_be_called_differently_in_model_and_guide():
+    def other_guide(x):
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", NORMAL)
+
+    assert inspect(model, other_guide, X).dim == -1

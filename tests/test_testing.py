@@ -77,3 +77,20 @@ def test_models_generate(oracle):
     assert oracle.model(size=4).shape == (4, 2)
     quadrature = Quadrature(pv.likelihoods.Bernoulli(pv.networks.MLP(2, 5)))
     assert quadrature.model(size=4).shape == (4, 5)
+
+
+@pytest.mark.parametrize(
+    ("noise", "shift", "message"),
+    [(1e-4, 0.0, "half the points change it by .*: ask for more points"), (1.0, 16.0, "a larger limit")],
+)
+def test_quadrature_refuses_what_its_grid_does_not_hold(noise, shift, message):
+    likelihood = lambda z: torch.distributions.Independent(  # noqa: E731
+        torch.distributions.Normal(z, noise**0.5), 1
+    )
+    oracle = Quadrature(likelihood, latents=1, points=201)
+    with pytest.raises(ValueError, match=message):
+        oracle.log_evidence(torch.tensor([[0.013 + shift]], dtype=torch.float64))
+
+
+def test_draws_of_another_seed_are_others(oracle):
+    assert not torch.equal(oracle.sample(5, seed=0), oracle.sample(5, seed=1))

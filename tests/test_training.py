@@ -9,9 +9,10 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from components import FEATURES, a_vae
-from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
+from components import FEATURES, LATENTS, LIKELIHOODS, a_vae
+from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from torch import nn
+from torch.utils.data import DataLoader, Subset
 
 import pyrovae as pv
 from pyrovae.batching import batches
@@ -61,6 +62,38 @@ def test_every_loss_is_that_of_stock_svi(x):
     torch.testing.assert_close(weights_of(ours), weights_of(theirs))
 
 
+@pytest.mark.parametrize("loss", [TraceMeanField_ELBO, TraceGraph_ELBO, RenyiELBO])
+def test_losses_without_a_graph_of_their_own_train_as_in_svi(loss, x):
+    """Pyro's RenyiELBO and TraceGraph_ELBO are no modules; fit takes them all the same."""
+    ours, theirs = a_vae(), a_vae()
+    theirs.load_state_dict(ours.state_dict())
+    history = fit(ours, x, loss=loss(), num_epochs=2, batch_size=50, seed=7, validation=x)
+    svi = SVI(theirs.model, theirs.guide, pyro.optim.Adam({"lr": 1e-3}), loss=loss())
+    losses = []
+    for epoch in range(2):
+        with stream("train", 7, epoch):
+            losses += [svi.step(*batch) / 50 for batch in batches(x, 50, "train", 7, epoch, shuffle=True)]
+    assert history.loss == pytest.approx(losses, rel=1e-5)
+    torch.testing.assert_close(weights_of(ours), weights_of(theirs))
+    assert all(math.isfinite(value) for value in history.validation_elbo)
+
+
+class LearnedNormal(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.loc = nn.Parameter(torch.full((LATENTS,), 2.0))
+
+    def forward(self):
+        return dist.Normal(self.loc, 1.0).to_event(1)
+
+
+def test_history_is_of_the_parameters_that_the_batch_met(x):
+    vae = pv.VAE(LearnedNormal(), LIKELIHOODS["bernoulli"](), a_vae().guide.part)
+    sgd = lambda parameters: torch.optim.SGD(parameters, lr=1e-3)  # noqa: E731
+    history = fit(vae, x, optimizer=sgd, num_epochs=3)
+    assert history.elbo == pytest.approx([-loss for loss in history.loss], rel=1e-5)
+
+
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(x):
     start = a_vae().state_dict()
     found = {}
@@ -87,6 +120,22 @@ def test_the_same_seed_gives_the_same_run_on_redrawn_data():
             pv.guides.Normal(pv.networks.MLP(784, 4)),
         )
         runs.append(fit(vae, split).elbo)
+    assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda s: s, lambda s: Subset(s, range(100)), lambda s: DataLoader(s, 50, shuffle=True)]
+)
+def test_the_same_seed_gives_the_same_run_through_subsets_and_loaders(wrap):
+    split = pv.datasets.Split(torch.full((200, FEATURES), 128, dtype=torch.uint8), scale=255, redraw=True)
+    start, runs = a_vae().state_dict(), []
+    before = torch.get_rng_state()
+    for _ in range(2):
+        vae = a_vae()
+        vae.load_state_dict(start)
+        torch.set_rng_state(before)
+        runs.append(fit(vae, wrap(split)).elbo)
+        assert torch.equal(torch.get_rng_state(), before)
     assert runs[0] == runs[1]
 
 

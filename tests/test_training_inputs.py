@@ -11,7 +11,7 @@ import torch
 from components import FEATURES, LIKELIHOODS, PRIORS, a_vae
 from helpers import all_moved, snapshot
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, config_enumerate
-from pyro.infer.autoguide import AutoNormal
+from pyro.infer.autoguide import AutoDelta, AutoNormal, AutoNormalMessenger
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -168,6 +168,50 @@ def test_enumerated_sites_train_and_their_parts_are_unknown():
     assert all(math.isnan(value) for value in history.reconstruction)
 
 
+def test_parameters_in_closures_train_too(x):
+    net = nn.Linear(3, FEATURES)
+    likelihood = lambda z: dist.Bernoulli(logits=net(z)).to_event(1)  # noqa: E731
+    vae = pv.VAE(PRIORS["standard_normal"](), likelihood, a_vae().guide.part)
+    before = snapshot(net)
+    fit(vae, x)
+    assert all_moved(before, net)
+
+
+def test_sequential_enumeration_leaves_its_parts_unknown(x):
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.loc = nn.Parameter(torch.tensor([0.1, 0.2]))
+
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                pass
+            k = pyro.sample("k", dist.Categorical(torch.ones(2)))
+            with pyro.plate("rows", len(x)):
+                pyro.sample("x", dist.Normal(self.loc[k], 1.0), obs=x)
+
+    def guide(x):
+        pyro.sample("k", dist.Categorical(torch.ones(2)), infer={"enumerate": "sequential"})
+
+    history = pv.fit(Model(), guide, torch.randn(20), loss=TraceEnum_ELBO(), num_epochs=2, progress=False)
+    assert history.elbo == pytest.approx([-loss for loss in history.loss])
+    assert all(math.isnan(value) for value in history.kl)
+
+
+def test_point_guides_and_global_latents_validate_as_they_train(x):
+    vae = a_vae()
+    guide = AutoDelta(vae.model)
+    history = pv.fit(vae.model, guide, x, validation=x, num_epochs=2, batch_size=50, progress=False)
+    assert len(history.validation_elbo) == 2
+
+
+def test_running_statistics_count_each_batch_once(x):
+    vae = a_vae()
+    vae.likelihood.net.layers.append(nn.BatchNorm1d(FEATURES))
+    fit(vae, x, num_epochs=1, batch_size=25)
+    assert vae.likelihood.net.layers[-1].num_batches_tracked == 2
+
+
 def test_nothing_to_train_is_refused(x):
     def nothing(x):
         with pyro.plate("data", len(x)):
@@ -235,3 +279,40 @@ def test_interrupting_leaves_what_was_trained(x):
     with pytest.raises(KeyboardInterrupt):
         fit(vae, x, callbacks=[interrupt])
     assert all_moved(before, vae)
+
+
+def test_a_gradient_that_is_not_finite_is_named_before_the_step(x):
+    class Root(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Linear(3, FEATURES)
+            self.rate = nn.Parameter(torch.zeros(()))
+
+        def forward(self, z):
+            return dist.Bernoulli(logits=self.net(z) + self.rate.sqrt()).to_event(1)
+
+    vae = pv.VAE(PRIORS["standard_normal"](), Root(), a_vae().guide.part)
+    with pytest.raises(FloatingPointError, match=r"'likelihood.rate' is not finite at epoch 0, batch 0"):
+        fit(vae, x)
+    assert all(parameter.isfinite().all() for parameter in vae.parameters())
+
+
+def test_optimisers_that_would_leave_something_untrained_are_refused(x):
+    vae = a_vae()
+    for optimizer, error, message in (
+        (
+            torch.optim.Adam(vae.guide.parameters()),
+            ValueError,
+            "does not hold 'likelihood.net.layers.0.weight'",
+        ),
+        (torch.optim.Adam(a_vae().parameters()), ValueError, "holds no parameter of model or guide"),
+        (pyro.optim.Adam({"lr": 1e-2}), TypeError, "is one of Pyro's: pass torch's"),
+    ):
+        with pytest.raises(error, match=message):
+            fit(vae, x, optimizer=optimizer)
+
+
+def test_effect_guides_are_refused(x):
+    vae = a_vae()
+    with pytest.raises(ValueError, match=r"the guide is an effect handler: .* AutoNormal"):
+        pv.fit(vae.model, AutoNormalMessenger(vae.model), x, num_epochs=1, progress=False)

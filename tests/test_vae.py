@@ -11,7 +11,9 @@ import torch
 from components import FEATURES, GUIDES, LATENTS, LIKELIHOODS, PRIORS, a_vae
 from helpers import all_moved, snapshot
 from pyro import poutine
-from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer.autoguide import AutoNormal
+from pyro.nn import PyroModule, PyroSample
 from torch import nn
 
 import pyrovae as pv
@@ -119,6 +121,67 @@ def test_any_callable_or_distribution_is_a_part(x):
     before = vae.guide.part.net.weight.detach().clone()
     SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), loss=Trace_ELBO()).step(x)
     assert not torch.equal(before, vae.guide.part.net.weight)
+
+
+def a_raw_vae() -> pv.VAE:
+    """Parts that return torch's own distributions."""
+    net = nn.Linear(LATENTS, FEATURES)
+    normal, independent = torch.distributions.Normal, torch.distributions.Independent
+    return pv.VAE(
+        lambda: independent(normal(torch.zeros(LATENTS), 1.0), 1),
+        lambda z: independent(torch.distributions.Bernoulli(logits=net(z)), 1),
+        GUIDES["normal"](),
+    )
+
+
+def test_parts_of_raw_torch_serve_all_of_pyro(x):
+    vae = a_raw_vae()
+    assert Predictive(vae.model, num_samples=2)(size=3)["x"].shape == (2, 3, FEATURES)
+    guide = AutoNormal(vae.model)
+    SVI(vae.model, guide, pyro.optim.Adam({"lr": 1e-2}), loss=Trace_ELBO()).step(x)
+    mcmc = MCMC(NUTS(vae.model), num_samples=5, warmup_steps=5, disable_progbar=True)
+    mcmc.run(x[:3])
+    assert mcmc.get_samples()["z"].shape == (5, 3, LATENTS)
+
+
+def test_swapping_a_part_by_assignment(x):
+    vae = a_vae()
+    names = set(vae.state_dict())
+    wide = pv.priors.StandardNormal(LATENTS)
+    vae.prior = wide
+    assert vae.prior is wide
+    assert vae.model.prior is wide
+    vae.likelihood = lambda z: dist.Bernoulli(logits=10 + z.sum(-1, True).expand(*z.shape[:-1], 6)).to_event(
+        1
+    )
+    assert vae.sample(100).mean() > 0.9
+    assert set(vae.state_dict()) < names
+
+
+def test_a_bayesian_part_draws_its_weights_once_for_all_data(x):
+    """A PyroSample site of a part belongs to no datum: it is outside the data plate."""
+    decoder = PyroModule[nn.Linear](LATENTS, FEATURES)
+    decoder.weight = PyroSample(dist.Normal(0.0, 1.0).expand([FEATURES, LATENTS]).to_event(2))
+
+    class Likelihood(PyroModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = decoder
+
+        def forward(self, z):
+            return dist.Bernoulli(logits=self.net(z)).to_event(1)
+
+    vae = pv.VAE(PRIORS["standard_normal"](), Likelihood(), GUIDES["normal"]())
+    trace = poutine.trace(vae.model).get_trace(x)
+    (weight,) = (site for name, site in trace.nodes.items() if name.endswith("net.weight"))
+    assert weight["value"].shape == (FEATURES, LATENTS)
+    assert not weight["cond_indep_stack"]
+
+
+def test_support_is_checked_only_while_pyro_validates(x):
+    vae = a_vae()
+    with pyro.validation_enabled(False):
+        assert vae.model(torch.full_like(x, 0.5)) is not None
 
 
 def test_a_zuko_flow_is_a_prior_as_it_is(x):
