@@ -138,7 +138,7 @@ def standard_error(log_weights: Tensor | WeightSums) -> Tensor:
     .. math:: \mathrm{SE}^2 = \frac{S}{S - 1} \Big( \frac1{\mathrm{ESS}} - \frac1S \Big)
 
     Believe it where :func:`pareto_khat` is below 0.5: above, the weights have no variance, and it
-    is too small, the more so the larger k.
+    is too small, the more so the larger k. It knows nothing of modes that the guide never visits.
 
     Args:
         log_weights: ``[S, batch]`` log-weights in nats, or their sums.

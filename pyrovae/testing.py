@@ -162,7 +162,8 @@ class Quadrature:
         }
         log_prior = (-(z**2) / 2 - math.log(2 * math.pi) / 2).sum(-1)
         totals = {name: x.new_full((len(x),), -math.inf, dtype=torch.float64) for name in kept}
-        for rows in torch.arange(len(z), device=x.device).split(4096):
+        at_once = max(1, 2**22 // x.numel())  # z by x by features: 16 MB of logits
+        for rows in torch.arange(len(z), device=x.device).split(at_once):
             log_joint = (log_prior[rows] + self.likelihood(z[rows]).log_prob(x)).double()
             for name, chosen in kept.items():
                 part = log_joint[chosen[rows]].logsumexp(0)
@@ -176,5 +177,7 @@ class Quadrature:
         ):
             if size.max() > tolerance:
                 row = int(size.argmax())
-                raise ValueError(f"Quadrature: row {row}: {problem} {size[row]:.2g}: ask for {mend}")
+                raise ValueError(
+                    f"Quadrature: row {row}: {problem} {size[row]:.2g}: ask for {mend}, or a larger tolerance"
+                )
         return totals["all"] + log_cell
