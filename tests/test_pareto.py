@@ -120,6 +120,7 @@ def test_degenerate_data_do_not_disturb_their_neighbours():
     torch.testing.assert_close(both[1:], pv.pareto_khat(good))
 
 
+@pytest.mark.skipif(not IS_OLD_ARVIZ, reason="ArviZ 1.x counts ties with the cutoff into the tail")
 def test_ties_of_discrete_weights():
     """Few distinct weights: the strictly larger ones make the tail, as in ArviZ."""
     weights = torch.randint(0, 40, (400, 3)).double() / 10
