@@ -21,7 +21,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 import pyrovae as pv
 from pyrovae import guides, likelihoods, networks, priors
-from pyrovae.training import _Meter, _step
+from pyrovae.metering import Meter
+from pyrovae.training import _step
 
 LATENTS, FEATURES, HIDDEN, BATCH, STEPS = 50, 784, [400], 128, 5
 
@@ -64,9 +65,10 @@ def stock_pyro(x: torch.Tensor, validate: bool) -> Callable[[], object]:
 
 def fit_step(x: torch.Tensor) -> Callable[[], object]:
     vae = a_vae()
-    meter = _Meter(vae.model, vae.guide, Trace_ELBO())
-    optimizer = torch.optim.Adam(vae.parameters())
-    return lambda: _step(meter, optimizer, (x,), where="")
+    meter = Meter(vae.model, vae.guide, Trace_ELBO())
+    parameters = meter.parameters((x,))
+    optimizer = torch.optim.Adam(parameters)
+    return lambda: _step(meter, optimizer, parameters, (x,), where="")
 
 
 def main() -> None:
