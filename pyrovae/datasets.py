@@ -232,7 +232,7 @@ def _read_mnist(root: str | os.PathLike[str] | None) -> dict[str, np.ndarray]:
     except (ImportError, RuntimeError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise FileNotFoundError(
-            f"mnist: no readable MNIST/raw in {folder}, and no download ({reason}): copy the four "
+            f"mnist: no readable MNIST/raw in {folder}, and no download ({reason}): copy the four unpacked "
             f"*-ubyte files to {folder / 'MNIST' / 'raw'} or name their folder with root= or "
             f"PYROVAE_DATA; if torchvision is at fault, install one that fits your torch"
         ) from error
