@@ -41,6 +41,7 @@ def num_rows(data: Data) -> int:
         raise TypeError(
             f"data: expected a tensor, a tuple of tensors, a Dataset or a DataLoader, "
             f"got {type(data).__name__}"
+            + (": pass one split, such as .train" if hasattr(data, "train") else "")
         )
     if rows == 0:
         raise ValueError("data: the set is empty, at least one row is needed")

@@ -64,6 +64,11 @@ def load(folder: str | os.PathLike[str], vae: nn.Module | None = None) -> VAE:
     """
     folder = Path(folder)
     if vae is None:
+        if (folder / WEIGHTS).is_file() and not (folder / RECIPE).is_file():
+            raise FileNotFoundError(
+                f"{folder}: weights without a {RECIPE}: build the model they are of and pass it, "
+                f"pv.load(folder, vae)"
+            )
         run = read_run(folder)
         vae = build(run.recipe, run.features)
     path = folder / WEIGHTS

@@ -189,7 +189,6 @@ class _Keeper:
     def __init__(self, vae: VAE, folder: Path, run: Run) -> None:
         self.vae, self.folder, self.run = vae, folder, run
         self.history: History | None = None
-        self.save()
 
     @property
     def epochs(self) -> int:
@@ -235,7 +234,10 @@ class _Keeper:
 
 def _prepare(folder: Path, overwrite: bool) -> None:
     """Make sure that a run can be written here, before anything is computed."""
-    if (folder / "recipe.json").exists() and not overwrite:
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: name a folder")
+    files = ("recipe.json", "weights.safetensors")
+    if any((folder / name).exists() for name in files) and not overwrite:
         raise ValueError(f"{folder} holds a run already: name another folder, or pass --overwrite")
     folder.mkdir(parents=True, exist_ok=True)
     _check_writable(folder)

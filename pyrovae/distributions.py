@@ -20,7 +20,14 @@ def as_pyro(distribution: Distribution) -> Any:
         >>> as_pyro(torch.distributions.Normal(torch.zeros(3), 1.0)).to_event(1).event_shape
         torch.Size([3])
     """
-    return distribution if isinstance(distribution, TorchDistributionMixin) else _AsPyro(distribution)
+    if isinstance(distribution, TorchDistributionMixin):
+        return distribution
+    if not isinstance(distribution, Distribution):
+        raise TypeError(
+            f"a part returned a {type(distribution).__name__}, expected a Distribution: "
+            f"wrap a bare network, as in guides.Normal(net)"
+        )
+    return _AsPyro(distribution)
 
 
 class _AsPyro(ZukoToPyro):

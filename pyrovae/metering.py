@@ -29,6 +29,8 @@ class Meter:
             raise ValueError(
                 "the guide is an effect handler: use one that runs by itself, such as AutoNormal"
             )
+        if isinstance(objective, type):
+            raise TypeError(f"fit: loss is the class {objective.__name__}: pass {objective.__name__}()")
         self.model, self.guide, self.objective = _Recorded(model), _Recorded(guide), objective
         self.module: nn.Module = objective(self.model, self.guide)
         self.particles = getattr(objective, "num_particles", 1)
@@ -78,6 +80,10 @@ class Meter:
         with stream("first run"), poutine.trace(param_only=True) as capture, plain_errors():
             loss = self.forward(*batch)
         self.module.zero_grad()
+        if self.model.traces and not any(site["is_observed"] for site in self.model.sites()):
+            raise ValueError(
+                "fit: the model observes nothing: is obs= forgotten, or are model and guide swapped?"
+            )
         with torch.no_grad():
             for buffer, before in buffers:  # running statistics count no data twice
                 buffer.copy_(before)

@@ -37,6 +37,8 @@ class MLP(nn.Module):
         activation: Callable[[], nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
+        if isinstance(hidden, int):
+            raise ValueError(f"MLP: hidden is a list of widths, hidden=[{hidden}]")
         widths = [in_features, *hidden, out_features]
         if min(widths) < 1:
             raise ValueError(f"MLP: every width must be at least 1, got {widths}")
@@ -50,11 +52,15 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[..., in_features]`` to ``[..., out_features]``."""
         if x.shape[-1:] != (self.in_features,):
-            raise ValueError(f"MLP: expected shape (..., {self.in_features}), got {tuple(x.shape)}")
+            flat = x.dim() > 2 and x[0].numel() == self.in_features
+            mend = ": flatten the rows, x.flatten(1)" if flat else ""
+            raise ValueError(f"MLP: expected shape (..., {self.in_features}), got {tuple(x.shape)}{mend}")
         if not x.is_floating_point():
-            raise ValueError(
-                f"MLP: expected floating point, got {x.dtype}: for 8-bit pixels, use x.float() / 255"
-            )
+            mend = "x.float()" if x.dtype == torch.bool else "x.float(), divided by 255 if 8-bit pixels"
+            raise ValueError(f"MLP: expected floating point, got {x.dtype}: use {mend}")
+        dtype = next(self.parameters()).dtype
+        if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
+            raise ValueError(f"MLP: input is {x.dtype}, weights are {dtype}: use x.to({dtype})")
         return self.layers(x)
 
 

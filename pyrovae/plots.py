@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 from torch.distributions import Normal
 
@@ -33,11 +34,13 @@ def learning_curves(history: History) -> Figure:
     }
     epochs = [epoch + 1 for epoch in history.epoch]
     for axes, (name, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
-        axes.plot(epochs, getattr(history, name), color=BLUE, label="training")
+        marker = "o" if len(epochs) < 10 else None  # one epoch makes no line
+        axes.plot(epochs, getattr(history, name), color=BLUE, marker=marker, label="training")
         if history.validation_elbo:
             validation = getattr(history, f"validation_{name}")
-            axes.plot(epochs, validation, color=ORANGE, linestyle="--", label="validation")
+            axes.plot(epochs, validation, color=ORANGE, marker=marker, linestyle="--", label="validation")
         axes.set(title=title, xlabel="epoch", ylabel="nats per datum")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
@@ -58,7 +61,7 @@ def image_grid(
     if len(shape) != 2:
         raise ValueError(f"image_grid: expected images of shape (height, width), got {shape}")
     height, width = shape
-    canvas = torch.cat([_strip(row.detach().cpu(), height, width) for row in rows], 0)
+    canvas = torch.cat([_strip(row.detach().cpu(), height, width) for row in rows], 0)[:-1, :-1]
     columns = max(len(row) for row in rows)
     size = (0.7 * columns + (1.2 if labels else 0), 0.7 * len(rows) + (0.3 if title else 0))
     figure = Figure(figsize=size, layout="constrained")
@@ -83,14 +86,14 @@ def samples(vae: VAE, shape: tuple[int, ...], rows: int = 8, columns: int = 12) 
     with torch.no_grad():
         z = vae.prior().expand((rows * columns,)).sample()
         means = vae.decode(z).mean
-    return image_grid(list(means.split(columns)), shape, title="p(x|z) at draws of the prior")
+    return image_grid(list(means.split(columns)), shape, title="mean of p(x|z) at draws of the prior")
 
 
 def interpolation(vae: VAE, a: Tensor, b: Tensor, shape: tuple[int, ...], steps: int = 12) -> Figure:
     """Means of p(x | z) on lines between codes, a row for each pair of ``a`` and ``b`` ``[n, pixels]``."""
     with torch.no_grad():
         lines = vae.interpolate(a, b, steps)
-    return image_grid(list(lines.unbind(1)), shape, title="between the codes of two data")
+    return image_grid(list(lines.unbind(1)), shape, title="mean of p(x|z) on the line between two codes")
 
 
 def latent_plane(vae: VAE, shape: tuple[int, ...], points: int = 20) -> Figure:
@@ -100,7 +103,15 @@ def latent_plane(vae: VAE, shape: tuple[int, ...], points: int = 20) -> Figure:
     down, across = torch.meshgrid(axis.flip(0), axis, indexing="ij")
     with torch.no_grad():
         means = vae.decode(torch.stack([across, down], -1)).mean
-    return image_grid(list(means), shape, title="p(x|z) over the latent plane")
+    figure = image_grid(list(means), shape, title="mean of p(x|z) over the latent plane")
+    axes = figure.axes[0]
+    height, width = shape
+    shown = range(0, points, max(points // 10, 1))
+    axes.set_xticks([(width + 1) * (i + 0.5) for i in shown], [f"{axis[i]:.1f}" for i in shown])
+    down_labels = [f"{axis[points - 1 - i]:.1f}" for i in shown]
+    axes.set_yticks([(height + 1) * (i + 0.5) for i in shown], down_labels)
+    axes.set(xlabel="$z_1$", ylabel="$z_2$")
+    return figure
 
 
 def _strip(images: Tensor, height: int, width: int) -> Tensor:

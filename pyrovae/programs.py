@@ -156,6 +156,10 @@ def _check_same_latents(model_sites: list[Site], guide_sites: list[Site]) -> Non
     guided = {s["name"] for s in guide_sites if not s["is_observed"]}
     auxiliary = {s["name"] for s in guide_sites if s["name"] in guided and s["infer"].get("is_auxiliary")}
     points = {s["name"] for s in guide_sites if s["name"] in latent and _is_delta(s["fn"])}
+    if len(latent) == len(model_sites):
+        raise ValueError(
+            "the model observes nothing: is obs= forgotten, or are model and guide the wrong way round?"
+        )
     for name in sorted(latent - guided):
         raise ValueError(
             f"site '{name}' is a latent of the model and missing in the guide: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -130,7 +131,9 @@ def fit(
     optimizer = _optimizer(optimizer, parameters, meter)
     history, started = History(), time.perf_counter()
     steps = len(data) if isinstance(data, DataLoader) else -(-num_rows(data) // batch_size)
-    with mode(modules, training=True), tqdm(total=num_epochs * steps, disable=not progress) as bar:
+    bar = tqdm(total=num_epochs * steps, disable=not progress)
+    with warnings.catch_warnings(), mode(modules, training=True), bar:
+        warnings.filterwarnings("ignore", "Encountered (NaN|.?inf)")  # Pyro's: fit raises in its place
         bar.set_description("train")
         for epoch in range(num_epochs):
             totals, rows = torch.zeros(4, dtype=torch.float64), 0

@@ -66,6 +66,10 @@ class VAE(nn.Module):
         else:
             super().__setattr__(name, value)
 
+    def forward(self, *args: Any, **kwargs: Any) -> None:
+        """A VAE is no program itself."""
+        raise TypeError("a VAE is two programs: pass vae.model and vae.guide")
+
     @property
     def prior(self) -> nn.Module:
         """The module of p(z)."""
@@ -147,13 +151,14 @@ class Model(_Program):
         self.prior = _as_module(prior)
         self.likelihood = _as_module(likelihood)
 
-    def forward(self, x: Tensor | None = None, *, size: int | None = None) -> Tensor:
+    def forward(self, x: Tensor | None = None, *more: Tensor, size: int | None = None) -> Tensor:
         """Run p(z) p(x | z) on data ``[batch, *event]``, or generate ``size`` data.
 
         Raises:
             ValueError: Neither data nor size; data outside the likelihood's support; z of another
                 width than the prior's.
         """
+        _refuse_labels(more)
         plate = pyro.plate("data", _num_rows(x, size), dim=-1)
         prior = as_pyro(self.prior())
         with plate:
@@ -181,8 +186,9 @@ class Guide(_Program):
         super().__init__()
         self.part = _as_module(part)
 
-    def forward(self, x: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor | None = None, *more: Tensor) -> Tensor:
         """Draw z for data ``[batch, *event]``."""
+        _refuse_labels(more)
         if x is None:
             raise ValueError("vae.guide is called with data: q(z | x) says nothing without x")
         q = as_pyro(self.part(x))
@@ -202,7 +208,17 @@ class _Part(nn.Module):
 
 
 def _as_module(part: Part) -> nn.Module:
+    if isinstance(part, type) or not (callable(part) or isinstance(part, Distribution)):
+        raise TypeError(f"a part is a module, a function or a Distribution, got {part!r}")
     return part if isinstance(part, nn.Module) else _Part(part)
+
+
+def _refuse_labels(more: tuple[Tensor, ...]) -> None:
+    if more:
+        raise ValueError(
+            f"the data give {1 + len(more)} tensors a row, and a VAE's programs take x alone: drop the "
+            f"labels, or write programs of your own that take them"
+        )
 
 
 def _num_rows(x: Tensor | None, size: int | None) -> int:

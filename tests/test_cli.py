@@ -203,5 +203,18 @@ def test_save_and_load_a_model_of_the_users_own(tmp_path):
     assert pv.load(tmp_path, vaes[1]) is vaes[1]
     for a, b in zip(vaes[0].parameters(), vaes[1].parameters(), strict=True):
         assert torch.equal(a, b)
-    with pytest.raises(FileNotFoundError, match=r"no recipe\.json"):
+    with pytest.raises(FileNotFoundError, match=r"weights without a recipe\.json: build the model"):
         pv.load(tmp_path)
+
+
+def test_a_run_that_failed_at_once_leaves_no_run(tmp_path, capsys):
+    arguments = ["train", str(tmp_path), *SMALL, "--learning-rate", "1e9"]
+    assert cli.main(arguments) == 1
+    assert "fit: the loss is" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.*"))
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert cli.main(["train", str(tmp_path / "file")]) == 2
+    assert "is a file: name a folder" in capsys.readouterr().err

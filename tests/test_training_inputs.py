@@ -227,7 +227,6 @@ def test_nan_in_the_data_names_its_row(x):
         fit(a_vae(), x, batch_size=8)
 
 
-@pytest.mark.filterwarnings("ignore:Encountered NaN")  # Pyro's own, ahead of the error
 def test_an_infinite_loss_stops_before_the_step_and_names_site_and_batch(x):
     class Broken(nn.Module):
         def __init__(self) -> None:
