@@ -211,7 +211,7 @@ class _Keeper:
         folder.mkdir(exist_ok=True)
         print(f"{self.folder}: recipe.json, weights.safetensors, history.json")
         for name, figure in self._figures(dataset).items():
-            figure.savefig(folder / f"{name}.png", dpi=150)
+            figure.savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
             print(f"figure: {folder / name}.png")
 
     def _figures(self, dataset: Dataset) -> dict[str, Figure]:
