@@ -183,8 +183,9 @@ def evaluate(
     .. math:: \log \hat p(x) = \log \frac1K \sum_s \frac{p(x, z_s)}{q(z_s \mid x)}, \qquad
         \log p(x) - \mathrm{ELBO} = KL(q(z \mid x) \,\|\, p(z \mid x))
 
-    The noise of a datum is keyed by its position and the seed: it depends neither on the chunk
-    size nor on what follows in the data. Memory is bounded whatever K. Modules are put in
+    The noise of a datum is keyed by its position and the seed, in blocks of 64 rows: it depends
+    neither on the chunk size nor on the data that follow, unless there are fewer than 64 rows in
+    all. Memory is bounded whatever K. Modules are put in
     evaluation mode meanwhile.
 
     Args:
