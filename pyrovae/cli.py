@@ -209,7 +209,8 @@ class _Keeper:
         """Draw the figures and say where everything is."""
         folder = self.folder / "figures"
         folder.mkdir(exist_ok=True)
-        print(f"{self.folder}: recipe.json, weights.safetensors, history.json")
+        written = ("recipe.json", "weights.safetensors", "history.json")
+        print(f"{self.folder}: {', '.join(name for name in written if (self.folder / name).exists())}")
         for name, figure in self._figures(dataset).items():
             figure.savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
             print(f"figure: {folder / name}.png")

@@ -185,8 +185,7 @@ def evaluate(
 
     The noise of a datum is keyed by its position and the seed, in blocks of 64 rows: it depends
     neither on the chunk size nor on the data that follow, unless there are fewer than 64 rows in
-    all. Memory is bounded whatever K. Modules are put in
-    evaluation mode meanwhile.
+    all. Memory is bounded whatever K. Modules are put in evaluation mode meanwhile.
 
     Args:
         model: Pyro program of p(x, z); ``vae.model`` or any callable.
