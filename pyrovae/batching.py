@@ -100,7 +100,7 @@ def _fetches(
 ) -> tuple[Tensor | None, Iterator[tuple[Tensor, ...]]]:
     """The rows in their order, where that is known, and the batches, each made when it is asked for."""
     if isinstance(data, DataLoader):
-        # map() alone would start the loader here, outside the stream that seeds its order and workers.
+        # "for batch in data" would start the loader here, outside the stream that seeds its order.
         return None, (_as_tuple(batch) for loader in (data,) for batch in loader)
     rows = torch.arange(num_rows(data)) if order is None else torch.randperm(num_rows(data), generator=order)
     return rows, (_take(data, chosen) for chosen in rows.split(batch_size))
