@@ -6,8 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyrovae import datasets, guides, likelihoods, networks, plots, priors, testing
+    from pyrovae import datasets, flows, guides, likelihoods, networks, plots, priors, testing
     from pyrovae.checkpoints import load, save
+    from pyrovae.dequantisation import bits_per_dim
     from pyrovae.evaluation import Evaluation, evaluate
     from pyrovae.importance import log_weights
     from pyrovae.pareto import pareto_khat
@@ -20,6 +21,7 @@ _HOMES = {
     "Evaluation": "evaluation",
     "History": "training",
     "VAE": "vae",
+    "bits_per_dim": "dequantisation",
     "elbo": "reductions",
     "ess": "reductions",
     "evaluate": "evaluation",
@@ -31,13 +33,14 @@ _HOMES = {
     "save": "checkpoints",
     "standard_error": "reductions",
 }
-_MODULES = ("datasets", "guides", "likelihoods", "networks", "plots", "priors", "testing")
+_MODULES = ("datasets", "flows", "guides", "likelihoods", "networks", "plots", "priors", "testing")
 
 __version__ = "0.1.0"
 __all__ = [  # noqa: RUF022 (values first, then the modules)
     "Evaluation",
     "History",
     "VAE",
+    "bits_per_dim",
     "elbo",
     "ess",
     "evaluate",
@@ -49,6 +52,7 @@ __all__ = [  # noqa: RUF022 (values first, then the modules)
     "save",
     "standard_error",
     "datasets",
+    "flows",
     "guides",
     "likelihoods",
     "networks",

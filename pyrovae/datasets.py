@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils import data
 
-from pyrovae import sources
+from pyrovae import dequantisation, sources
 from pyrovae.streams import generator, seed_of
 from pyrovae.testing import LinearGaussian
 
@@ -22,7 +23,7 @@ __all__ = ["BINARISATIONS", "Dataset", "Split", "load"]
 
 BINARISATIONS = ("dynamic", "static", "threshold", "none")
 """dynamic: training data are drawn anew at each access, validation and test data once. static: every
-split is drawn once. threshold: ones above 1/2. none: grey values in [0, 1], as they are."""
+split is drawn once. threshold: ones above 1/2. none: grey values, as they are or dequantised."""
 
 Index = int | slice | list[int] | Tensor
 
@@ -33,12 +34,21 @@ class Split(data.Dataset[Tensor]):
     Args:
         values: ``[n, d]``: probabilities or binary values as uint8 out of ``scale``, or floats.
         scale: What a value is divided by: 255 for 8-bit images.
-        redraw: Values are probabilities of ones, and each access draws anew, from a stream that
-            belongs to the split (see :meth:`drawing`).
-        seed: Of that stream.
+        redraw: Each access draws anew, from a stream that belongs to the split (see
+            :meth:`drawing`): bits, of which the values are the probabilities, or with ``dequantise``
+            the noise.
+        dequantise: Values are whole numbers 0 to ``scale``, and rows are them with uniform noise,
+            ``(value + u) / (scale + 1)``, strictly within (0, 1). Without ``redraw`` the noise is
+            drawn once, here. The conventions say so.
+        seed: Of what is drawn.
         labels: ``[n]`` classes, where there are any.
         shape: Shape of one row as an image, where it is one.
-        conventions: What a log p(x) of these data has to carry.
+        conventions: What a log p(x) of these data has to carry. The rows are added, and where levels
+            are recorded the dims.
+
+    Raises:
+        ValueError: ``dequantise``, and a value is no whole number from 0 to ``scale``, or the scale is
+            not one of 1 to 255.
     """
 
     def __init__(
@@ -47,18 +57,32 @@ class Split(data.Dataset[Tensor]):
         *,
         scale: float = 1.0,
         redraw: bool = False,
+        dequantise: bool = False,
         seed: int = 0,
         labels: Tensor | None = None,
         shape: tuple[int, ...] | None = None,
         conventions: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
+        said = dict(conventions)
+        if dequantise:
+            dequantisation.check_levels(values, scale + 1)
+            levels = int(scale) + 1
+            # Who derived the seed from another, as load does, records that other.
+            said.setdefault("dequantisation_seed", seed)
+            said |= {"dequantisation": "uniform", "levels": levels, "values": "(0, 1)"}
+            if not redraw:
+                noise = generator("dequantisation", seed)
+                values, scale = dequantisation.dequantise(values, levels=levels, generator=noise), 1.0
+        if "levels" in said:  # bits per dimension will ask for both
+            said["dims"] = math.prod(values.shape[1:])
         self.values = values
         self.scale = scale
         self.redraw = redraw
+        self.dequantise = dequantise
         self.seed = seed
         self.labels = labels
         self.shape = shape or tuple(values.shape[1:])
-        self.conventions = {**conventions, "rows": len(values)}
+        self.conventions = {**said, "rows": len(values)}
         self._noise = generator("redraw", seed)
         self._worker: int | None = None
 
@@ -67,7 +91,11 @@ class Split(data.Dataset[Tensor]):
 
     def __getitem__(self, index: Index) -> Tensor:
         """Rows as floats: ``[d]`` for one index, ``[k, d]`` for a slice, a list or a tensor."""
-        rows = self.values[index].to(torch.get_default_dtype()) / self.scale
+        rows = self.values[index]
+        if self.redraw and self.dequantise:
+            levels = int(self.scale) + 1
+            return dequantisation.dequantise(rows, levels=levels, generator=self._generator())
+        rows = rows.to(torch.get_default_dtype()) / self.scale
         return torch.bernoulli(rows, generator=self._generator()) if self.redraw else rows
 
     def _generator(self) -> torch.Generator:
@@ -89,8 +117,11 @@ class Split(data.Dataset[Tensor]):
 
     @property
     def mean(self) -> Tensor:
-        """Mean of the rows, ``[d]``; of the probabilities where values are redrawn."""
-        return self.values.to(torch.get_default_dtype()).mean(0) / self.scale
+        """Mean of the rows, ``[d]``; of what is drawn, over all draws, where they are redrawn."""
+        mean = self.values.to(torch.get_default_dtype()).mean(0)
+        if self.redraw and self.dequantise:
+            return (mean + 0.5) / (self.scale + 1)
+        return mean / self.scale
 
 
 @dataclass(frozen=True)
@@ -118,6 +149,7 @@ def load(
     root: str | os.PathLike[str] | None = None,
     *,
     binarisation: str | None = None,
+    dequantise: bool = False,
     seed: int = 0,
 ) -> Dataset:
     """Load a data set by name.
@@ -135,38 +167,61 @@ def load(
         name: One of the above.
         root: Folder of the files; else ``$PYROVAE_DATA``, else the user's cache folder.
         binarisation: One of :data:`BINARISATIONS`, for mnist and mnist-mini.
-        seed: Of the binarisation, and of the synthetic data.
+        dequantise: Grey levels k as ``(k + u) / 256``, u uniform, for a continuous density: strictly
+            within (0, 1), the training rows with new noise at each access, validation and test rows
+            with noise drawn once. For mnist and mnist-mini, where it makes "none" the default
+            binarisation. :func:`pyrovae.bits_per_dim` reports such a density.
+        seed: Of the binarisation or dequantisation, and of the synthetic data.
 
     Raises:
-        ValueError: An unknown name or binarisation, or one the data do not come in.
+        ValueError: An unknown name or binarisation, or one the data do not come in; bits or real
+            numbers to be dequantised.
         FileNotFoundError: The files are not there and cannot be downloaded.
 
     References:
         Salakhutdinov and Murray, On the Quantitative Analysis of Deep Belief Networks, 2008, for
         drawing the pixels; Burda et al., 2016, for drawing them anew. arXiv:1509.00519
+        Theis et al., A note on the evaluation of generative models, 2016, for dequantisation.
+        arXiv:1511.01844
 
     Example:
         >>> digits = load("mnist-mini")
         >>> digits.train[:128].shape, digits.train.shape
         (torch.Size([128, 784]), (28, 28))
+        >>> load("mnist-mini", dequantise=True).test.conventions["dequantisation"]
+        'uniform'
     """
     sources.check_name(name)
     if name in ("mnist", "mnist-mini"):
-        binarisation = sources.choose("binarisation", binarisation or "dynamic", BINARISATIONS)
+        binarisation = binarisation or ("none" if dequantise else "dynamic")
+        sources.choose("binarisation", binarisation, BINARISATIONS)
+        if dequantise and binarisation != "none":
+            raise ValueError(
+                f"{name}: dequantise=True is for grey values, and binarisation '{binarisation}' makes bits: "
+                f"choose 'none', or leave dequantise out"
+            )
         rows = sources.read_mini_mnist() if name == "mnist-mini" else _read_mnist(root)
-        return _images(name, rows, binarisation, seed)
+        return _images(name, rows, binarisation, dequantise, seed)
     only = "static" if name == "static-mnist" else "none"
     if binarisation not in (None, only):
         raise ValueError(f"{name}: comes with binarisation '{only}' only, got '{binarisation}'")
+    if dequantise:
+        what = "bits" if name == "static-mnist" else "real numbers"
+        raise ValueError(
+            f"{name}: dequantise=True is for grey values, and these are {what}: leave it out, or load "
+            f"mnist or mnist-mini"
+        )
     if name == "static-mnist":
         return _static_mnist(sources.read_static_mnist(root))
     return _linear_gaussian(seed)
 
 
-def _images(name: str, rows: dict[str, np.ndarray], binarisation: str, seed: int) -> Dataset:
+def _images(
+    name: str, rows: dict[str, np.ndarray], binarisation: str, dequantise: bool, seed: int
+) -> Dataset:
     def split(position: int, part: str) -> Split:
         grey = torch.from_numpy(rows[part])
-        redraw = binarisation == "dynamic" and part == "train"
+        redraw = part == "train" and (binarisation == "dynamic" or dequantise)
         if binarisation == "threshold":
             grey = 255 * (grey > 127).to(torch.uint8)
         elif binarisation != "none" and not redraw:
@@ -176,7 +231,9 @@ def _images(name: str, rows: dict[str, np.ndarray], binarisation: str, seed: int
             grey,
             scale=255,
             redraw=redraw,
-            seed=seed,
+            dequantise=dequantise,
+            # What is drawn once has noise of its own in each split.
+            seed=seed if redraw or not dequantise else seed_of("dequantisation", seed, position),
             labels=torch.from_numpy(rows[f"{part}_labels"]).long(),
             shape=(28, 28),
             conventions={
@@ -184,7 +241,8 @@ def _images(name: str, rows: dict[str, np.ndarray], binarisation: str, seed: int
                 "split": part,
                 "binarisation": binarisation,
                 **({"binarisation_seed": seed} if binarisation in ("dynamic", "static") else {}),
-                "values": "[0, 1]" if binarisation == "none" else "{0, 1}",
+                **({"dequantisation_seed": seed} if dequantise else {}),
+                **({"values": "[0, 1]", "levels": 256} if binarisation == "none" else {"values": "{0, 1}"}),
             },
         )
 

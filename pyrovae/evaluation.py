@@ -94,6 +94,7 @@ class Evaluation:
         what = [f"{said['dataset']} {said['split']}" if "dataset" in said else "data of unrecorded origin"]
         what += [f"{len(self):,} rows"]
         what += [f"binarisation {said['binarisation']}"] if "binarisation" in said else []
+        what += [f"{said['dequantisation']} dequantisation"] if "dequantisation" in said else []
         what += [f"K = {self.num_samples:,} draws", "importance sampling"]
         lines = [", ".join(what), f"{'nats per datum':<34}{'mean':>10}{'test set':>12}{'Monte Carlo':>14}"]
         rows = {

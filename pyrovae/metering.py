@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyrovae.programs import Program, Site, log_density, plain_errors, sample_sites
 from pyrovae.streams import stream
+from pyrovae.supports import check_supports
 
 __all__ = ["Meter"]
 
@@ -84,6 +85,7 @@ class Meter:
             raise ValueError(
                 "fit: the model observes nothing: is obs= forgotten, or are model and guide swapped?"
             )
+        check_supports(list(self.model.sites()), self.guide.sites(), bound=True)
         with torch.no_grad():
             for buffer, before in buffers:  # running statistics count no data twice
                 buffer.copy_(before)

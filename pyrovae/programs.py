@@ -15,6 +15,7 @@ from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, nn
 
 from pyrovae.streams import stream
+from pyrovae.supports import check_supports
 
 __all__ = [
     "Program",
@@ -41,10 +42,14 @@ class Structure(NamedTuple):
 
 
 def sample_sites(trace: Any) -> Iterator[Site]:
-    """The sites of a trace that have a density: no plates, no ``pyro.deterministic``."""
+    """The sites of a trace that have a density: no plates, no ``pyro.deterministic``.
+
+    Nor those marked ``infer={"loss_only": True}``, which shape a loss and are no part of p(x, z).
+    """
     for site in trace.nodes.values():
-        is_plate = isinstance(site.get("fn"), _Subsample)
-        if site["type"] == "sample" and not is_plate and "_deterministic" not in site["infer"]:
+        if site["type"] != "sample" or isinstance(site["fn"], _Subsample):
+            continue
+        if "_deterministic" not in site["infer"] and not site["infer"].get("loss_only"):
             yield site
 
 
@@ -70,7 +75,7 @@ def inspect(model: Program, guide: Program, *args: Any, **kwargs: Any) -> Struct
         ValueError: A latent site is missing in the guide, or a guide's site in the model; a site
             lies outside the data plate or has a batch shape that its plates do not allow; the
             plate subsamples at random; a latent has no density under the guide (Delta); a density is
-            random given the latents.
+            random given the latents; guide and prior do not fit.
     """
     with stream("inspect"), torch.no_grad():
         with plain_errors():
@@ -85,6 +90,7 @@ def inspect(model: Program, guide: Program, *args: Any, **kwargs: Any) -> Struct
             _check_no_random_subsample(trace)
         model_sites, guide_sites = list(sample_sites(model_trace)), list(sample_sites(guide_trace))
         _check_same_latents(model_sites, guide_sites)
+        check_supports(model_sites, guide_sites, bound=False)
         plate = _data_plate(model_sites + guide_sites)
         for site in model_sites + guide_sites:
             _check_batch_shape(site)

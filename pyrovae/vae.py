@@ -14,8 +14,9 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyrovae.distributions import as_pyro
+from pyrovae.distributions import as_pyro, family_of
 from pyrovae.likelihoods import check_support
+from pyrovae.programs import plain_errors
 
 __all__ = ["VAE", "Guide", "Model"]
 
@@ -60,7 +61,12 @@ class VAE(nn.Module):
         self.guide = Guide(guide)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Swap a part: ``vae.prior = ...`` and ``vae.likelihood = ...`` reach the model."""
+        """Swap a part: ``vae.prior = ...`` and ``vae.likelihood = ...`` reach the model.
+
+        ``vae.guide = ...`` takes a part too, and makes a program of it.
+        """
+        if name == "guide" and not isinstance(value, Guide):
+            value = Guide(value)
         if name in ("prior", "likelihood"):
             setattr(self.model, name, _as_module(value))
         else:
@@ -90,7 +96,7 @@ class VAE(nn.Module):
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """The mean of p(x | z) at the mean of q(z | x): ``[batch, *event]``, as x."""
-        return self.decode(self.encode(x).mean).mean
+        return self.decode(_mean(self.encode(x))).mean
 
     def sample(self, n: int) -> Tensor:
         """Draw n data from p(x), ancestrally: ``[n, *event]``. Not differentiable."""
@@ -110,7 +116,7 @@ class VAE(nn.Module):
         """
         if steps < 2:
             raise ValueError(f"interpolate: steps must be at least 2, got {steps}")
-        start, end = self.encode(a).mean, self.encode(b).mean
+        start, end = _mean(self.encode(a)), _mean(self.encode(b))
         along = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)
         along = along.reshape(-1, *[1] * start.dim())
         return self.decode(start + along * (end - start)).mean
@@ -168,7 +174,8 @@ class Model(_Program):
                 f"site 'z': the guide gives shape {tuple(z.shape)}, the prior has events of "
                 f"shape {tuple(prior.event_shape)}: give both the same width"
             )
-        likelihood = self.likelihood(z)
+        with plain_errors("likelihood"):
+            likelihood = self.likelihood(z)
         if x is not None and is_validation_enabled():
             check_support(likelihood, x)
         with plate:
@@ -191,7 +198,8 @@ class Guide(_Program):
         _refuse_labels(more)
         if x is None:
             raise ValueError("vae.guide is called with data: q(z | x) says nothing without x")
-        q = as_pyro(self.part(x))
+        with plain_errors("guide"):
+            q = as_pyro(self.part(x))
         with pyro.plate("data", len(x), dim=-1):
             return pyro.sample("z", q)
 
@@ -211,6 +219,17 @@ def _as_module(part: Part) -> nn.Module:
     if isinstance(part, type) or not (callable(part) or isinstance(part, Distribution)):
         raise TypeError(f"a part is a module, a function or a Distribution, got {part!r}")
     return part if isinstance(part, nn.Module) else _Part(part)
+
+
+def _mean(q: Distribution) -> Tensor:
+    """The mean of q(z | x), where it has one in closed form."""
+    try:
+        return q.mean
+    except NotImplementedError as error:
+        raise ValueError(
+            f"the guide's {family_of(q)} has no mean in closed form: decode draws of it, "
+            f"vae.decode(vae.encode(x).rsample((100,))).mean.mean(0)"
+        ) from error
 
 
 def _refuse_labels(more: tuple[Tensor, ...]) -> None:

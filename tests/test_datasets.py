@@ -102,6 +102,122 @@ def test_threshold_is_one_half():
     )
 
 
+# ------------------------------------------------------------------------- dequantised greys
+
+
+@pytest.fixture(scope="module")
+def grey():
+    return datasets.load("mnist-mini", binarisation="none")
+
+
+def test_dequantised_rows_are_their_levels_and_uniform_noise(grey):
+    digits = datasets.load("mnist-mini", dequantise=True)
+    for part in ("train", "validation", "test"):
+        rows, k = getattr(digits, part)[:200], getattr(grey, part).values[:200].to(torch.get_default_dtype())
+        assert rows.min() > 0
+        assert rows.max() < 1
+        noise = 256 * rows - k
+        assert torch.equal(noise.floor(), torch.zeros_like(k))
+        # Uniform on 156,800 pixels: the standard error of the mean is 0.0007, of the square's 0.0008.
+        assert noise.mean().item() == pytest.approx(1 / 2, abs=0.004)
+        assert noise.square().mean().item() == pytest.approx(1 / 3, abs=0.004)
+    assert not torch.equal((256 * digits.validation[:]).frac(), (256 * digits.test[:]).frac())
+
+
+def test_dequantised_training_rows_are_drawn_anew_and_the_others_once():
+    digits, same, other = (datasets.load("mnist-mini", dequantise=True, seed=seed) for seed in (0, 0, 1))
+    first, second = digits.train[:50], digits.train[:50]
+    assert not torch.equal(first, second)
+    assert torch.equal((256 * first).floor(), (256 * second).floor())
+    assert torch.equal(same.train[:50], first)
+    assert torch.equal(same.train[:50], second)
+    assert not torch.equal(other.train[:50], first)
+    for part in ("validation", "test"):
+        rows = getattr(digits, part)[:50]
+        assert torch.equal(getattr(digits, part)[:50], rows)
+        assert torch.equal(getattr(same, part)[:50], rows)
+        assert not torch.equal(getattr(other, part)[:50], rows)
+    with digits.train.drawing("test", 3):
+        first = digits.train[:20]
+    with digits.train.drawing("test", 3):
+        assert torch.equal(digits.train[:20], first)
+
+
+def test_workers_of_a_loader_dequantise_apart_and_anew_each_epoch():
+    pixels = torch.full((8, 500), 128, dtype=torch.uint8)
+    split = datasets.Split(pixels, scale=255, redraw=True, dequantise=True)
+    loader = DataLoader(split, batch_size=4, num_workers=2)
+    first, second = (torch.cat(list(loader)) for _ in range(2))
+    assert not torch.equal(first, second)
+    assert not torch.equal(first[:4], first[4:])
+
+
+def test_means_are_those_of_what_is_drawn(grey):
+    digits = datasets.load("mnist-mini", dequantise=True)
+    torch.testing.assert_close(digits.test.mean, digits.test[:].mean(0))
+    expected = (grey.train.values.double().mean(0) + 0.5) / 256
+    torch.testing.assert_close(digits.train.mean.double(), expected, rtol=1e-5, atol=0)
+    # A mean of n draws has the standard error 1 / (256 sqrt(12 n)), and 784 of them stay within 5.
+    error = 1 / (256 * math.sqrt(12 * 5000))
+    assert (digits.train[:].double().mean(0) - expected).abs().max() < 5 * error
+
+
+def test_dequantisation_is_among_the_conventions(grey):
+    recorded = {"dataset": "mnist-mini", "split": "test", "binarisation": "none", "rows": 1000}
+    assert grey.test.conventions == {**recorded, "values": "[0, 1]", "levels": 256, "dims": 784}
+    digits = datasets.load("mnist-mini", binarisation="none", dequantise=True, seed=3)
+    how = {"dequantisation": "uniform", "dequantisation_seed": 3, "values": "(0, 1)", "levels": 256}
+    for split in (digits.train, digits.validation, digits.test):
+        assert how.items() <= split.conventions.items()
+    assert digits.test.conventions == {**recorded, **how, "dims": 784}
+
+
+def test_a_split_of_ones_own_says_how_it_was_dequantised():
+    split = datasets.Split(torch.tensor([[0, 31], [7, 8]]), scale=31, dequantise=True, seed=5)
+    assert torch.equal((32 * split[:]).floor().long(), torch.tensor([[0, 31], [7, 8]]))
+    assert split.conventions == {
+        "dequantisation": "uniform",
+        "dequantisation_seed": 5,
+        "values": "(0, 1)",
+        "levels": 32,
+        "dims": 2,
+        "rows": 2,
+    }
+
+
+@pytest.mark.parametrize("redraw", [False, True])
+@pytest.mark.parametrize(
+    ("values", "scale", "message"),
+    [
+        (torch.tensor([[0.0, 0.5]]), 255, "dequantise: 0.5 among the values, .* undivided"),
+        (torch.tensor([[0, 200]]), 1, "dequantise: 200 among the values, .* to a Split scale=255"),
+        (torch.tensor([[0, 200]]), 254.5, "dequantise: 255.5 levels, 2 to 256 are possible"),
+    ],
+)
+def test_values_that_are_no_levels_are_refused_at_once(redraw, values, scale, message):
+    with pytest.raises(ValueError, match=message):
+        datasets.Split(values, scale=scale, redraw=redraw, dequantise=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "binarisation", "message"),
+    [
+        ("mnist-mini", "dynamic", "mnist-mini: .* binarisation 'dynamic' makes bits: choose 'none'"),
+        ("mnist", "threshold", "mnist: .* binarisation 'threshold' makes bits: choose 'none'"),
+        ("mnist-mini", "non", "unknown binarisation 'non': did you mean 'none'"),
+        ("static-mnist", None, "static-mnist: .* these are bits: leave it out, or load mnist"),
+        ("linear-gaussian", "none", "linear-gaussian: .* these are real numbers: leave it out"),
+    ],
+)
+def test_what_cannot_be_dequantised(name, binarisation, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        datasets.load(name, binarisation=binarisation, dequantise=True)
+    assert "\n" not in str(raised.value)
+
+
+# ------------------------------------------------------------------------------- any split
+
+
 def test_conventions_travel_with_each_split():
     digits = datasets.load("mnist-mini")
     said = {**digits.train.conventions}

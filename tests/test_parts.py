@@ -1,4 +1,4 @@
-"""Networks, likelihoods and the random streams, each for itself."""
+"""Likelihoods, guides and the random streams, each for itself."""
 
 from __future__ import annotations
 
@@ -7,39 +7,14 @@ import math
 import pyro.distributions as dist
 import pytest
 import torch
-from torch import nn
 
 from pyrovae import guides, likelihoods, networks, priors
 from pyrovae.streams import generator, stream
 
 
-@pytest.mark.parametrize("leading", [(), (5,), (3, 5), (2, 3, 5)])
-def test_mlp_takes_any_leading_dims(leading):
-    net = networks.MLP(4, 7, hidden=[6, 5])
-    x = torch.randn(*leading, 4)
-    assert net(x).shape == (*leading, 7)
-    torch.testing.assert_close(net(x).reshape(-1, 7), net(x.reshape(-1, 4)))
-
-
-def test_mlp_is_linear_without_hidden_layers_and_not_with_them():
-    a, b = torch.randn(2, 4)
-    for hidden, linear in (([], True), ([50], False)):
-        net = networks.MLP(4, 7, hidden=hidden)
-        middle = (net(a) + net(b)) / 2
-        assert torch.allclose(net((a + b) / 2), middle, atol=1e-5) == linear
-
-
-def test_mlp_of_no_width_is_refused():
-    with pytest.raises(ValueError, match="every width must be at least 1"):
-        networks.MLP(4, 7, hidden=[0])
-    with pytest.raises(ValueError, match="dim must be at least 1"):
+def test_prior_of_no_width_is_refused():
+    with pytest.raises(ValueError, match="dim is 0: at least 1 is needed"):
         priors.StandardNormal(0)
-
-
-def test_output_bias_needs_a_last_layer_of_its_shape():
-    for net in (nn.Linear(2, 3, bias=False), nn.ReLU(), nn.Linear(2, 4)):
-        with pytest.raises(ValueError, match=r"expected a last layer with a bias of shape \(3,\)"):
-            networks.set_output_bias(net, torch.zeros(3))
 
 
 def test_bernoulli_starts_from_the_data_means():

@@ -1,15 +1,18 @@
-"""Distributions, and only what torch, Pyro and zuko lack."""
+"""Any torch Distribution, as Pyro's handlers want it."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from pyro.contrib.zuko import ZukoToPyro  # wraps any torch Distribution, and needs no zuko
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 from torch.distributions import Distribution
 
-__all__ = ["as_pyro"]
+__all__ = ["Shape", "as_pyro", "family_of", "support_of"]
+
+Shape = torch.Size | list[int] | tuple[int, ...]
 
 
 def as_pyro(distribution: Distribution) -> Any:
@@ -28,6 +31,29 @@ def as_pyro(distribution: Distribution) -> Any:
             f"wrap a bare network, as in guides.Normal(net)"
         )
     return _AsPyro(distribution)
+
+
+def family_of(distribution: Any) -> str:
+    """What people call the distribution: its own name, under what it is wrapped in.
+
+    Example:
+        >>> family_of(as_pyro(torch.distributions.Independent(torch.distributions.Normal(0, 1), 0)))
+        'Normal'
+    """
+    if isinstance(distribution, ZukoToPyro):
+        return family_of(distribution.dist)
+    named = type(distribution).__name__ not in ("Independent", "ExpandedDistribution", "MaskedDistribution")
+    return type(distribution).__name__ if named else family_of(distribution.base_dist)
+
+
+def support_of(distribution: Any) -> torch.distributions.constraints.Constraint | None:
+    """Where the distribution lives; None where it does not say. A flow's is its transform's domain."""
+    if isinstance(distribution, ZukoToPyro):
+        return support_of(distribution.dist)
+    try:
+        return distribution.support
+    except (NotImplementedError, AttributeError):
+        return getattr(getattr(distribution, "transform", None), "domain", None)
 
 
 class _AsPyro(ZukoToPyro):

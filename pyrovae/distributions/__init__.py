@@ -1,0 +1,27 @@
+"""Distributions, and only what torch, Pyro and zuko lack."""
+
+from pyrovae.distributions.discrete import Autoregressive, Bits, OneHots
+from pyrovae.distributions.grey import ContinuousBernoulli, DiscretizedLogistic, Levels, OpenBeta
+from pyrovae.distributions.mixtures import Defensive, GaussianMixture, Widened
+from pyrovae.distributions.sphere import PowerSpherical, UniformSphere
+from pyrovae.distributions.words import Words
+from pyrovae.distributions.wrapping import as_pyro, family_of, support_of
+
+__all__ = [
+    "Autoregressive",
+    "Bits",
+    "ContinuousBernoulli",
+    "Defensive",
+    "DiscretizedLogistic",
+    "GaussianMixture",
+    "Levels",
+    "OneHots",
+    "OpenBeta",
+    "PowerSpherical",
+    "UniformSphere",
+    "Widened",
+    "Words",
+    "as_pyro",
+    "family_of",
+    "support_of",
+]

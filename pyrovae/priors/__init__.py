@@ -1,0 +1,31 @@
+"""Priors p(z): modules whose ``forward()`` returns the distribution of one latent vector.
+
+A flow of zuko, such as ``zuko.flows.NSF(16)``, is a prior as it is, and so is any Distribution.
+"""
+
+from pyrovae.priors.discrete import (
+    AutoregressiveBernoulli,
+    AutoregressiveCategorical,
+    Bernoulli,
+    Categorical,
+)
+from pyrovae.priors.mixtures import GaussianMixture, VampPrior
+from pyrovae.priors.normal import ConditionalNormal, Laplace, Normal, StandardNormal, StudentT
+from pyrovae.priors.simplex import Dirichlet, LogisticNormal, UniformSphere
+
+__all__ = [
+    "AutoregressiveBernoulli",
+    "AutoregressiveCategorical",
+    "Bernoulli",
+    "Categorical",
+    "ConditionalNormal",
+    "Dirichlet",
+    "GaussianMixture",
+    "Laplace",
+    "LogisticNormal",
+    "Normal",
+    "StandardNormal",
+    "StudentT",
+    "UniformSphere",
+    "VampPrior",
+]
