@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -78,14 +78,15 @@ class Meter:
     def parameters(self, batch: tuple[Tensor, ...]) -> list[Tensor]:
         """Every parameter a step moves: of the modules, met by the programs, or in the loss's graph."""
         buffers = [(buffer, buffer.clone()) for buffer in self.module.buffers()]
+        self.model.finished = self._check_supports  # before the loss asks for a density
         with stream("first run"), poutine.trace(param_only=True) as capture, plain_errors():
             loss = self.forward(*batch)
+        self.model.finished = None
         self.module.zero_grad()
         if self.model.traces and not any(site["is_observed"] for site in self.model.sites()):
             raise ValueError(
                 "fit: the model observes nothing: is obs= forgotten, or are model and guide swapped?"
             )
-        check_supports(list(self.model.sites()), self.guide.sites(), bound=True)
         with torch.no_grad():
             for buffer, before in buffers:  # running statistics count no data twice
                 buffer.copy_(before)
@@ -112,6 +113,9 @@ class Meter:
                     return f"site '{site['name']}' of the {kind} has no finite log density"
         return "each site is finite, the loss is not"
 
+    def _check_supports(self) -> None:
+        check_supports(list(self.model.sites()), self.guide.sites(), bound=True)
+
     def _forget(self) -> None:
         self.model.traces.clear()
         self.guide.traces.clear()
@@ -124,11 +128,14 @@ class _Recorded(nn.Module):
         super().__init__()
         self.program = program
         self.traces: list[Any] = []
+        self.finished: Callable[[], None] | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         with poutine.trace() as tracer:
             result = self.program(*args, **kwargs)
         self.traces.append(tracer.trace)
+        if self.finished is not None:
+            self.finished()
         return result
 
     def sites(self) -> Iterator[Site]:

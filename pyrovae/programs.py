@@ -9,13 +9,12 @@ from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
-from pyro.distributions import Delta
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, nn
 
 from pyrovae.streams import stream
-from pyrovae.supports import check_supports
+from pyrovae.supports import check_supports, is_delta
 
 __all__ = [
     "Program",
@@ -161,7 +160,7 @@ def _check_same_latents(model_sites: list[Site], guide_sites: list[Site]) -> Non
     latent = {s["name"] for s in model_sites if not s["is_observed"]}
     guided = {s["name"] for s in guide_sites if not s["is_observed"]}
     auxiliary = {s["name"] for s in guide_sites if s["name"] in guided and s["infer"].get("is_auxiliary")}
-    points = {s["name"] for s in guide_sites if s["name"] in latent and _is_delta(s["fn"])}
+    points = {s["name"] for s in guide_sites if s["name"] in latent and is_delta(s["fn"])}
     if len(latent) == len(model_sites):
         raise ValueError(
             "the model observes nothing: is obs= forgotten, or are model and guide the wrong way round?"
@@ -192,12 +191,6 @@ def _check_same_latents(model_sites: list[Site], guide_sites: list[Site]) -> Non
             f"site '{min(auxiliary)}' is auxiliary, and no latent is a Delta function of it: its "
             f"density is not that of the latents; integrate it out of the guide"
         )
-
-
-def _is_delta(distribution: Any) -> bool:
-    while hasattr(distribution, "base_dist"):
-        distribution = distribution.base_dist
-    return isinstance(distribution, Delta)
 
 
 def _data_plate(sites: list[Site]) -> Any:

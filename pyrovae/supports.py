@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 from pyro.distributions import Delta, constraints
+from torch import Tensor
 
 from pyrovae.distributions import family_of, support_of
 
-__all__ = ["check_supports"]
+__all__ = ["check_fit", "check_supports", "is_delta"]
 
-MEASURED_APART = {"proportions": constraints.simplex, "a sphere": constraints.sphere}
-"""Sets whose densities have a measure of their own: no density of reals compares with theirs."""
+ROUNDING = 1e-3
+"""How far off a draw of proportions, or of a direction, may be: float32 sums stray from 1."""
 
 
 def check_supports(
@@ -28,56 +29,77 @@ def check_supports(
             importance weights just get a nought.
 
     Raises:
-        ValueError: One is discrete and the other is not, or they live on sets of another kind (all
-            reals, proportions, a sphere); the guide cannot reach values that the prior gives; a
-            draw outside the prior's support where a bound is asked for.
+        ValueError: As :func:`check_fit`; a draw outside the prior's support where a bound is asked for.
     """
     priors = {site["name"]: site["fn"] for site in model_sites if not site["is_observed"]}
     for site in guide_sites:
-        name, guide, prior = site["name"], site["fn"], priors.get(site["name"])
-        if prior is None or isinstance(_bare(guide), Delta):
+        guide, prior, where = site["fn"], priors.get(site["name"]), f"site '{site['name']}'"
+        if prior is None:
             continue
-        here, there = support_of(guide), support_of(prior)
-        if here is None or there is None:
-            continue
-        both = f"site '{name}': the guide's {family_of(guide)} does not fit the prior's {family_of(prior)}"
-        if _kind(here) != _kind(there):
+        check_fit(where, guide, prior)
+        support = support_of(prior)
+        if bound and support is not None and not _inside(support, site["value"]):
             raise ValueError(
-                f"{both}: one is over {_kind(here)}, the other over {_kind(there)}; use two of one kind"
+                f"{_misfit(where, guide, prior)}: it draws values that the prior does not give, "
+                f"and the ELBO is -inf; use a guide over the prior's support"
             )
-        if _kind(here) in MEASURED_APART:  # and rounding would fail their checks
-            continue
-        reached = _draw(prior)
-        if reached is not None and not here.check(reached).all():
-            raise ValueError(
-                f"{both}: it cannot reach values that the prior gives, and log p(x) would come out too low; "
-                f"use a guide over the prior's whole support"
-            )
-        if bound and not there.check(site["value"]).all():
-            raise ValueError(
-                f"{both}: it draws values that the prior does not give, and the ELBO is -inf; use a guide "
-                f"over the prior's support"
-            )
+
+
+def check_fit(where: str, guide: Any, prior: Any) -> None:
+    """Refuse a guide's distribution that no weights could mend.
+
+    Raises:
+        ValueError: One is discrete and the other is not, or they live on sets of another kind (all
+            reals, proportions, a sphere); the guide cannot reach values that the prior gives.
+    """
+    here, there = support_of(guide), support_of(prior)
+    if here is None or there is None or is_delta(guide):
+        return
+    if _kind(here) != _kind(there):
+        raise ValueError(
+            f"{_misfit(where, guide, prior)}: one is over {_kind(here)}, the other over {_kind(there)}; use "
+            f"two of one kind"
+        )
+    reached = _draw(prior)
+    if reached is not None and not _inside(here, reached):
+        raise ValueError(
+            f"{_misfit(where, guide, prior)}: it cannot reach values that the prior gives, and log p(x) "
+            f"would come out too low; use a guide over the prior's whole support"
+        )
+
+
+def _misfit(where: str, guide: Any, prior: Any) -> str:
+    return f"{where}: the guide's {family_of(guide)} does not fit the prior's {family_of(prior)}"
 
 
 def _kind(support: Any) -> str:
+    """Distributions of two kinds have densities with respect to other measures."""
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     if support.is_discrete:
         return "discrete values"
-    for kind, constraint in MEASURED_APART.items():
-        if isinstance(support, type(constraint)):
-            return kind
-    return "real values"
+    if isinstance(support, type(constraints.simplex)):
+        return "proportions"
+    return "directions" if isinstance(support, type(constraints.sphere)) else "real values"
 
 
-def _bare(distribution: Any) -> Any:
+def _inside(support: Any, value: Tensor) -> bool:
+    kind = _kind(support)
+    if kind == "proportions":
+        return bool(((value >= 0).all(-1) & ((value.sum(-1) - 1).abs() < ROUNDING)).all())
+    if kind == "directions":
+        return bool(((value.norm(dim=-1) - 1).abs() < ROUNDING).all())
+    return bool(support.check(value).all())
+
+
+def is_delta(distribution: Any) -> bool:
+    """Whether it is a point, under what it is wrapped in."""
     while hasattr(distribution, "base_dist"):
         distribution = distribution.base_dist
-    return distribution
+    return isinstance(distribution, Delta)
 
 
-def _draw(distribution: Any) -> torch.Tensor | None:
+def _draw(distribution: Any) -> Tensor | None:
     """A draw, of a distribution that can draw: an improper prior cannot."""
     try:
         with torch.no_grad():

@@ -3,7 +3,6 @@ r"""Three distributions, two Pyro programs: p(z) and p(x | z) make the model, q(
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 import pyro
@@ -16,11 +15,10 @@ from torch.distributions import Distribution
 
 from pyrovae.distributions import as_pyro, family_of
 from pyrovae.likelihoods import check_support
+from pyrovae.parts import Part, as_module
 from pyrovae.programs import plain_errors
 
 __all__ = ["VAE", "Guide", "Model"]
-
-Part = nn.Module | Callable[..., Distribution] | Distribution
 
 _serial = itertools.count()
 
@@ -68,7 +66,7 @@ class VAE(nn.Module):
         if name == "guide" and not isinstance(value, Guide):
             value = Guide(value)
         if name in ("prior", "likelihood"):
-            setattr(self.model, name, _as_module(value))
+            setattr(self.model, name, as_module(value))
         else:
             super().__setattr__(name, value)
 
@@ -154,8 +152,8 @@ class Model(_Program):
 
     def __init__(self, prior: Part, likelihood: Part) -> None:
         super().__init__()
-        self.prior = _as_module(prior)
-        self.likelihood = _as_module(likelihood)
+        self.prior = as_module(prior)
+        self.likelihood = as_module(likelihood)
 
     def forward(self, x: Tensor | None = None, *more: Tensor, size: int | None = None) -> Tensor:
         """Run p(z) p(x | z) on data ``[batch, *event]``, or generate ``size`` data.
@@ -191,7 +189,7 @@ class Guide(_Program):
 
     def __init__(self, part: Part) -> None:
         super().__init__()
-        self.part = _as_module(part)
+        self.part = as_module(part)
 
     def forward(self, x: Tensor | None = None, *more: Tensor) -> Tensor:
         """Draw z for data ``[batch, *event]``."""
@@ -202,23 +200,6 @@ class Guide(_Program):
             q = as_pyro(self.part(x))
         with pyro.plate("data", len(x), dim=-1):
             return pyro.sample("z", q)
-
-
-class _Part(nn.Module):
-    """A function, or a fixed Distribution, in the place of a module."""
-
-    def __init__(self, part: Callable[..., Distribution] | Distribution) -> None:
-        super().__init__()
-        self.part = part
-
-    def forward(self, *args: Tensor) -> Distribution:
-        return self.part if isinstance(self.part, Distribution) else self.part(*args)
-
-
-def _as_module(part: Part) -> nn.Module:
-    if isinstance(part, type) or not (callable(part) or isinstance(part, Distribution)):
-        raise TypeError(f"a part is a module, a function or a Distribution, got {part!r}")
-    return part if isinstance(part, nn.Module) else _Part(part)
 
 
 def _mean(q: Distribution) -> Tensor:

@@ -27,7 +27,7 @@ ROWS = 12
 
 @pytest.mark.parametrize("parts", EVERY_COMBINATION, ids="-".join)
 def test_every_combination(parts, device):
-    prior, likelihood, guide = parts
+    _, likelihood, guide = parts
     vae = a_vae(*parts).to(device)
     x = LIKELIHOODS[likelihood].data(ROWS).to(device)
 
@@ -120,6 +120,6 @@ def test_a_misfit_of_prior_and_guide_is_refused_by_both_names(pair):
     p, x = PRIORS[prior].make(), LIKELIHOODS["normal"].make()
     data = LIKELIHOODS["normal"].data(ROWS)
     vae = pv.VAE(p, x, GUIDES[guide].make(p, x))
-    with pytest.raises(ValueError, match="the guide's .* does not fit the prior's") as raised:
+    with pytest.raises(ValueError, match=r"the guide's .* does not fit the prior's") as raised:
         pv.fit(vae.model, vae.guide, data, num_epochs=1, progress=False)
     assert "\n" not in str(raised.value)

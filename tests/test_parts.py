@@ -48,7 +48,9 @@ def test_support_names_the_row_whatever_draws_dims_there_are(draws):
     x = torch.ones(4, 2)
     likelihoods.check_support(p, x)
     x[2, 1] = 300
-    with pytest.raises(ValueError, match="value 300 in row 2 of the batch is outside Binomial: rescale"):
+    with pytest.raises(
+        ValueError, match="value 300 in row 2 of the batch is outside Binomial: raise total_count"
+    ):
         likelihoods.check_support(p, x)
 
 

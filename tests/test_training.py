@@ -88,7 +88,7 @@ class LearnedNormal(nn.Module):
 
 
 def test_history_is_of_the_parameters_that_the_batch_met(x):
-    vae = pv.VAE(LearnedNormal(), LIKELIHOODS["bernoulli"](), a_vae().guide.part)
+    vae = pv.VAE(LearnedNormal(), LIKELIHOODS["bernoulli"].make(), a_vae().guide.part)
     sgd = lambda parameters: torch.optim.SGD(parameters, lr=1e-3)  # noqa: E731
     history = fit(vae, x, optimizer=sgd, num_epochs=3)
     assert history.elbo == pytest.approx([-loss for loss in history.loss], rel=1e-5)

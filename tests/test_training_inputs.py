@@ -8,7 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from components import FEATURES, LIKELIHOODS, PRIORS, a_vae
+from components import FEATURES, LATENTS, LIKELIHOODS, PRIORS, a_vae
 from helpers import all_moved, snapshot
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, config_enumerate
 from pyro.infer.autoguide import AutoDelta, AutoNormal, AutoNormalMessenger
@@ -169,9 +169,9 @@ def test_enumerated_sites_train_and_their_parts_are_unknown():
 
 
 def test_parameters_in_closures_train_too(x):
-    net = nn.Linear(3, FEATURES)
+    net = nn.Linear(LATENTS, FEATURES)
     likelihood = lambda z: dist.Bernoulli(logits=net(z)).to_event(1)  # noqa: E731
-    vae = pv.VAE(PRIORS["standard_normal"](), likelihood, a_vae().guide.part)
+    vae = pv.VAE(PRIORS["standard_normal"].make(), likelihood, a_vae().guide.part)
     before = snapshot(net)
     fit(vae, x)
     assert all_moved(before, net)
@@ -231,7 +231,7 @@ def test_an_infinite_loss_stops_before_the_step_and_names_site_and_batch(x):
     class Broken(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.net = LIKELIHOODS["bernoulli"]()
+            self.net = LIKELIHOODS["bernoulli"].make()
             self.calls = 0
 
         def forward(self, z):
@@ -241,7 +241,7 @@ def test_an_infinite_loss_stops_before_the_step_and_names_site_and_batch(x):
                 return dist.Bernoulli(logits=p.base_dist.logits * math.inf, validate_args=False).to_event(1)
             return p
 
-    vae = pv.VAE(PRIORS["standard_normal"](), Broken(), a_vae().guide.part)
+    vae = pv.VAE(PRIORS["standard_normal"].make(), Broken(), a_vae().guide.part)
     with pytest.raises(FloatingPointError, match="epoch 1, batch 1: site 'x' of the model") as raised:
         fit(vae, x, batch_size=10)
     assert "\n" not in str(raised.value)
@@ -284,13 +284,13 @@ def test_a_gradient_that_is_not_finite_is_named_before_the_step(x):
     class Root(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.net = nn.Linear(3, FEATURES)
+            self.net = nn.Linear(LATENTS, FEATURES)
             self.rate = nn.Parameter(torch.zeros(()))
 
         def forward(self, z):
             return dist.Bernoulli(logits=self.net(z) + self.rate.sqrt()).to_event(1)
 
-    vae = pv.VAE(PRIORS["standard_normal"](), Root(), a_vae().guide.part)
+    vae = pv.VAE(PRIORS["standard_normal"].make(), Root(), a_vae().guide.part)
     with pytest.raises(FloatingPointError, match=r"'likelihood.rate' is not finite at epoch 0, batch 0"):
         fit(vae, x)
     assert all(parameter.isfinite().all() for parameter in vae.parameters())

@@ -6,11 +6,12 @@ from functools import partial
 
 import pytest
 import torch
-from components import FEATURES, GUIDES, LATENTS, LIKELIHOODS, PRIORS, a_vae
+from components import FEATURES, LATENTS, LIKELIHOODS, PRIORS, a_vae, to_z
 from pyro.infer import Trace_ELBO
 from torch import nn
 
 import pyrovae as pv
+from pyrovae import guides
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def x():
         ),
         (
             -torch.eye(FEATURES),
-            r"value -1 in row 0 of the batch is outside Bernoulli: choose a likelihood of real",
+            r"value -1 in row 0 of the batch is outside Bernoulli: use Normal, Laplace",
         ),
         (torch.full((4, FEATURES), torch.nan), r"(value nan|NaN) in row 0.*: drop the row"),
         (torch.zeros(4, FEATURES - 1), r"MLP: expected shape \(..., 6\), got \(4, 5\)"),
@@ -62,18 +63,22 @@ def test_programs_called_with_nothing_say_what_they_need():
 
 
 def test_guide_and_prior_of_different_widths_are_named(x):
-    vae = pv.VAE(pv.priors.StandardNormal(LATENTS + 1), LIKELIHOODS["bernoulli"](), GUIDES["normal"]())
-    with pytest.raises(ValueError, match=r"site 'z': the guide gives shape \(20, 3\), .* \(4,\)"):
+    vae = pv.VAE(
+        pv.priors.StandardNormal(LATENTS + 1), LIKELIHOODS["bernoulli"].make(), guides.Normal(to_z())
+    )
+    with pytest.raises(ValueError, match=r"site 'z': the guide gives shape \(20, 4\), .* \(5,\)"):
         Trace_ELBO()(vae.model, vae.guide)(x)
 
 
 def test_likelihood_of_another_width_is_named(x):
     vae = pv.VAE(
-        PRIORS["standard_normal"](),
+        PRIORS["standard_normal"].make(),
         pv.likelihoods.Bernoulli(pv.networks.MLP(LATENTS, 9)),
-        GUIDES["normal"](),
+        guides.Normal(to_z()),
     )
-    with pytest.raises(ValueError, match=r"data of shape \(20, 6\), Bernoulli has rows of \(9,\)"):
+    with pytest.raises(
+        ValueError, match=r"data of shape \(20, 6\), and .* Bernoulli has rows of \(9,\): give its network"
+    ):
         Trace_ELBO()(vae.model, vae.guide)(x)
 
 

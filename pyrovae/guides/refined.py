@@ -74,7 +74,7 @@ class Refined(nn.Module):
                 f"Refined: {type(guide).__name__} has no parameters to refine: it needs a net and "
                 f"given(net's output), as guides.Normal has"
             )
-        self.guide = guide
+        self.guide: Any = guide
         self._model = (model,)  # in a tuple, so that its parameters are not the guide's
         self.steps, self.learning_rate, self.num_particles = steps, learning_rate, num_particles
         self.site, self.seed = site, seed

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from pyrovae import distributions
 from pyrovae.distributions import as_pyro, family_of, support_of
 from pyrovae.parameters import check_positive
+from pyrovae.parts import Part, as_module
+from pyrovae.supports import check_fit
 
 __all__ = ["Defensive", "Widened"]
 
@@ -75,7 +77,7 @@ class Defensive(nn.Module):
         weight: alpha, strictly between 0 and 1.
 
     Raises:
-        ValueError: A weight outside (0, 1), or a guide and a prior of other events.
+        ValueError: A weight outside (0, 1), or a guide and a prior that do not fit.
 
     References:
         Hesterberg, Weighted Average Importance Sampling and Defensive Mixture Distributions, 1995.
@@ -88,11 +90,11 @@ class Defensive(nn.Module):
         torch.Size([5, 2])
     """
 
-    def __init__(self, guide: nn.Module, prior: nn.Module, weight: float = 0.1) -> None:
+    def __init__(self, guide: nn.Module, prior: Part, weight: float = 0.1) -> None:
         super().__init__()
         if not 0 < weight < 1:
             raise ValueError(f"Defensive: weight must be strictly between 0 and 1, got {weight:g}")
-        self.guide, self.prior, self.weight = guide, prior, weight
+        self.guide, self.prior, self.weight = guide, as_module(prior), weight
 
     def forward(self, x: Tensor) -> distributions.Defensive:
         """The mixture: batch and event shapes are the guide's."""
@@ -102,4 +104,5 @@ class Defensive(nn.Module):
                 f"Defensive: the guide has events of shape {tuple(first.event_shape)}, the prior of "
                 f"{tuple(second.event_shape)}: give both the same width"
             )
+        check_fit("Defensive", first, second)
         return distributions.Defensive(first, second, self.weight)

@@ -71,6 +71,8 @@ def _mend(name: str, x: Tensor, value: float) -> str:
         greys = "divide 8-bit values by 255"
         greys += ", then binarise" if name == "Bernoulli" else ""
         return f"{greys}, or use Poisson, NegativeBinomial or Binomial for counts"
+    if low >= 0 and whole and name == "Binomial":
+        return "raise total_count, or use Poisson or NegativeBinomial for counts without a limit"
     if low >= 0 and whole:
         return "use Poisson or NegativeBinomial"
     return "use Normal, Laplace or StudentT, or rescale the data"
