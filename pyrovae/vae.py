@@ -2,25 +2,21 @@ r"""Three distributions, two Pyro programs: p(z) and p(x | z) make the model, q(
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
 from pyro.infer.util import is_validation_enabled
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyrovae.distributions import as_pyro, family_of
 from pyrovae.likelihoods import check_support
-from pyrovae.parts import Part, as_module
+from pyrovae.parts import Part, ProgramModule, as_module
 from pyrovae.programs import plain_errors
 
 __all__ = ["VAE", "Guide", "Model"]
-
-_serial = itertools.count()
 
 
 class VAE(nn.Module):
@@ -120,29 +116,7 @@ class VAE(nn.Module):
         return self.decode(start + along * (end - start)).mean
 
 
-class _Program(PyroModule):
-    """A Pyro program with a root name of its own, its copies too.
-
-    Pyro's parameter store knows parameters by name: of two programs with the same names SVI would
-    train only the first.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(name=self._new_name())
-
-    @classmethod
-    def _new_name(cls) -> str:
-        return f"pyrovae_{cls.__name__.lower()}_{next(_serial)}"
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        old, new = self._pyro_name, self._new_name()
-        for module in self.modules():
-            if isinstance(module, PyroModule):
-                module._pyro_name = new + module._pyro_name.removeprefix(old)
-
-
-class Model(_Program):
+class Model(ProgramModule):
     """The Pyro program of p(z) p(x | z), called with data or, to generate, with a size.
 
     Args:
@@ -180,7 +154,7 @@ class Model(_Program):
             return pyro.sample("x", as_pyro(likelihood), obs=x)
 
 
-class Guide(_Program):
+class Guide(ProgramModule):
     """The Pyro program of q(z | x).
 
     Args:

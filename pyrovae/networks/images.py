@@ -3,6 +3,10 @@
 Each is a ladder of resolutions, every one half of the one before, rounded up: 28, 14, 7, 4, 2, 1. At each
 there may be residual blocks; the plain networks are those with none. None normalises over the batch: a
 density must not depend on which other rows are in it.
+
+The nonlinearity is SiLU unless another is given. With ReLU and Adam at its usual rate, a VAE of these
+networks is apt to give up its latents in the first epochs and draw the average image; with residual blocks
+it can stay there.
 """
 
 from __future__ import annotations
@@ -47,7 +51,7 @@ class ConvEncoder(nn.Module):
         out_features: int,
         *,
         channels: Sequence[int] = (32, 64),
-        activation: Activation = nn.ReLU,
+        activation: Activation = nn.SiLU,
     ) -> None:
         super().__init__()
         self.layers = _encoder(self, shape, out_features, channels, 0, activation)
@@ -96,7 +100,7 @@ class ConvDecoder(nn.Module):
         *,
         channels: Sequence[int] = (64, 32),
         parameters: int = 1,
-        activation: Activation = nn.ReLU,
+        activation: Activation = nn.SiLU,
     ) -> None:
         super().__init__()
         self.layers = _decoder(self, in_features, shape, channels, parameters, 0, activation)
@@ -142,7 +146,7 @@ class ResidualEncoder(nn.Module):
         *,
         channels: Sequence[int] = (32, 64),
         blocks: int = 1,
-        activation: Activation = nn.ReLU,
+        activation: Activation = nn.SiLU,
     ) -> None:
         super().__init__()
         _check_blocks(self, blocks)
@@ -192,7 +196,7 @@ class ResidualDecoder(nn.Module):
         channels: Sequence[int] = (64, 32),
         parameters: int = 1,
         blocks: int = 1,
-        activation: Activation = nn.ReLU,
+        activation: Activation = nn.SiLU,
     ) -> None:
         super().__init__()
         _check_blocks(self, blocks)

@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.parameters import check_positive, loc_and_scale
+from pyrovae.parameters import Scale, check_positive, loc_and_scale
 from pyrovae.reductions import check_count
 
 __all__ = ["ConditionalNormal", "Laplace", "Normal", "StandardNormal", "StudentT"]
@@ -43,7 +43,7 @@ class StandardNormal(nn.Module):
 
 
 class Normal(nn.Module):
-    r"""A diagonal normal with learned loc and scale; it starts as the standard normal.
+    r"""A diagonal normal with learned loc and scale.
 
     .. math:: p(z) = \mathcal N(z; \mu, \operatorname{diag} \sigma^2)
 
@@ -52,6 +52,11 @@ class Normal(nn.Module):
 
     Args:
         dim: Width of z.
+        scale: Where learning starts, from loc 0.
+        learn: Whether loc and scale are learned.
+
+    Raises:
+        ValueError: No width, or a scale that is not positive.
 
     References:
         Hoffman and Johnson, ELBO Surgery, 2016, for what the prior's shape costs.
@@ -61,15 +66,20 @@ class Normal(nn.Module):
         tensor(0., grad_fn=<SumBackward0>)
     """
 
-    def __init__(self, dim: int) -> None:
+    loc: Tensor
+
+    def __init__(self, dim: int, *, scale: float = 1.0, learn: bool = True) -> None:
         super().__init__()
         check_count("priors.Normal: dim", dim)
-        self.loc = nn.Parameter(torch.zeros(dim))
-        self.log_scale = nn.Parameter(torch.zeros(dim))
+        if learn:
+            self.loc = nn.Parameter(torch.zeros(dim))
+        else:
+            self.register_buffer("loc", torch.zeros(dim))
+        self.scale = Scale("priors.Normal", torch.full((dim,), scale), learn=learn)
 
     def forward(self) -> dist.TorchDistribution:
         """The distribution of one z, event shape ``[dim]``."""
-        return dist.Normal(self.loc, self.log_scale.exp(), validate_args=False).to_event(1)
+        return dist.Normal(self.loc, self.scale(), validate_args=False).to_event(1)
 
 
 class Laplace(nn.Module):

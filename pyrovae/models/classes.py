@@ -1,0 +1,260 @@
+"""Models with a class: given, partly given, or never given."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.poutine.mask_messenger import MaskMessenger
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from pyrovae.distributions import as_pyro
+from pyrovae.likelihoods import check_support
+from pyrovae.models.pair import Pair, PartsProgram, beside, rows_of
+from pyrovae.parts import Part
+from pyrovae.priors import GaussianMixture
+
+__all__ = ["conditional", "gaussian_mixture", "semi_supervised"]
+
+CERTAIN = 100.0
+"""Nats between the label that is known and the others: e^-100 is never drawn and weighs nothing."""
+
+
+def conditional(prior: Part, likelihood: Part, guide: Part) -> Pair:
+    r"""A VAE of x given y: both programs are called with ``(x, y)``, and log p is log p(x | y).
+
+    .. math:: p(x \mid y) = \int p(z \mid y) \, p(x \mid z, y) \, dz
+
+    ``pair.sample(y=y)`` draws a row of data for each row of y.
+
+    Args:
+        prior: ``prior(y)`` returns p(z | y), such as ``priors.ConditionalNormal(net)``; one that takes
+            no argument is p(z).
+        likelihood: A part called with z and y side by side, ``[..., dim + width of y]``.
+        guide: A part called with x and y side by side, ``[batch, features + width of y]``.
+
+    References:
+        Sohn et al., Learning Structured Output Representation using Deep Conditional Generative
+        Models, 2015.
+
+    Example:
+        >>> from pyrovae import guides, likelihoods, networks, priors
+        >>> pair = conditional(
+        ...     priors.ConditionalNormal(networks.MLP(10, 2 * 4)),
+        ...     likelihoods.Bernoulli(networks.MLP(4 + 10, 9)),
+        ...     guides.Normal(networks.MLP(9 + 10, 2 * 4)),
+        ... )
+        >>> pair.sample(y=torch.eye(10)).shape
+        torch.Size([10, 9])
+    """
+    model = PartsProgram(_conditional_model, prior=prior, likelihood=likelihood)
+    return Pair(model, PartsProgram(_conditional_guide, guide=guide))
+
+
+def _conditional_model(parts: Any, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
+    y = _checked_condition(x, y)
+    plate = pyro.plate("data", len(y), dim=-1)
+    needs_y = any(
+        parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        for parameter in inspect.signature(parts.prior.forward).parameters.values()
+    )
+    prior = as_pyro(parts.prior(y) if needs_y else parts.prior())
+    with plate:
+        z = pyro.sample("z", prior)
+    likelihood = as_pyro(parts.likelihood(beside(z, y)))
+    if x is not None:
+        check_support(likelihood, x)
+    with plate:
+        return pyro.sample("x", likelihood, obs=x)
+
+
+def _conditional_guide(parts: Any, x: Tensor, y: Tensor | None = None) -> None:
+    q = as_pyro(parts.guide(beside(x, _checked_condition(x, y))))
+    with pyro.plate("data", len(x), dim=-1):
+        pyro.sample("z", q)
+
+
+def _checked_condition(x: Tensor | None, y: Tensor | None) -> Tensor:
+    if y is None:
+        raise ValueError("a conditional model is called with (x, y): pass the data as a tuple of tensors")
+    if y.dim() != 2 or not y.is_floating_point() or (x is not None and len(x) != len(y)):
+        raise ValueError(
+            f"y must be floats, a row for each row of x, got {y.dtype} of shape {tuple(y.shape)}: "
+            f"of labels make one_hot(y, num_classes).float()"
+        )
+    return y
+
+
+def semi_supervised(
+    prior: Part,
+    likelihood: Part,
+    guide: Part,
+    classifier: nn.Module,
+    *,
+    num_classes: int,
+    alpha: float = 0.1,
+) -> Pair:
+    r"""The model M2: a class and a latent, of data of which some have their class known.
+
+    .. math:: p(x) = \sum_y p(y) \int p(z) \, p(x \mid z, y) \, dz, \qquad
+        q(y, z \mid x) = q(y \mid x) \, q(z \mid x, y)
+
+    The programs are called with ``x``, or with ``(x, y)`` where y holds labels, -1 where unknown. A
+    row's log p is log p(x) without a label and log p(x, y) with one. The class is summed out by
+    ``TraceEnum_ELBO(max_plate_nesting=1)``; p(y) is uniform. Sites are "y", "z" and "x".
+
+    Modules in training mode add alpha log q(y | x) of the labelled rows to the objective, a site
+    "classifier" without which labels would not train the classifier. It shapes the loss only:
+    evaluation, importance weights and the history's ELBO leave it out.
+
+    Args:
+        prior: ``prior()`` returns p(z).
+        likelihood: A part called with z and the one-hot y side by side, ``[..., dim + num_classes]``.
+        guide: A part called with x and the one-hot y side by side, ``[..., features + num_classes]``.
+        classifier: Maps x to the logits of q(y | x), ``[batch, num_classes]``.
+        num_classes: Classes.
+        alpha: Weight of the classifier's term, per labelled row.
+
+    References:
+        Kingma et al., Semi-Supervised Learning with Deep Generative Models, 2014. arXiv:1406.5298
+
+    Example:
+        >>> from pyrovae import guides, likelihoods, networks, priors
+        >>> pair = semi_supervised(
+        ...     priors.StandardNormal(4),
+        ...     likelihoods.Bernoulli(networks.MLP(4 + 10, 9)),
+        ...     guides.Normal(networks.MLP(9 + 10, 2 * 4)),
+        ...     networks.MLP(9, 10),
+        ...     num_classes=10,
+        ... )
+        >>> pair.sample(5).shape
+        torch.Size([5, 9])
+    """
+    if num_classes < 2 or alpha < 0:
+        raise ValueError(
+            f"semi_supervised: num_classes must be at least 2 and alpha at least 0, got {num_classes} and "
+            f"{alpha:g}"
+        )
+    model = PartsProgram(_m2_model, prior=prior, likelihood=likelihood)
+    model.classifier, model.num_classes, model.alpha = classifier, num_classes, alpha
+    q = PartsProgram(_m2_guide, guide=guide)
+    q.classifier, q.num_classes = classifier, num_classes
+    return Pair(model, q)
+
+
+def _m2_model(
+    parts: Any, x: Tensor | None = None, y: Tensor | None = None, *, size: int | None = None
+) -> Tensor:
+    plate = pyro.plate("data", rows_of(x, size), dim=-1)
+    prior = as_pyro(parts.prior())
+    even = next(parts.classifier.parameters()).new_zeros(parts.num_classes)
+    with plate:
+        label = pyro.sample("y", dist.OneHotCategorical(logits=even, validate_args=False))
+        z = pyro.sample("z", prior)
+    likelihood = as_pyro(parts.likelihood(beside(z, label)))
+    if x is not None:
+        check_support(likelihood, x)
+        if y is not None and parts.training:
+            _teach_classifier(parts, plate, x, y)
+    with plate:
+        return pyro.sample("x", likelihood, obs=x)
+
+
+def _teach_classifier(parts: Any, plate: Any, x: Tensor, y: Tensor) -> None:
+    logits, known = parts.classifier(x), y >= 0
+    loss_only: Any = {"loss_only": True}
+    q = dist.OneHotCategorical(logits=logits, validate_args=False)
+    truth = one_hot(y.clamp(min=0), parts.num_classes).to(logits)
+    with plate, poutine.scale(scale=parts.alpha), MaskMessenger(mask=known):  # type: ignore[arg-type]
+        pyro.sample("classifier", q, obs=truth, infer=loss_only)
+
+
+def _m2_guide(parts: Any, x: Tensor, y: Tensor | None = None) -> None:
+    plate = pyro.plate("data", len(x), dim=-1)
+    logits = parts.classifier(x)
+    if logits.shape != (len(x), parts.num_classes):
+        raise ValueError(
+            f"semi_supervised: the classifier gives shape {tuple(logits.shape)}, expected "
+            f"({len(x)}, {parts.num_classes}): a logit for each class"
+        )
+    if y is not None:
+        if y.shape != (len(x),) or y.is_floating_point() or not (y.min() >= -1 and y.max() < logits.shape[1]):
+            raise ValueError(
+                f"y must be integer labels [{len(x)}] from 0 to {parts.num_classes - 1}, -1 where unknown, "
+                f"got {y.dtype} of shape {tuple(y.shape)}"
+            )
+        truth = CERTAIN * one_hot(y.clamp(min=0), parts.num_classes).to(logits)
+        logits = torch.where((y >= 0)[:, None], truth, logits)
+    with plate:
+        q = dist.OneHotCategorical(logits=logits, validate_args=False)
+        label = pyro.sample("y", q, infer={"enumerate": "parallel"})
+    q = as_pyro(parts.guide(beside(x, label)))
+    with plate:
+        pyro.sample("z", q)
+
+
+def gaussian_mixture(prior: GaussianMixture, likelihood: Part, guide: Part) -> Pair:
+    r"""A VAE whose prior is a mixture with its component as a latent of its own: clustering.
+
+    .. math:: p(x, z, y) = \pi_y \, \mathcal N(z; \mu_y, \sigma_y^2) \, p(x \mid z), \qquad
+        q(y, z \mid x) = q(z \mid x) \, p(y \mid z)
+
+    The component's posterior given z is known exactly, so the guide uses it: log p(x) and its bound
+    are those of ``VAE(prior, likelihood, guide)``, and nothing is lost by having y. Enumerated by
+    ``TraceEnum_ELBO(max_plate_nesting=1)``. Sites are "y" (one-hot), "z" and "x".
+
+    Args:
+        prior: The mixture; model and guide share it.
+        likelihood: ``likelihood(z)`` returns p(x | z).
+        guide: ``guide(x)`` returns q(z | x).
+
+    References:
+        Jiang et al., Variational Deep Embedding, 2017. arXiv:1611.05148
+
+    Example:
+        >>> from pyrovae import guides, likelihoods, networks, priors
+        >>> pair = gaussian_mixture(
+        ...     priors.GaussianMixture(4, 10),
+        ...     likelihoods.Bernoulli(networks.MLP(4, 9)),
+        ...     guides.Normal(networks.MLP(9, 2 * 4)),
+        ... )
+        >>> pair.sample(5).shape
+        torch.Size([5, 9])
+    """
+    model = PartsProgram(_gm_model, prior=prior, likelihood=likelihood)
+    return Pair(model, PartsProgram(_gm_guide, prior=prior, guide=guide))
+
+
+def _gm_model(parts: Any, x: Tensor | None = None, *, size: int | None = None) -> Tensor:
+    plate = pyro.plate("data", rows_of(x, size), dim=-1)
+    prior = parts.prior
+    with plate:
+        y = pyro.sample("y", dist.OneHotCategorical(logits=prior.logits, validate_args=False))
+        z = pyro.sample("z", _component(prior, y))
+    likelihood = as_pyro(parts.likelihood(z))
+    if x is not None:
+        check_support(likelihood, x)
+    with plate:
+        return pyro.sample("x", likelihood, obs=x)
+
+
+def _gm_guide(parts: Any, x: Tensor) -> None:
+    plate = pyro.plate("data", len(x), dim=-1)
+    q = as_pyro(parts.guide(x))
+    with plate:
+        z = pyro.sample("z", q)
+    every = torch.eye(len(parts.prior.logits), dtype=z.dtype, device=z.device)
+    logits = parts.prior.logits + _component(parts.prior, every).log_prob(z[..., None, :])
+    with plate:
+        q = dist.OneHotCategorical(logits=logits, validate_args=False)
+        pyro.sample("y", q, infer={"enumerate": "parallel"})
+
+
+def _component(prior: GaussianMixture, y: Tensor) -> Any:
+    """The normal that the one-hot y chooses."""
+    return dist.Normal(y @ prior.locs, (y @ prior.log_scales).exp(), validate_args=False).to_event(1)
