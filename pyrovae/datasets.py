@@ -43,8 +43,7 @@ class Split(data.Dataset[Tensor]):
         seed: Of what is drawn.
         labels: ``[n]`` classes, where there are any.
         shape: Shape of one row as an image, where it is one.
-        conventions: What a log p(x) of these data has to carry. The rows are added, and where levels
-            are recorded the dims.
+        conventions: What a log p(x) of these data has to carry. Rows and dims are added.
 
     Raises:
         ValueError: ``dequantise``, and a value is no whole number from 0 to ``scale``, or the scale is
@@ -73,8 +72,6 @@ class Split(data.Dataset[Tensor]):
             if not redraw:
                 noise = generator("dequantisation", seed)
                 values, scale = dequantisation.dequantise(values, levels=levels, generator=noise), 1.0
-        if "levels" in said:  # bits per dimension will ask for both
-            said["dims"] = math.prod(values.shape[1:])
         self.values = values
         self.scale = scale
         self.redraw = redraw
@@ -82,7 +79,7 @@ class Split(data.Dataset[Tensor]):
         self.seed = seed
         self.labels = labels
         self.shape = shape or tuple(values.shape[1:])
-        self.conventions = {**said, "rows": len(values)}
+        self.conventions = {**said, "dims": math.prod(values.shape[1:]), "rows": len(values)}
         self._noise = generator("redraw", seed)
         self._worker: int | None = None
 

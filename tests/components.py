@@ -67,7 +67,8 @@ def unit(n: int) -> Tensor:
 
 
 def levels(n: int, steps: int = 255) -> Tensor:
-    return torch.randint(steps + 1, (n, FEATURES)) / steps
+    """As of images: many values at both ends."""
+    return torch.randint(-steps // 4, 5 * steps // 4, (n, FEATURES)).clamp(0, steps) / steps
 
 
 def real(n: int) -> Tensor:

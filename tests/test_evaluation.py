@@ -272,6 +272,7 @@ def test_table_tells_what_it_is_of():
         "binarisation": "dynamic",
         "binarisation_seed": 0,
         "values": "{0, 1}",
+        "dims": 784,
         "rows": 1000,
         "num_samples": 2,
         "method": "importance sampling",

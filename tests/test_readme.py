@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import pyrovae as pv
+from pyrovae import flows, guides, likelihoods, networks, priors
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -36,3 +39,20 @@ def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^    make (\w[\w-]*)", README, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_every_part_is_in_the_swap_table_and_every_line_of_it_builds():
+    swap = README[README.index("## Swap a part") : README.index("**Whole models**")]
+    lines = [line.split("|")[1] for line in swap.splitlines() if line.startswith("| `") and ".` " not in line]
+    code = [span for line in lines for span in re.findall(r"`([^`]+)`", line) if not span.endswith("= ")]
+    x = torch.rand(500, 784)
+    q = guides.Normal(networks.MLP(784, 2 * 16))
+    vae = pv.VAE(priors.StandardNormal(16), likelihoods.Bernoulli(networks.MLP(16, 784)), q)
+    names = {"net": networks.MLP(784, 16), "x": x, "q": q, "vae": vae}
+    parts = {"priors": priors, "likelihoods": likelihoods, "guides": guides, "flows": flows}
+    for span in code:
+        eval(span.replace("codes=...", "codes=torch.randn(99, 16)"), {"torch": torch, **parts, **names})
+    for module in (priors, likelihoods, guides):
+        listed = {name for name in module.__all__ if name[0].isupper()}
+        missing = {name for name in listed if f"{module.__name__.split('.')[-1]}.{name}(" not in swap}
+        assert not missing

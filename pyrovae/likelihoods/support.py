@@ -61,11 +61,13 @@ def _mend(name: str, x: Tensor, value: float) -> str:
     if unit and whole:
         return "for binary data use Bernoulli"
     if unit:
-        greys = "ContinuousBernoulli, or Categorical or DiscretizedLogistic for levels k / 255"
+        steps = 255 * x
+        levels = bool(((steps - steps.round()).abs() < 1e-3).all())
+        greys = "ContinuousBernoulli" + (", Categorical or DiscretizedLogistic" if levels else " or Beta")
         if name == "Bernoulli":
             return f"binarise, or use {greys}"
         if name == "OpenBeta":
-            return f"dequantise (datasets.load(..., dequantise=True)), or use {greys}"
+            return f"dequantise, datasets.load(..., dequantise=True), or use {greys}"
         return f"use {greys}"
     if low >= 0 and high <= 255 and whole and name in GREY:
         greys = "divide 8-bit values by 255"
