@@ -29,6 +29,7 @@ __all__ = [
     "log_weights",
     "pareto_khat",
     "standard_error",
+    "sum_by_datum",
     "weigh",
 ]
 
@@ -103,12 +104,12 @@ def weigh(
         num_draws = min(DRAWS_AT_ONCE, num_samples - start)
         with pyro.plate("_draws", num_draws, dim=structure.draws_dim):
             drawn = poutine.trace(guide).get_trace(*args, **kwargs)
-        log_q = _sum_by_datum(list(sample_sites(drawn)), structure)
+        log_q = sum_by_datum(list(sample_sites(drawn)), structure)
         for first in range(0, num_draws, chunk_size):
             rows = slice(first, min(first + chunk_size, num_draws))
             sites = _score(model, args, kwargs, drawn, rows, structure)
-            log_likelihood = _sum_by_datum([s for s in sites if s["is_observed"]], structure)
-            log_prior = _sum_by_datum([s for s in sites if not s["is_observed"]], structure)
+            log_likelihood = sum_by_datum([s for s in sites if s["is_observed"]], structure)
+            log_prior = sum_by_datum([s for s in sites if not s["is_observed"]], structure)
             log_ratio = (log_q[rows] if log_q.dim() else log_q) - log_prior
             yield log_likelihood - log_ratio, log_ratio
 
@@ -138,7 +139,7 @@ def _score(
     return list(sample_sites(trace))
 
 
-def _sum_by_datum(sites: list[Site], structure: Structure) -> Tensor:
+def sum_by_datum(sites: list[Site], structure: Structure) -> Tensor:
     """Add up the sites' log densities over all plates but the data and the draws: [draws, batch]."""
     total: Tensor | float = 0.0
     for site in sites:

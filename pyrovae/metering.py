@@ -69,7 +69,7 @@ class Meter:
             for sites in (
                 [site for site in self.model.sites() if site["is_observed"]],
                 [site for site in self.model.sites() if not site["is_observed"]],
-                list(self.guide.sites()),
+                list(self.guide.sites(self.runs)),
             )
         )
         bound = observed + prior - guide
@@ -138,8 +138,9 @@ class _Recorded(nn.Module):
             self.finished()
         return result
 
-    def sites(self) -> Iterator[Site]:
-        for trace in self.traces:
+    def sites(self, runs: int | None = None) -> Iterator[Site]:
+        """Of all runs, or of the first few: an objective may score the guide again on its own draws."""
+        for trace in self.traces[:runs]:
             yield from sample_sites(trace)
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "modules_of",
     "plain_errors",
     "sample_sites",
+    "structure_of",
     "traces",
 ]
 
@@ -40,15 +41,16 @@ class Structure(NamedTuple):
     draws_dim: int  # the first dim left of every plate: importance draws go there
 
 
-def sample_sites(trace: Any) -> Iterator[Site]:
+def sample_sites(trace: Any, *, loss_only: bool = False) -> Iterator[Site]:
     """The sites of a trace that have a density: no plates, no ``pyro.deterministic``.
 
-    Nor those marked ``infer={"loss_only": True}``, which shape a loss and are no part of p(x, z).
+    Nor those marked ``infer={"loss_only": True}``, which shape a loss and are no part of p(x, z):
+    they alone are given with ``loss_only=True``.
     """
     for site in trace.nodes.values():
         if site["type"] != "sample" or isinstance(site["fn"], _Subsample):
             continue
-        if "_deterministic" not in site["infer"] and not site["infer"].get("loss_only"):
+        if "_deterministic" not in site["infer"] and bool(site["infer"].get("loss_only")) == loss_only:
             yield site
 
 
@@ -87,14 +89,25 @@ def inspect(model: Program, guide: Program, *args: Any, **kwargs: Any) -> Struct
             )
         for trace in (guide_trace, model_trace):
             _check_no_random_subsample(trace)
-        model_sites, guide_sites = list(sample_sites(model_trace)), list(sample_sites(guide_trace))
-        _check_same_latents(model_sites, guide_sites)
-        check_supports(model_sites, guide_sites, bound=False)
-        plate = _data_plate(model_sites + guide_sites)
-        for site in model_sites + guide_sites:
-            _check_batch_shape(site)
+        _check_weighable(list(sample_sites(model_trace)), list(sample_sites(guide_trace)))
+        structure = structure_of(guide_trace, model_trace)
         for trace, repeated in zip((guide_trace, model_trace), again, strict=True):
             _check_same_densities(trace, repeated)
+    return structure
+
+
+def structure_of(guide_trace: poutine.Trace, model_trace: poutine.Trace, *, bound: bool = False) -> Structure:
+    """The structure of a pair that was run, checked as far as a bound on log p(x) needs.
+
+    Raises:
+        ValueError: As :func:`inspect`, but for what only importance weights need.
+    """
+    model_sites, guide_sites = list(sample_sites(model_trace)), list(sample_sites(guide_trace))
+    _check_same_latents(model_sites, guide_sites)
+    check_supports(model_sites, guide_sites, bound=bound)
+    plate = _data_plate(model_sites + guide_sites)
+    for site in model_sites + guide_sites:
+        _check_batch_shape(site)
     depth = max(-frame.dim for site in model_sites + guide_sites for frame in _frames(site))
     return Structure(plate.name, plate.dim, -1 - depth)
 
@@ -160,7 +173,6 @@ def _check_same_latents(model_sites: list[Site], guide_sites: list[Site]) -> Non
     latent = {s["name"] for s in model_sites if not s["is_observed"]}
     guided = {s["name"] for s in guide_sites if not s["is_observed"]}
     auxiliary = {s["name"] for s in guide_sites if s["name"] in guided and s["infer"].get("is_auxiliary")}
-    points = {s["name"] for s in guide_sites if s["name"] in latent and is_delta(s["fn"])}
     if len(latent) == len(model_sites):
         raise ValueError(
             "the model observes nothing: is obs= forgotten, or are model and guide the wrong way round?"
@@ -181,6 +193,13 @@ def _check_same_latents(model_sites: list[Site], guide_sites: list[Site]) -> Non
             f"site '{name}' of the guide is no latent of the model: rename it, "
             f"or mark it infer={{'is_auxiliary': True}}"
         )
+
+
+def _check_weighable(model_sites: list[Site], guide_sites: list[Site]) -> None:
+    """A draw has to have a density: no points, unless they are functions of a draw that has one."""
+    latent = {s["name"] for s in model_sites if not s["is_observed"]}
+    auxiliary = {s["name"] for s in guide_sites if s["infer"].get("is_auxiliary") and not s["is_observed"]}
+    points = {s["name"] for s in guide_sites if s["name"] in latent and is_delta(s["fn"])}
     if points and not auxiliary:
         raise ValueError(
             f"site '{min(points)}' has a Delta guide: a point has no density to weigh with; "

@@ -1,0 +1,9 @@
+"""Objectives beyond Pyro's own, each a Pyro ELBO: for SVI, for torch's optimisers, and for fit.
+
+All of them weigh each datum's own draws, so a model of one data plate is what they are for. A plate's
+N/B and any KL weight multiply what is inside no logarithm.
+"""
+
+from pyrovae.objectives.bounds import CIWAE, ELBO, IWAE, MIWAE, PIWAE, Renyi
+
+__all__ = ["CIWAE", "ELBO", "IWAE", "MIWAE", "PIWAE", "Renyi"]

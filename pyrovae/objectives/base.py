@@ -1,0 +1,207 @@
+r"""The bound as a function of each datum's log-weights, and the estimators of its gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.infer import ELBO
+from torch import Tensor
+
+from pyrovae.objectives.draws import Draws, draw
+from pyrovae.programs import Program, Structure, plain_errors, sample_sites, structure_of, traces
+from pyrovae.reductions import check_count
+from pyrovae.streams import stream
+
+__all__ = ["Bound"]
+
+ESTIMATORS = ("standard", "stl", "dreg", "score", "vimco")
+
+
+class Bound(ELBO):
+    r"""A bound that is a function of each datum's log-weights; the base of those in this module.
+
+    .. math:: \mathcal L = \sum_i \frac NB \, R(\log w_{1i}, \dots, \log w_{Si})
+
+    A subclass gives R as ``bound(log_weights)``, and the weights of the gradient where they are not
+    R's own derivatives. Estimators of the gradient with respect to the guide:
+
+    - "standard": through the draws and the score of q.
+    - "stl": through the draws alone, "sticking the landing"; biased where S > 1 but for the mean.
+    - "dreg": doubly reparameterised, where the bound has it.
+    - "score": the score function with a leave-one-out baseline, for draws without gradients.
+    - "vimco": the same with the left-out weight replaced by the geometric mean of the others.
+
+    Args:
+        num_particles: Draws per datum, S.
+        gradient: One of the estimators.
+
+    References:
+        Roeder et al., Sticking the Landing, 2017. arXiv:1703.09194; Tucker et al., Doubly
+        Reparameterized Gradient Estimators, 2018. arXiv:1810.04152; Mnih and Rezende, Variational
+        Inference for Monte Carlo Objectives, 2016. arXiv:1602.06725
+    """
+
+    gradients: tuple[str, ...] = ESTIMATORS
+
+    def __init__(self, num_particles: int, *, gradient: str = "standard") -> None:
+        name = type(self).__name__
+        check_count(f"{name}: num_particles", num_particles)
+        if gradient not in self.gradients:
+            raise ValueError(f"{name}: gradient is '{gradient}', it has {', '.join(self.gradients)}")
+        if gradient == "vimco" and num_particles < 2:
+            raise ValueError(f"{name}: vimco leaves one draw out, so num_particles must be at least 2")
+        super().__init__(num_particles=num_particles, vectorize_particles=True)
+        self.gradient = gradient
+        self._known: tuple[Program, Program, Structure] | None = None
+
+    def bound(self, log_weights: Tensor) -> Tensor:
+        """R: ``[..., S, batch]`` log-weights to ``[..., batch]``."""
+        raise NotImplementedError
+
+    def guide_weights(self, log_weights: Tensor) -> Tensor | None:
+        """What the guide's gradient weighs each draw by, where it is not R's derivative."""
+        return None
+
+    def path_weights(self, log_weights: Tensor) -> Tensor:
+        """What the doubly reparameterised gradient weighs each path by: ``[S, batch]``."""
+        raise NotImplementedError
+
+    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        """The negative bound, summed as the plate scales it; its gradient is the estimator's."""
+        structure = self._structure(model, guide, args, kwargs)
+        ratio = _Ratio(structure)
+        hooked = self.gradient == "dreg" or type(self).guide_weights is not Bound.guide_weights
+        drawn = draw(
+            model,
+            guide,
+            args,
+            kwargs,
+            structure,
+            self.num_particles,
+            path=self.gradient in ("stl", "dreg"),
+            through=ratio.through if hooked else None,
+        )
+        value, surrogate = self._surrogate(drawn, ratio)
+        return -drawn.scale * (value + surrogate - surrogate.detach())
+
+    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+        """The negative bound, for its value alone."""
+        with torch.no_grad():
+            structure = self._structure(model, guide, args, kwargs)
+            drawn = draw(model, guide, args, kwargs, structure, self.num_particles)
+            return -drawn.scale * self._value(drawn).sum().item()
+
+    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+        """The negative bound, with its gradient added to the parameters'."""
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        if loss.requires_grad:
+            loss.backward(retain_graph=self.retain_graph)
+        return loss.item()
+
+    def _value(self, drawn: Draws) -> Tensor:
+        log_weights = drawn.log_likelihood + drawn.log_prior - drawn.log_q
+        return self.bound(log_weights) + _mean(drawn.outside)
+
+    def _surrogate(self, drawn: Draws, ratio: _Ratio) -> tuple[Tensor, Tensor]:
+        """The bound, and a sum whose gradient is the estimator's; both over the batch."""
+        log_joint = drawn.log_likelihood + drawn.log_prior
+        weights = (log_joint - drawn.log_q).detach().requires_grad_()
+        with torch.enable_grad():
+            value = self.bound(weights)
+            (of_model,) = torch.autograd.grad(value.sum(), weights)
+        weights, value = weights.detach(), value.detach()
+        of_guide = self.guide_weights(weights)
+        of_guide = of_model if of_guide is None else of_guide
+        of_paths = self.path_weights(weights) if self.gradient == "dreg" else of_guide
+        ratio.set(of_paths, of_model)
+        # log q is natural for "standard"; for "stl" and "dreg" it sees the paths, which the ratio weighs.
+        of_q = of_model if self.gradient in ("stl", "dreg") else of_guide
+        surrogate = _weighed(of_model, log_joint) - _weighed(of_q, drawn.log_q) + _mean(drawn.outside).sum()
+        if drawn.log_score is not None and self.gradient in ("score", "vimco"):
+            surrogate = surrogate + (self._signals(weights, drawn.outside) * drawn.log_score).sum()
+        return (value + _mean(drawn.outside).detach()).sum(), surrogate
+
+    def _signals(self, weights: Tensor, outside: Tensor | float) -> Tensor:
+        """What each draw adds to the bound beyond what the others tell: ``[S, batch]``."""
+        num = len(weights)
+        extra = torch.as_tensor(outside, dtype=torch.float64).detach().expand_as(weights)
+        if num == 1:
+            return self.bound(weights)[None] + extra
+        others = ~torch.eye(num, dtype=torch.bool, device=weights.device)
+        rest = weights.expand(num, *weights.shape)[others].reshape(num, num - 1, -1)
+        if self.gradient == "vimco":
+            replaced = torch.where(others[..., None], weights, rest.mean(1, keepdim=True))
+            baseline = self.bound(replaced)
+        else:
+            baseline = self.bound(rest)
+        extra = extra / num - (extra.sum(0) - extra) / (num - 1) / num
+        return self.bound(weights) - baseline + extra
+
+    def _structure(
+        self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Structure:
+        """The pair's structure, found and checked at the first call."""
+        if self._known is None or self._known[0] is not model or self._known[1] is not guide:
+            with stream("structure"), torch.no_grad(), poutine.block(), plain_errors():
+                guide_trace, model_trace = traces(model, guide, args, kwargs)
+                structure = structure_of(guide_trace, model_trace, bound=True)
+            self._check_draws(guide_trace)
+            self._known = (model, guide, structure)
+        return self._known[2]
+
+    def _check_draws(self, guide_trace: poutine.Trace) -> None:
+        if self.gradient in ("score", "vimco"):
+            return
+        for site in sample_sites(guide_trace):
+            if not site["is_observed"] and not site["fn"].has_rsample:
+                fitting = [each for each in ("vimco", "score") if each in self.gradients]
+                usable = f"gradient='{fitting[0]}'" if fitting else "IWAE with gradient='vimco'"
+                raise ValueError(
+                    f"{type(self).__name__}: site '{site['name']}': its draws carry no gradient, which "
+                    f"gradient='{self.gradient}' goes through: use {usable}"
+                )
+
+    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
+        guide_trace, model_trace = traces(model, guide, args, kwargs)
+        return model_trace, guide_trace
+
+
+class _Ratio:
+    """Factors for the gradient of each draw, which are known only once the draws have been scored."""
+
+    def __init__(self, structure: Structure) -> None:
+        self.structure = structure
+        self.value: Tensor | None = None
+
+    def set(self, wanted: Tensor, given: Tensor) -> None:
+        """What the gradient shall be weighed by, and what it will be weighed by anyway: ``[S, batch]``."""
+        self.value = torch.where(given == 0, torch.zeros_like(given), wanted / given)
+
+    def through(self, value: Tensor, event_dim: int) -> Tensor:
+        """The draws, whose gradient will be multiplied by the factors."""
+        if not value.requires_grad:
+            return value
+        passed = value.view_as(value)
+        passed.register_hook(lambda gradient: gradient * self._shaped(gradient.dim(), event_dim).to(gradient))
+        return passed
+
+    def _shaped(self, rank: int, event_dim: int) -> Tensor:
+        """The factors, with draws and data in the dims that they have in a site's value."""
+        assert self.value is not None, "the gradient was asked for before the draws were weighed"
+        shape = [1] * -self.structure.draws_dim
+        shape[0], shape[self.structure.dim] = self.value.shape
+        factors = self.value.reshape(*shape, *[1] * event_dim)
+        return factors if rank == factors.dim() else factors.squeeze(0)
+
+
+def _mean(outside: Tensor | float) -> Tensor:
+    """The mean over draws of what is in no logarithm."""
+    outside = torch.as_tensor(outside, dtype=torch.float64)
+    return outside.mean(0) if outside.dim() else outside
+
+
+def _weighed(weights: Tensor, values: Tensor) -> Tensor:
+    """Their sum of products, where nought times minus infinity is nought."""
+    return torch.where(weights == 0, torch.zeros_like(weights), weights * values).sum()

@@ -1,0 +1,231 @@
+r"""Bounds on log p(x) by several draws of each datum, for training.
+
+With :math:`\\log w_s = \\log p(x, z_s) - \\log q(z_s \\mid x)`, each is a function R of the log-weights.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from pyrovae.objectives.base import Bound
+from pyrovae.reductions import check_count
+
+__all__ = ["CIWAE", "ELBO", "IWAE", "MIWAE", "PIWAE", "Renyi"]
+
+
+class ELBO(Bound):
+    r"""The evidence lower bound by S draws: Pyro's Trace_ELBO, with other gradients besides.
+
+    .. math:: R = \frac1S \sum_s \log w_s
+
+    Args:
+        num_particles: S.
+        gradient: "standard", "stl" or "score".
+
+    References:
+        Roeder et al., Sticking the Landing, 2017. arXiv:1703.09194; Kool et al., Buy 4 REINFORCE
+        Samples, Get a Baseline for Free!, 2019, for "score".
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.testing import LinearGaussian
+        >>> oracle = LinearGaussian(torch.ones(3, 1))  # its guide is exact
+        >>> x = oracle.sample(5)
+        >>> loss = ELBO().loss(oracle.model, oracle.guide, x)
+        >>> abs(loss + oracle.log_evidence(x).sum().item()) < 1e-3
+        True
+    """
+
+    gradients = ("standard", "stl", "score")
+
+    def __init__(self, num_particles: int = 1, *, gradient: str = "standard") -> None:
+        super().__init__(num_particles, gradient=gradient)
+
+    def bound(self, log_weights: Tensor) -> Tensor:
+        """The mean."""
+        return log_weights.mean(-2)
+
+
+class IWAE(Bound):
+    r"""The importance-weighted bound, which rises to log p(x) with S.
+
+    .. math:: R = \log \frac1S \sum_s w_s
+
+    With many draws the standard gradient teaches the guide less and less (its signal falls faster than
+    its noise); "dreg" does not have that fault.
+
+    Args:
+        num_particles: S.
+        gradient: "standard", "stl" (biased where S > 1), "dreg", "score" or "vimco".
+
+    References:
+        Burda et al., Importance Weighted Autoencoders, 2016. arXiv:1509.00519; Rainforth et al.,
+        Tighter Variational Bounds are Not Necessarily Better, 2018. arXiv:1802.04537; Tucker et al.,
+        Doubly Reparameterized Gradient Estimators, 2018. arXiv:1810.04152
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.testing import LinearGaussian
+        >>> oracle = LinearGaussian(torch.ones(3, 1), widen=2.0)
+        >>> x = oracle.sample(50)
+        >>> one, many = (IWAE(s).loss(oracle.model, oracle.guide, x) for s in (1, 50))
+        >>> many < one
+        True
+    """
+
+    def bound(self, log_weights: Tensor) -> Tensor:
+        """The log of the mean weight."""
+        return log_weights.logsumexp(-2) - math.log(log_weights.shape[-2])
+
+    def path_weights(self, log_weights: Tensor) -> Tensor:
+        """The squares of the normalised weights."""
+        return log_weights.softmax(-2).square()
+
+
+class Renyi(Bound):
+    r"""The variational Renyi bound: alpha = 0 is IWAE's, alpha = 1 the ELBO.
+
+    .. math:: R = \frac{1}{1 - \alpha} \log \frac1S \sum_s w_s^{1 - \alpha}
+
+    Args:
+        alpha: At least 0, where it bounds log p(x) from below; the greater, the lower.
+        num_particles: S.
+        gradient: "standard", "stl" (biased where S > 1), "dreg", "score" or "vimco".
+
+    Raises:
+        ValueError: ``alpha`` is negative or not finite.
+
+    References:
+        Li and Turner, Renyi Divergence Variational Inference, 2016. arXiv:1602.02311
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.testing import LinearGaussian
+        >>> oracle = LinearGaussian(torch.ones(3, 1), widen=2.0)
+        >>> x = oracle.sample(50)
+        >>> losses = [Renyi(a, 50).loss(oracle.model, oracle.guide, x) for a in (0, 0.5, 1, 2)]
+        >>> losses == sorted(losses)
+        True
+    """
+
+    def __init__(self, alpha: float, num_particles: int, *, gradient: str = "standard") -> None:
+        if not 0 <= alpha < math.inf:
+            raise ValueError(
+                f"Renyi: alpha must be at least 0 and finite, got {alpha:g}: below 0 it bounds log p(x) from "
+                f"neither side"
+            )
+        super().__init__(num_particles, gradient=gradient)
+        self.alpha = alpha
+
+    def bound(self, log_weights: Tensor) -> Tensor:
+        """The log of the mean power of the weights, divided by the power."""
+        power = 1 - self.alpha
+        if abs(power) < 1e-6:  # where the quotient loses its digits, the limit is nearer
+            return log_weights.mean(-2)
+        return ((power * log_weights).logsumexp(-2) - math.log(log_weights.shape[-2])) / power
+
+    def path_weights(self, log_weights: Tensor) -> Tensor:
+        """Of the normalised powers, alpha times the first degree and 1 - alpha times the second."""
+        normalised = ((1 - self.alpha) * log_weights).softmax(-2)
+        return self.alpha * normalised + (1 - self.alpha) * normalised.square()
+
+
+class MIWAE(Bound):
+    r"""The mean of M importance-weighted bounds of K draws each.
+
+    .. math:: R = \frac1M \sum_m \log \frac1K \sum_k w_{mk}
+
+    Args:
+        num_groups: M.
+        group_size: K.
+        gradient: "standard", "stl" (biased where K > 1), "dreg" or "vimco".
+
+    References:
+        Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, 2018.
+        arXiv:1802.04537
+    """
+
+    gradients: tuple[str, ...] = ("standard", "stl", "dreg", "vimco")
+
+    def __init__(self, num_groups: int, group_size: int, *, gradient: str = "standard") -> None:
+        name = type(self).__name__
+        check_count(f"{name}: num_groups", num_groups)
+        check_count(f"{name}: group_size", group_size)
+        super().__init__(num_groups * group_size, gradient=gradient)
+        self.groups = num_groups, group_size
+
+    def bound(self, log_weights: Tensor) -> Tensor:
+        """The mean of the groups' log mean weights."""
+        grouped = log_weights.unflatten(-2, self.groups)
+        return (grouped.logsumexp(-2) - math.log(self.groups[1])).mean(-2)
+
+    def path_weights(self, log_weights: Tensor) -> Tensor:
+        """The squares of the weights normalised in each group, over M."""
+        grouped = log_weights.unflatten(-2, self.groups).softmax(-2)
+        return grouped.square().flatten(-3, -2) / self.groups[0]
+
+
+class CIWAE(Bound):
+    r"""Between the ELBO and the importance-weighted bound.
+
+    .. math:: R = \beta \frac1S \sum_s \log w_s + (1 - \beta) \log \frac1S \sum_s w_s
+
+    Args:
+        beta: From 0 (IWAE) to 1 (ELBO).
+        num_particles: S.
+        gradient: "standard", "stl" (biased where S > 1), "dreg", "score" or "vimco".
+
+    Raises:
+        ValueError: ``beta`` outside [0, 1].
+
+    References:
+        Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, 2018.
+        arXiv:1802.04537
+    """
+
+    def __init__(self, beta: float, num_particles: int, *, gradient: str = "standard") -> None:
+        if not 0 <= beta <= 1:
+            raise ValueError(f"CIWAE: beta must be between 0 and 1, got {beta:g}")
+        super().__init__(num_particles, gradient=gradient)
+        self.beta = beta
+
+    def bound(self, log_weights: Tensor) -> Tensor:
+        """The two bounds, weighed."""
+        evidence = log_weights.logsumexp(-2) - math.log(log_weights.shape[-2])
+        return self.beta * log_weights.mean(-2) + (1 - self.beta) * evidence
+
+    def path_weights(self, log_weights: Tensor) -> Tensor:
+        """Those of the two bounds, weighed."""
+        squares = log_weights.softmax(-2).square()
+        return self.beta / log_weights.shape[-2] + (1 - self.beta) * squares
+
+
+class PIWAE(MIWAE):
+    r"""The model is trained by the bound of all draws, the guide by the mean bound of groups of them.
+
+    .. math:: R_{\text{model}} = \log \frac{1}{MK} \sum_{mk} w_{mk}, \qquad
+        R_{\text{guide}} = \frac1M \sum_m \log \frac1K \sum_k w_{mk}
+
+    The value is the model's. A parameter of both, such as a VampPrior's guide, gets what each gives.
+
+    Args:
+        num_groups: M.
+        group_size: K.
+        gradient: "standard", "stl" (biased where K > 1) or "dreg".
+
+    References:
+        Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, 2018.
+        arXiv:1802.04537
+    """
+
+    gradients = ("standard", "stl", "dreg")
+
+    def bound(self, log_weights: Tensor) -> Tensor:
+        """The log of the mean weight of all draws."""
+        return log_weights.logsumexp(-2) - math.log(log_weights.shape[-2])
+
+    def guide_weights(self, log_weights: Tensor) -> Tensor:
+        """The weights normalised in each group, over M."""
+        return log_weights.unflatten(-2, self.groups).softmax(-2).flatten(-3, -2) / self.groups[0]

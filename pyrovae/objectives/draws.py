@@ -1,0 +1,131 @@
+"""One vectorised pass of guide and model, as the objectives need it: densities by draw and datum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import pyro
+from pyro import poutine
+from torch import Tensor
+
+from pyrovae.importance import sum_by_datum
+from pyrovae.programs import Program, Site, Structure, sample_sites
+
+__all__ = ["Draws", "draw"]
+
+
+class Draws(NamedTuple):
+    """What one pass came to: ``[S, batch]`` each, in nats, unscaled.
+
+    Attributes:
+        log_likelihood: log p(x | z).
+        log_prior: log p(z).
+        log_q: log q(z | x).
+        log_score: log q of the sites whose draws carry no gradient.
+        outside: What a ``poutine.scale`` other than the data plate's adds to the bound, outside any
+            logarithm, and the sites that shape the loss only.
+        scale: N/B, what a datum of the batch stands for.
+    """
+
+    log_likelihood: Tensor
+    log_prior: Tensor
+    log_q: Tensor
+    log_score: Tensor | None
+    outside: Tensor | float
+    scale: float
+
+
+def draw(
+    model: Program,
+    guide: Program,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    structure: Structure,
+    num_particles: int,
+    *,
+    path: bool = False,
+    through: Callable[[Tensor, int], Tensor] | None = None,
+) -> Draws:
+    """Draw from the guide and score both programs, all particles at once.
+
+    Args:
+        model: Pyro program of p(x, z).
+        guide: Pyro program of q(z | x).
+        args: Of both programs.
+        kwargs: Likewise.
+        structure: Of the pair.
+        num_particles: Draws per datum, S; a single one goes without a draws dimension.
+        path: Whether the gradient of log q is that through the draws alone: the score of its
+            parameters, whose mean is nought, is left out.
+        through: What a site's draws, and its event dim, go through on the way into the densities; it
+            may change gradients and no values.
+    """
+
+    def particles() -> Any:
+        if num_particles == 1:
+            return nullcontext()
+        return pyro.plate("_particles", num_particles, dim=structure.draws_dim)
+
+    def run(program: Program, values: poutine.Trace) -> poutine.Trace:
+        with particles():
+            return poutine.trace(poutine.replay(program, trace=values)).get_trace(*args, **kwargs)
+
+    with particles():
+        drawn = poutine.trace(guide).get_trace(*args, **kwargs)
+    guide_sites = list(sample_sites(drawn))
+    seen = drawn if through is None else _changed(drawn, through)
+    model_trace = run(model, seen)
+    model_sites = list(sample_sites(model_trace))
+    log_q = sum_by_datum(guide_sites, structure)
+    if path:
+        live, still = (
+            sum_by_datum(list(sample_sites(run(guide, values))), structure)
+            for values in (seen, _changed(drawn, lambda value, _: value.detach()))
+        )
+        log_q = live - still + still.detach()
+    rough = [site for site in guide_sites if not site["is_observed"] and not site["fn"].has_rsample]
+    scale = _data_scale(model_sites, structure)
+    return Draws(
+        sum_by_datum([site for site in model_sites if site["is_observed"]], structure),
+        sum_by_datum([site for site in model_sites if not site["is_observed"]], structure),
+        log_q,
+        sum_by_datum(rough, structure) if rough else None,
+        _outside(model_trace, drawn, structure, scale),
+        scale,
+    )
+
+
+def _changed(trace: poutine.Trace, change: Callable[[Tensor, int], Tensor]) -> poutine.Trace:
+    """The trace with its drawn values changed; its plates stay as they were drawn."""
+    copied = trace.copy()
+    for site in sample_sites(trace):
+        if not site["is_observed"]:
+            changed: Any = {**site, "value": change(site["value"], site["fn"].event_dim)}
+            copied.nodes[site["name"]] = changed
+    return copied
+
+
+def _data_scale(sites: list[Site], structure: Structure) -> float:
+    """N/B of the data plate."""
+    for site in sites:
+        for frame in site["cond_indep_stack"]:
+            if frame.dim == structure.dim and frame.vectorized:
+                return (frame.full_size or frame.size) / frame.size
+    return 1.0
+
+
+def _outside(
+    model_trace: poutine.Trace, guide_trace: poutine.Trace, structure: Structure, scale: float
+) -> Any:
+    """What scales other than the data plate's add to the bound, and the sites that are the loss's alone."""
+    total: Any = 0.0
+    for sign, trace in ((1.0, model_trace), (-1.0, guide_trace)):
+        for site in sample_sites(trace):
+            left = float(site["scale"]) / scale - 1
+            if abs(left) > 1e-9:
+                total = total + sign * left * sum_by_datum([site], structure)
+        for site in sample_sites(trace, loss_only=True):
+            total = total + sign * float(site["scale"]) / scale * sum_by_datum([site], structure)
+    return total

@@ -1,0 +1,213 @@
+"""Gradient estimators: unbiased ones against exact gradients or one another, biased ones known as such.
+
+Each comparison is of projections of the gradient, in units of the standard error over repeats: a false
+alarm at 4.5 has a chance of 7 in a million.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from components import a_vae, binary, net
+from objectives import EVERY
+from torch import nn
+from torch.distributions import MultivariateNormal, kl_divergence
+
+import pyrovae as pv
+from pyrovae import guides, likelihoods, models, priors
+from pyrovae.objectives import CIWAE, ELBO, IWAE, MIWAE, PIWAE
+from pyrovae.testing import LinearGaussian
+
+REPEATS = 60
+
+
+def gradients(loss, pair, x, part: str, repeats: int = REPEATS) -> torch.Tensor:
+    """Projections of the gradient of a datum on three fixed directions: [repeats, 3]."""
+    module = loss(pair.model, pair.guide)
+    parameters = list(getattr(pair, part).parameters())
+    size = sum(parameter.numel() for parameter in parameters)
+    directions = torch.randn(size, 3, generator=torch.Generator().manual_seed(0))
+    found = []
+    for _ in range(repeats):
+        taken = torch.autograd.grad(module(x) / len(x), parameters)
+        found.append(torch.cat([gradient.flatten() for gradient in taken]) @ directions)
+    return torch.stack(found)
+
+
+def sigmas(a: torch.Tensor, b: torch.Tensor) -> float:
+    """The largest difference of means, in standard errors."""
+    error = (a.var(0) / len(a) + b.var(0) / len(b)).sqrt()
+    return ((a.mean(0) - b.mean(0)).abs() / error).max().item()
+
+
+def a_pair(kind: str):
+    """A small pair and one datum many times over, off its optimum."""
+    pyro.set_rng_seed(7)
+    if kind == "one layer":
+        return a_vae(), binary(1).expand(400, -1)
+    layers = models.two_layers if kind == "two layers" else models.ladder
+    pair = layers(
+        priors.StandardNormal(2),
+        guides.Normal(net(2, 6)),
+        likelihoods.Bernoulli(net(3, 6)),
+        lower=guides.Normal(net(6, 6)),
+        upper=guides.Normal(net(3 if kind == "two layers" else 6, 4)),
+    )
+    return pair, binary(1).expand(400, -1)
+
+
+@pytest.mark.parametrize("kind", ["one layer", "two layers", "ladder"])
+@pytest.mark.parametrize(
+    ("name", "gradient"), [("elbo", "stl"), *((n, "dreg") for n in EVERY if n != "elbo")]
+)
+def test_unbiased_estimators_agree_with_the_standard_one(kind, name, gradient):
+    """With hierarchical guides too, where a lower draw moves the density of the upper one."""
+    pair, x = a_pair(kind)
+    for part in ("guide", "model"):
+        standard = gradients(EVERY[name](), pair, x, part)
+        other = gradients(EVERY[name](gradient=gradient), pair, x, part)
+        assert sigmas(standard, other) < 4.5, part
+
+
+@pytest.mark.parametrize("name", ["iwae", "renyi", "ciwae"])
+def test_sticking_the_landing_of_several_draws_is_biased_for_the_guide(name):
+    pair, x = a_pair("one layer")
+    with torch.no_grad():
+        pair.guide.part.net.layers[-1].bias.add_(1.0)  # far from the posterior, where it shows
+    standard = gradients(EVERY[name](), pair, x, "guide", 200)
+    assert sigmas(standard, gradients(EVERY[name](gradient="stl"), pair, x, "guide", 200)) > 8
+    standard = gradients(EVERY[name](), pair, x, "model")
+    assert sigmas(standard, gradients(EVERY[name](gradient="stl"), pair, x, "model")) < 4.5
+
+
+def test_piwae_is_one_bound_for_the_model_and_another_for_the_guide():
+    pair, x = a_pair("one layer")
+    for gradient in ("standard", "dreg"):
+        ours = {part: gradients(PIWAE(2, 2, gradient=gradient), pair, x, part) for part in ("model", "guide")}
+        assert sigmas(ours["model"], gradients(IWAE(4), pair, x, "model")) < 4.5
+        assert sigmas(ours["guide"], gradients(MIWAE(2, 2), pair, x, "guide")) < 4.5
+        assert sigmas(ours["guide"], gradients(IWAE(4), pair, x, "guide")) > 6
+
+
+class Gaussian(nn.Module):
+    """A linear-Gaussian model with a guide whose every datum has the same, free, covariance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.oracle = LinearGaussian(torch.randn(4, 2))
+        self.shift = nn.Parameter(torch.zeros(2))
+        self.scale_tril = nn.Parameter(torch.linalg.cholesky(self.oracle.posterior_covariance))
+        self.model = self.oracle.model
+
+    def posterior(self, x):
+        loc = self.oracle.posterior(x).loc + self.shift
+        return dist.MultivariateNormal(loc, scale_tril=self.scale_tril.tril(), validate_args=False)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", self.posterior(x))
+
+    def elbo(self, x):
+        exact = self.oracle.posterior(x)
+        q = MultivariateNormal(exact.loc + self.shift, scale_tril=self.scale_tril.tril())
+        return (self.oracle.log_evidence(x) - kl_divergence(q, exact)).sum()
+
+
+@pytest.mark.parametrize(
+    ("name", "gradient"), [(n, g) for n in EVERY for g in ("stl", "dreg") if (n, g) != ("elbo", "dreg")]
+)
+def test_at_the_exact_posterior_paths_have_no_noise(name, gradient):
+    pair = Gaussian().double()
+    pair.oracle = LinearGaussian(torch.randn(4, 2, dtype=torch.float64))
+    pair.model = pair.oracle.model
+    with torch.no_grad():
+        pair.scale_tril.copy_(torch.linalg.cholesky(pair.oracle.posterior_covariance))
+    x = pair.oracle.sample(10)
+    noisy = EVERY[name]().differentiable_loss(pair.model, pair.guide, x)
+    quiet = EVERY[name](gradient=gradient).differentiable_loss(pair.model, pair.guide, x)
+    assert torch.autograd.grad(noisy, pair.scale_tril)[0].abs().max() > 1e-2
+    for parameter in (pair.shift, pair.scale_tril):
+        taken = torch.autograd.grad(quiet, parameter, retain_graph=True)[0]
+        assert taken.abs().max() < 1e-8
+
+
+@pytest.mark.parametrize("gradient", ["standard", "stl"])
+def test_elbo_has_the_gradient_of_its_closed_form(gradient):
+    pair = Gaussian()
+    with torch.no_grad():
+        pair.shift.add_(0.3)
+        pair.scale_tril.mul_(1.4)
+    x = pair.oracle.sample(1).expand(300, -1)
+    parameters = [pair.shift, pair.scale_tril]
+    exact = torch.cat([g.flatten() for g in torch.autograd.grad(-pair.elbo(x[:1]), parameters)])
+    loss, found = ELBO(2, gradient=gradient), []
+    for _ in range(REPEATS):
+        taken = torch.autograd.grad(loss.differentiable_loss(pair.model, pair.guide, x) / 300, parameters)
+        found.append(torch.cat([g.flatten() for g in taken]))
+    found = torch.stack(found)
+    error = found.std(0) / REPEATS**0.5 + 1e-5
+    assert ((found.mean(0) - exact).abs() < 4.5 * error).all()
+
+
+# ------------------------------------------------------------------------------ discrete sites
+
+
+def exact_bound(vae, x, bound, draws: int):
+    """The mean of a bound over all tuples of draws of two bits, by enumeration."""
+    codes = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 2)
+    log_q = vae.encode(x[None]).log_prob(codes)
+    log_weights = vae.prior().log_prob(codes) + vae.decode(codes).log_prob(x) - log_q
+    tuples = torch.tensor(list(itertools.product(range(4), repeat=draws)))
+    values = bound(log_weights[tuples].unsqueeze(-1))[..., 0]
+    return (log_q[tuples].sum(1).exp() * values).sum()
+
+
+@pytest.mark.parametrize(
+    ("loss", "draws"),
+    [
+        (ELBO(1, gradient="score"), 1),
+        (ELBO(3, gradient="score"), 3),
+        (IWAE(3, gradient="score"), 3),
+        (IWAE(3, gradient="vimco"), 3),
+        (CIWAE(0.4, 2, gradient="vimco"), 2),
+        (MIWAE(2, 2, gradient="vimco"), 4),
+    ],
+)
+def test_score_estimators_have_the_gradient_of_the_enumerated_bound(loss, draws):
+    pyro.set_rng_seed(5)
+    vae = pv.VAE(priors.Bernoulli(2), likelihoods.Bernoulli(net(2, 6)), guides.Bernoulli(net(6, 2)))
+    x = binary(1)[0]
+    exact = -exact_bound(vae, x, loss.bound, draws)
+    for part in ("guide", "model"):
+        parameters = list(getattr(vae, part).parameters())
+        wanted = torch.cat([g.flatten() for g in torch.autograd.grad(exact, parameters, retain_graph=True)])
+        directions = torch.randn(len(wanted), 3, generator=torch.Generator().manual_seed(0))
+        found = gradients(loss, vae, x.expand(1000, -1), part, 40)
+        error = found.std(0) / 40**0.5
+        assert ((found.mean(0) - wanted @ directions).abs() < 4.5 * error).all(), part
+
+
+def test_baselines_take_the_noise_away():
+    pyro.set_rng_seed(5)
+    vae = pv.VAE(priors.Bernoulli(2), likelihoods.Bernoulli(net(2, 6)), guides.Bernoulli(net(6, 2)))
+    x = binary(1).expand(50, -1)
+    alone = gradients(ELBO(1, gradient="score"), vae, x.repeat(4, 1), "guide", 100).std(0)
+    together = gradients(ELBO(4, gradient="score"), vae, x, "guide", 100).std(0)
+    assert (together < 0.5 * alone).all()  # the same number of draws
+
+
+def test_signal_of_the_guide_survives_many_draws_only_if_doubly_reparameterised():
+    """Standard: signal to noise falls with S. DReG: it does not (Rainforth et al.; Tucker et al.)."""
+    pair, x = a_pair("one layer")
+    x = x[:20]
+
+    def signal(draws, gradient):
+        found = gradients(IWAE(draws, gradient=gradient), pair, x, "guide", 400)
+        return (found.mean(0).abs() / found.std(0)).max().item()
+
+    assert signal(64, "standard") < 0.6 * signal(1, "standard")
+    assert signal(64, "dreg") > 1.2 * signal(1, "dreg")
