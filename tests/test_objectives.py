@@ -13,7 +13,7 @@ from pyro import poutine
 from pyro.infer import SVI, RenyiELBO, Trace_ELBO
 
 import pyrovae as pv
-from pyrovae.objectives import CIWAE, ELBO, IWAE, MIWAE, PIWAE, Renyi
+from pyrovae.objectives import CIWAE, ELBO, IWAE, MIWAE, PIWAE, TVO, Renyi, WakeSleep
 from pyrovae.testing import LinearGaussian, Quadrature
 
 
@@ -231,3 +231,96 @@ def test_programs_that_do_not_fit_are_refused_in_one_line():
     ) as raised:
         IWAE(3).loss(vae.model, empty, x)
     assert "\n" not in str(raised.value)
+
+
+# ------------------------------------------------------------------------------ draws that stand still
+
+
+@pytest.mark.parametrize("loss", [WakeSleep(8), WakeSleep(8, wake=0.0, sleep=1.0), TVO(8, 3)])
+@pytest.mark.parametrize("latents", ["bernoulli", "normal"])
+def test_draws_that_stand_still_serve_discrete_and_continuous_sites(loss, latents):
+    vae = a_vae("bernoulli" if latents == "bernoulli" else "standard_normal", "bernoulli", latents)
+    x = binary(20)
+    before = snapshot(vae)
+    pv.fit(vae.model, vae.guide, x, loss=loss, num_epochs=2, validation=x, progress=False)
+    assert all_moved(before, vae)
+    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), loss=loss)
+    assert isinstance(svi.step(x), float)
+
+
+def test_wake_sleep_reports_the_importance_weighted_bound_and_tvo_lies_between():
+    vae, x = a_vae(), binary(9)
+    for loss in (IWAE(6), WakeSleep(6), TVO(6, 1), ELBO(6), TVO(6, 5), TVO(6, 4000, first=1e-6)):
+        loss.loss(vae.model, vae.guide, x)
+        pyro.set_rng_seed(1)
+        loss.value = loss.loss(vae.model, vae.guide, x)
+        if isinstance(loss, IWAE):
+            evidence = loss.value
+        elif isinstance(loss, ELBO):
+            mean = loss.value
+        elif isinstance(loss, WakeSleep):
+            assert loss.value == pytest.approx(evidence, rel=1e-6)
+        elif len(loss.betas) == 2:
+            first = loss.value
+        elif len(loss.betas) == 6:
+            assert first == pytest.approx(mean, rel=1e-6)
+            assert evidence < loss.value < mean
+        else:
+            assert loss.value == pytest.approx(evidence, rel=1e-3)
+
+
+def test_wake_sleep_gives_the_model_the_gradient_of_the_importance_weighted_bound():
+    vae, x = a_vae(), binary(9)
+    found = []
+    for loss in (IWAE(6), WakeSleep(6)):
+        loss.loss(vae.model, vae.guide, x)
+        pyro.set_rng_seed(1)
+        taken = torch.autograd.grad(
+            loss.differentiable_loss(vae.model, vae.guide, x), list(vae.model.parameters())
+        )
+        found.append(torch.cat([gradient.flatten() for gradient in taken]))
+    torch.testing.assert_close(*found)
+
+
+def test_sleep_teaches_the_guide_the_posterior_of_what_the_model_dreams():
+    """Linear-Gaussian: at the exact posterior the mean gradient of the sleep loss is nought, else not."""
+    for shift, at_rest in ((0.0, True), (0.3, False)):
+        oracle = LinearGaussian(torch.randn(4, 2))
+        free = torch.nn.Parameter(torch.full((2,), shift))
+
+        def guide(x, free=free, oracle=oracle):
+            with pyro.plate("data", len(x)):
+                q = oracle.posterior(x)
+                pyro.sample("z", dist.MultivariateNormal(q.loc + free, scale_tril=q.scale_tril))
+
+        x = oracle.sample(200)
+        loss = WakeSleep(2, wake=0.0, sleep=1.0)
+        taken = torch.stack(
+            [
+                torch.autograd.grad(loss.differentiable_loss(oracle.model, guide, x), free)[0]
+                for _ in range(50)
+            ]
+        )
+        sigmas = (taken.mean(0) / (taken.std(0) / 50**0.5)).abs().max()
+        assert (sigmas < 4.5) == at_rest
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: WakeSleep(1), "num_particles must be at least 2, got 1"),
+        (lambda: WakeSleep(2, wake=0.0), "wake and sleep must be weights, got 0 and 0"),
+        (lambda: TVO(1), "num_particles must be at least 2"),
+        (lambda: TVO(4, 0), "num_partitions is 0"),
+        (lambda: TVO(4, 2, first=1.5), "first must be strictly between 0 and 1, got 1.5"),
+    ],
+)
+def test_still_objectives_refuse_arguments_without_sense(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_sleep_says_what_it_dreams_of():
+    vae, x = a_vae(), binary(9)
+    with pytest.raises(ValueError, match="no site 'data set' to dream: name it with site="):
+        WakeSleep(2, sleep=1.0, site="data set")(vae.model, vae.guide)(x)

@@ -5,5 +5,6 @@ N/B and any KL weight multiply what is inside no logarithm.
 """
 
 from pyrovae.objectives.bounds import CIWAE, ELBO, IWAE, MIWAE, PIWAE, Renyi
+from pyrovae.objectives.wake_sleep import TVO, WakeSleep
 
-__all__ = ["CIWAE", "ELBO", "IWAE", "MIWAE", "PIWAE", "Renyi"]
+__all__ = ["CIWAE", "ELBO", "IWAE", "MIWAE", "PIWAE", "TVO", "Renyi", "WakeSleep"]

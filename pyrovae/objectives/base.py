@@ -14,12 +14,68 @@ from pyrovae.programs import Program, Structure, plain_errors, sample_sites, str
 from pyrovae.reductions import check_count
 from pyrovae.streams import stream
 
-__all__ = ["Bound"]
+__all__ = ["Bound", "Objective"]
 
 ESTIMATORS = ("standard", "stl", "dreg", "score", "vimco")
 
 
-class Bound(ELBO):
+class Objective(ELBO):
+    """A negative objective as a Pyro ELBO: for SVI, as a module for torch's optimisers, and for fit.
+
+    A subclass gives ``_terms``: the objective's value and a sum whose gradient is its estimator's, both
+    over the batch, and what each row stands for.
+
+    Args:
+        num_particles: Draws per datum, in one vectorised pass.
+    """
+
+    def __init__(self, num_particles: int) -> None:
+        check_count(f"{type(self).__name__}: num_particles", num_particles)
+        super().__init__(num_particles=num_particles, vectorize_particles=True)
+        self._known: tuple[Program, Program, Structure] | None = None
+
+    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        """The negative objective, summed as the plate scales it; its gradient is the estimator's."""
+        structure = self._structure(model, guide, args, kwargs)
+        value, surrogate, scale = self._terms(model, guide, args, kwargs, structure)
+        return -scale * (value + surrogate - surrogate.detach())
+
+    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+        """The negative objective, for its value alone."""
+        with torch.no_grad():
+            return self.differentiable_loss(model, guide, *args, **kwargs).item()
+
+    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+        """The negative objective, with its gradient added to the parameters'."""
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        if loss.requires_grad:
+            loss.backward(retain_graph=self.retain_graph)
+        return loss.item()
+
+    def _terms(
+        self, model: Program, guide: Program, args: Any, kwargs: Any, structure: Structure
+    ) -> tuple[Tensor, Tensor, float]:
+        raise NotImplementedError
+
+    def _check_draws(self, guide_trace: poutine.Trace) -> None:
+        """Refuse sites that the objective's gradient cannot be had of."""
+
+    def _structure(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Structure:
+        """The pair's structure, found and checked at the first call."""
+        if self._known is None or self._known[0] is not model or self._known[1] is not guide:
+            with stream("structure"), torch.no_grad(), poutine.block(), plain_errors():
+                guide_trace, model_trace = traces(model, guide, args, kwargs)
+                structure = structure_of(guide_trace, model_trace, bound=True)
+            self._check_draws(guide_trace)
+            self._known = (model, guide, structure)
+        return self._known[2]
+
+    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
+        guide_trace, model_trace = traces(model, guide, args, kwargs)
+        return model_trace, guide_trace
+
+
+class Bound(Objective):
     r"""A bound that is a function of each datum's log-weights; the base of those in this module.
 
     .. math:: \mathcal L = \sum_i \frac NB \, R(\log w_{1i}, \dots, \log w_{Si})
@@ -47,14 +103,12 @@ class Bound(ELBO):
 
     def __init__(self, num_particles: int, *, gradient: str = "standard") -> None:
         name = type(self).__name__
-        check_count(f"{name}: num_particles", num_particles)
         if gradient not in self.gradients:
             raise ValueError(f"{name}: gradient is '{gradient}', it has {', '.join(self.gradients)}")
         if gradient == "vimco" and num_particles < 2:
             raise ValueError(f"{name}: vimco leaves one draw out, so num_particles must be at least 2")
-        super().__init__(num_particles=num_particles, vectorize_particles=True)
+        super().__init__(num_particles)
         self.gradient = gradient
-        self._known: tuple[Program, Program, Structure] | None = None
 
     def bound(self, log_weights: Tensor) -> Tensor:
         """R: ``[..., S, batch]`` log-weights to ``[..., batch]``."""
@@ -68,10 +122,10 @@ class Bound(ELBO):
         """What the doubly reparameterised gradient weighs each path by: ``[S, batch]``."""
         raise NotImplementedError
 
-    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        """The negative bound, summed as the plate scales it; its gradient is the estimator's."""
-        structure = self._structure(model, guide, args, kwargs)
-        ratio = _Ratio(structure)
+    def _terms(
+        self, model: Program, guide: Program, args: Any, kwargs: Any, structure: Structure
+    ) -> tuple[Tensor, Tensor, float]:
+        graph, ratio = torch.is_grad_enabled(), _Ratio(structure)
         hooked = self.gradient == "dreg" or type(self).guide_weights is not Bound.guide_weights
         drawn = draw(
             model,
@@ -80,29 +134,10 @@ class Bound(ELBO):
             kwargs,
             structure,
             self.num_particles,
-            path=self.gradient in ("stl", "dreg"),
-            through=ratio.through if hooked else None,
+            score="path" if graph and self.gradient in ("stl", "dreg") else "natural",
+            through=ratio.through if graph and hooked else None,
         )
-        value, surrogate = self._surrogate(drawn, ratio)
-        return -drawn.scale * (value + surrogate - surrogate.detach())
-
-    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
-        """The negative bound, for its value alone."""
-        with torch.no_grad():
-            structure = self._structure(model, guide, args, kwargs)
-            drawn = draw(model, guide, args, kwargs, structure, self.num_particles)
-            return -drawn.scale * self._value(drawn).sum().item()
-
-    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
-        """The negative bound, with its gradient added to the parameters'."""
-        loss = self.differentiable_loss(model, guide, *args, **kwargs)
-        if loss.requires_grad:
-            loss.backward(retain_graph=self.retain_graph)
-        return loss.item()
-
-    def _value(self, drawn: Draws) -> Tensor:
-        log_weights = drawn.log_likelihood + drawn.log_prior - drawn.log_q
-        return self.bound(log_weights) + _mean(drawn.outside)
+        return *self._surrogate(drawn, ratio), drawn.scale
 
     def _surrogate(self, drawn: Draws, ratio: _Ratio) -> tuple[Tensor, Tensor]:
         """The bound, and a sum whose gradient is the estimator's; both over the batch."""
@@ -118,10 +153,10 @@ class Bound(ELBO):
         ratio.set(of_paths, of_model)
         # log q is natural for "standard"; for "stl" and "dreg" it sees the paths, which the ratio weighs.
         of_q = of_model if self.gradient in ("stl", "dreg") else of_guide
-        surrogate = _weighed(of_model, log_joint) - _weighed(of_q, drawn.log_q) + _mean(drawn.outside).sum()
+        surrogate = _weighed(of_model, log_joint) - _weighed(of_q, drawn.log_q) + drawn.outside_mean()
         if drawn.log_score is not None and self.gradient in ("score", "vimco"):
             surrogate = surrogate + (self._signals(weights, drawn.outside) * drawn.log_score).sum()
-        return (value + _mean(drawn.outside).detach()).sum(), surrogate
+        return value.sum() + drawn.outside_mean().detach(), surrogate
 
     def _signals(self, weights: Tensor, outside: Tensor | float) -> Tensor:
         """What each draw adds to the bound beyond what the others tell: ``[S, batch]``."""
@@ -139,18 +174,6 @@ class Bound(ELBO):
         extra = extra / num - (extra.sum(0) - extra) / (num - 1) / num
         return self.bound(weights) - baseline + extra
 
-    def _structure(
-        self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Structure:
-        """The pair's structure, found and checked at the first call."""
-        if self._known is None or self._known[0] is not model or self._known[1] is not guide:
-            with stream("structure"), torch.no_grad(), poutine.block(), plain_errors():
-                guide_trace, model_trace = traces(model, guide, args, kwargs)
-                structure = structure_of(guide_trace, model_trace, bound=True)
-            self._check_draws(guide_trace)
-            self._known = (model, guide, structure)
-        return self._known[2]
-
     def _check_draws(self, guide_trace: poutine.Trace) -> None:
         if self.gradient in ("score", "vimco"):
             return
@@ -162,10 +185,6 @@ class Bound(ELBO):
                     f"{type(self).__name__}: site '{site['name']}': its draws carry no gradient, which "
                     f"gradient='{self.gradient}' goes through: use {usable}"
                 )
-
-    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
-        guide_trace, model_trace = traces(model, guide, args, kwargs)
-        return model_trace, guide_trace
 
 
 class _Ratio:
@@ -194,12 +213,6 @@ class _Ratio:
         shape[0], shape[self.structure.dim] = self.value.shape
         factors = self.value.reshape(*shape, *[1] * event_dim)
         return factors if rank == factors.dim() else factors.squeeze(0)
-
-
-def _mean(outside: Tensor | float) -> Tensor:
-    """The mean over draws of what is in no logarithm."""
-    outside = torch.as_tensor(outside, dtype=torch.float64)
-    return outside.mean(0) if outside.dim() else outside
 
 
 def _weighed(weights: Tensor, values: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import pyro
+import torch
 from pyro import poutine
 from torch import Tensor
 
@@ -36,6 +37,11 @@ class Draws(NamedTuple):
     outside: Tensor | float
     scale: float
 
+    def outside_mean(self) -> Tensor:
+        """What is in no logarithm: its mean over draws, summed over the batch."""
+        outside = torch.as_tensor(self.outside, dtype=torch.float64)
+        return outside.mean(0).sum() if outside.dim() else outside
+
 
 def draw(
     model: Program,
@@ -45,7 +51,7 @@ def draw(
     structure: Structure,
     num_particles: int,
     *,
-    path: bool = False,
+    score: str = "natural",
     through: Callable[[Tensor, int], Tensor] | None = None,
 ) -> Draws:
     """Draw from the guide and score both programs, all particles at once.
@@ -57,8 +63,9 @@ def draw(
         kwargs: Likewise.
         structure: Of the pair.
         num_particles: Draws per datum, S; a single one goes without a draws dimension.
-        path: Whether the gradient of log q is that through the draws alone: the score of its
-            parameters, whose mean is nought, is left out.
+        score: What gradient log q has: "natural"; "path", through the draws alone, without the score
+            of its parameters (whose mean is nought); "still", the score alone, and then the model's
+            density too is of draws that stand still.
         through: What a site's draws, and its event dim, go through on the way into the densities; it
             may change gradients and no values.
     """
@@ -75,16 +82,15 @@ def draw(
     with particles():
         drawn = poutine.trace(guide).get_trace(*args, **kwargs)
     guide_sites = list(sample_sites(drawn))
-    seen = drawn if through is None else _changed(drawn, through)
+    still = _changed(drawn, lambda value, _: value.detach()) if score != "natural" else drawn
+    seen = still if score == "still" else drawn if through is None else _changed(drawn, through)
     model_trace = run(model, seen)
     model_sites = list(sample_sites(model_trace))
     log_q = sum_by_datum(guide_sites, structure)
-    if path:
-        live, still = (
-            sum_by_datum(list(sample_sites(run(guide, values))), structure)
-            for values in (seen, _changed(drawn, lambda value, _: value.detach()))
-        )
-        log_q = live - still + still.detach()
+    if score != "natural":
+        log_q = sum_by_datum(list(sample_sites(run(guide, still))), structure)
+    if score == "path":
+        log_q = sum_by_datum(list(sample_sites(run(guide, seen))), structure) - log_q + log_q.detach()
     rough = [site for site in guide_sites if not site["is_observed"] and not site["fn"].has_rsample]
     scale = _data_scale(model_sites, structure)
     return Draws(
