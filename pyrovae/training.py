@@ -16,6 +16,8 @@ from tqdm import tqdm
 
 from pyrovae.batching import Data, batches, num_rows
 from pyrovae.metering import Meter
+from pyrovae.objectives.base import Objective
+from pyrovae.objectives.draws import Clock
 from pyrovae.programs import Program, mode, modules_of, plain_errors
 from pyrovae.reductions import check_count
 from pyrovae.streams import stream
@@ -129,6 +131,8 @@ def fit(
     first = next(batches(data, batch_size, "first batch", device=device))
     parameters = meter.parameters(first)
     optimizer = _optimizer(optimizer, parameters, meter)
+    if isinstance(loss, Objective):
+        loss.clock = Clock()  # the look for parameters was no step
     history, started = History(), time.perf_counter()
     steps = len(data) if isinstance(data, DataLoader) else -(-num_rows(data) // batch_size)
     bar = tqdm(total=num_epochs * steps, disable=not progress)
@@ -136,6 +140,8 @@ def fit(
         warnings.filterwarnings("ignore", "Encountered (NaN|.?inf)")  # Pyro's: fit raises in its place
         bar.set_description("train")
         for epoch in range(num_epochs):
+            if isinstance(loss, Objective):
+                loss.clock = loss.clock._replace(epoch=epoch)
             totals, rows = torch.zeros(4, dtype=torch.float64), 0
             drawn = batches(data, batch_size, "train", seed, epoch, shuffle=True, device=device)
             with stream("train", seed, epoch):

@@ -5,6 +5,31 @@ N/B and any KL weight multiply what is inside no logarithm.
 """
 
 from pyrovae.objectives.bounds import CIWAE, ELBO, IWAE, MIWAE, PIWAE, Renyi
+from pyrovae.objectives.shaping import (
+    capacity,
+    cyclical,
+    free_bits,
+    kl_weight,
+    mmd,
+    total_correlation,
+    warmup,
+)
 from pyrovae.objectives.wake_sleep import TVO, WakeSleep
 
-__all__ = ["CIWAE", "ELBO", "IWAE", "MIWAE", "PIWAE", "TVO", "Renyi", "WakeSleep"]
+__all__ = [
+    "CIWAE",
+    "ELBO",
+    "IWAE",
+    "MIWAE",
+    "PIWAE",
+    "TVO",
+    "Renyi",
+    "WakeSleep",
+    "capacity",
+    "cyclical",
+    "free_bits",
+    "kl_weight",
+    "mmd",
+    "total_correlation",
+    "warmup",
+]

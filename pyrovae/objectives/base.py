@@ -2,6 +2,7 @@ r"""The bound as a function of each datum's log-weights, and the estimators of i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,8 @@ from pyro import poutine
 from pyro.infer import ELBO
 from torch import Tensor
 
-from pyrovae.objectives.draws import Draws, draw
+from pyrovae.objectives.draws import Clock, Draws, draw
+from pyrovae.objectives.shaping import Term
 from pyrovae.programs import Program, Structure, plain_errors, sample_sites, structure_of, traces
 from pyrovae.reductions import check_count
 from pyrovae.streams import stream
@@ -32,12 +34,15 @@ class Objective(ELBO):
     def __init__(self, num_particles: int) -> None:
         check_count(f"{type(self).__name__}: num_particles", num_particles)
         super().__init__(num_particles=num_particles, vectorize_particles=True)
+        self.clock = Clock()
         self._known: tuple[Program, Program, Structure] | None = None
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """The negative objective, summed as the plate scales it; its gradient is the estimator's."""
         structure = self._structure(model, guide, args, kwargs)
         value, surrogate, scale = self._terms(model, guide, args, kwargs, structure)
+        if torch.is_grad_enabled():
+            self.clock = self.clock._replace(step=self.clock.step + 1)
         return -scale * (value + surrogate - surrogate.detach())
 
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
@@ -92,6 +97,7 @@ class Bound(Objective):
     Args:
         num_particles: Draws per datum, S.
         gradient: One of the estimators.
+        terms: What else to add, of :mod:`pyrovae.objectives.shaping`.
 
     References:
         Roeder et al., Sticking the Landing, 2017. arXiv:1703.09194; Tucker et al., Doubly
@@ -101,14 +107,19 @@ class Bound(Objective):
 
     gradients: tuple[str, ...] = ESTIMATORS
 
-    def __init__(self, num_particles: int, *, gradient: str = "standard") -> None:
+    def __init__(self, num_particles: int, *, gradient: str = "standard", terms: Sequence[Term] = ()) -> None:
         name = type(self).__name__
         if gradient not in self.gradients:
             raise ValueError(f"{name}: gradient is '{gradient}', it has {', '.join(self.gradients)}")
         if gradient == "vimco" and num_particles < 2:
             raise ValueError(f"{name}: vimco leaves one draw out, so num_particles must be at least 2")
+        if terms and (gradient not in ("standard", "stl") or self._parts_ways()):
+            raise ValueError(
+                f"{name}: terms need gradients through the draws as they are: use gradient='standard' or "
+                f"'stl', and a bound that is the same for model and guide"
+            )
         super().__init__(num_particles)
-        self.gradient = gradient
+        self.gradient, self.terms = gradient, tuple(terms)
 
     def bound(self, log_weights: Tensor) -> Tensor:
         """R: ``[..., S, batch]`` log-weights to ``[..., batch]``."""
@@ -126,7 +137,7 @@ class Bound(Objective):
         self, model: Program, guide: Program, args: Any, kwargs: Any, structure: Structure
     ) -> tuple[Tensor, Tensor, float]:
         graph, ratio = torch.is_grad_enabled(), _Ratio(structure)
-        hooked = self.gradient == "dreg" or type(self).guide_weights is not Bound.guide_weights
+        hooked = self.gradient == "dreg" or self._parts_ways()
         drawn = draw(
             model,
             guide,
@@ -137,7 +148,15 @@ class Bound(Objective):
             score="path" if graph and self.gradient in ("stl", "dreg") else "natural",
             through=ratio.through if graph and hooked else None,
         )
-        return *self._surrogate(drawn, ratio), drawn.scale
+        value, surrogate = self._surrogate(drawn, ratio)
+        for term in self.terms:
+            added = term(drawn, self.clock)
+            value, surrogate = value + added.detach(), surrogate + added
+        return value, surrogate, drawn.scale
+
+    def _parts_ways(self) -> bool:
+        """Whether the guide's bound is another than the model's."""
+        return type(self).guide_weights is not Bound.guide_weights
 
     def _surrogate(self, drawn: Draws, ratio: _Ratio) -> tuple[Tensor, Tensor]:
         """The bound, and a sum whose gradient is the estimator's; both over the batch."""

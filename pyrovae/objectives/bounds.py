@@ -6,10 +6,12 @@ With :math:`\\log w_s = \\log p(x, z_s) - \\log q(z_s \\mid x)`, each is a funct
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from torch import Tensor
 
 from pyrovae.objectives.base import Bound
+from pyrovae.objectives.shaping import Term
 from pyrovae.reductions import check_count
 
 __all__ = ["CIWAE", "ELBO", "IWAE", "MIWAE", "PIWAE", "Renyi"]
@@ -23,6 +25,7 @@ class ELBO(Bound):
     Args:
         num_particles: S.
         gradient: "standard", "stl" or "score".
+        terms: What else to add; see :mod:`pyrovae.objectives.shaping`.
 
     References:
         Roeder et al., Sticking the Landing, 2017. arXiv:1703.09194; Kool et al., Buy 4 REINFORCE
@@ -40,8 +43,10 @@ class ELBO(Bound):
 
     gradients = ("standard", "stl", "score")
 
-    def __init__(self, num_particles: int = 1, *, gradient: str = "standard") -> None:
-        super().__init__(num_particles, gradient=gradient)
+    def __init__(
+        self, num_particles: int = 1, *, gradient: str = "standard", terms: Sequence[Term] = ()
+    ) -> None:
+        super().__init__(num_particles, gradient=gradient, terms=terms)
 
     def bound(self, log_weights: Tensor) -> Tensor:
         """The mean."""
@@ -59,6 +64,7 @@ class IWAE(Bound):
     Args:
         num_particles: S.
         gradient: "standard", "stl" (biased where S > 1), "dreg", "score" or "vimco".
+        terms: What else to add; see :mod:`pyrovae.objectives.shaping`.
 
     References:
         Burda et al., Importance Weighted Autoencoders, 2016. arXiv:1509.00519; Rainforth et al.,
@@ -93,6 +99,7 @@ class Renyi(Bound):
         alpha: At least 0, where it bounds log p(x) from below; the greater, the lower.
         num_particles: S.
         gradient: "standard", "stl" (biased where S > 1), "dreg", "score" or "vimco".
+        terms: What else to add; see :mod:`pyrovae.objectives.shaping`.
 
     Raises:
         ValueError: ``alpha`` is negative or not finite.
@@ -110,13 +117,15 @@ class Renyi(Bound):
         True
     """
 
-    def __init__(self, alpha: float, num_particles: int, *, gradient: str = "standard") -> None:
+    def __init__(
+        self, alpha: float, num_particles: int, *, gradient: str = "standard", terms: Sequence[Term] = ()
+    ) -> None:
         if not 0 <= alpha < math.inf:
             raise ValueError(
                 f"Renyi: alpha must be at least 0 and finite, got {alpha:g}: below 0 it bounds log p(x) from "
                 f"neither side"
             )
-        super().__init__(num_particles, gradient=gradient)
+        super().__init__(num_particles, gradient=gradient, terms=terms)
         self.alpha = alpha
 
     def bound(self, log_weights: Tensor) -> Tensor:
@@ -141,6 +150,7 @@ class MIWAE(Bound):
         num_groups: M.
         group_size: K.
         gradient: "standard", "stl" (biased where K > 1), "dreg" or "vimco".
+        terms: What else to add; see :mod:`pyrovae.objectives.shaping`.
 
     References:
         Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, 2018.
@@ -149,11 +159,13 @@ class MIWAE(Bound):
 
     gradients: tuple[str, ...] = ("standard", "stl", "dreg", "vimco")
 
-    def __init__(self, num_groups: int, group_size: int, *, gradient: str = "standard") -> None:
+    def __init__(
+        self, num_groups: int, group_size: int, *, gradient: str = "standard", terms: Sequence[Term] = ()
+    ) -> None:
         name = type(self).__name__
         check_count(f"{name}: num_groups", num_groups)
         check_count(f"{name}: group_size", group_size)
-        super().__init__(num_groups * group_size, gradient=gradient)
+        super().__init__(num_groups * group_size, gradient=gradient, terms=terms)
         self.groups = num_groups, group_size
 
     def bound(self, log_weights: Tensor) -> Tensor:
@@ -176,6 +188,7 @@ class CIWAE(Bound):
         beta: From 0 (IWAE) to 1 (ELBO).
         num_particles: S.
         gradient: "standard", "stl" (biased where S > 1), "dreg", "score" or "vimco".
+        terms: What else to add; see :mod:`pyrovae.objectives.shaping`.
 
     Raises:
         ValueError: ``beta`` outside [0, 1].
@@ -185,10 +198,12 @@ class CIWAE(Bound):
         arXiv:1802.04537
     """
 
-    def __init__(self, beta: float, num_particles: int, *, gradient: str = "standard") -> None:
+    def __init__(
+        self, beta: float, num_particles: int, *, gradient: str = "standard", terms: Sequence[Term] = ()
+    ) -> None:
         if not 0 <= beta <= 1:
             raise ValueError(f"CIWAE: beta must be between 0 and 1, got {beta:g}")
-        super().__init__(num_particles, gradient=gradient)
+        super().__init__(num_particles, gradient=gradient, terms=terms)
         self.beta = beta
 
     def bound(self, log_weights: Tensor) -> Tensor:
@@ -214,6 +229,7 @@ class PIWAE(MIWAE):
         num_groups: M.
         group_size: K.
         gradient: "standard", "stl" (biased where K > 1) or "dreg".
+        terms: What else to add; see :mod:`pyrovae.objectives.shaping`.
 
     References:
         Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, 2018.

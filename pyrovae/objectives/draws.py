@@ -14,7 +14,14 @@ from torch import Tensor
 from pyrovae.importance import sum_by_datum
 from pyrovae.programs import Program, Site, Structure, sample_sites
 
-__all__ = ["Draws", "draw"]
+__all__ = ["Clock", "Draws", "draw"]
+
+
+class Clock(NamedTuple):
+    """The time of training: steps taken, and epochs finished."""
+
+    step: int = 0
+    epoch: int = 0
 
 
 class Draws(NamedTuple):
@@ -28,6 +35,8 @@ class Draws(NamedTuple):
         outside: What a ``poutine.scale`` other than the data plate's adds to the bound, outside any
             logarithm, and the sites that shape the loss only.
         scale: N/B, what a datum of the batch stands for.
+        guide_sites: The sites of the guide.
+        model_sites: The sites of the model.
     """
 
     log_likelihood: Tensor
@@ -36,6 +45,13 @@ class Draws(NamedTuple):
     log_score: Tensor | None
     outside: Tensor | float
     scale: float
+    guide_sites: list[Site]
+    model_sites: list[Site]
+
+    def latents(self) -> list[tuple[Site, Site]]:
+        """Each latent as a site of the guide and one of the model."""
+        priors = {site["name"]: site for site in self.model_sites}
+        return [(site, priors[site["name"]]) for site in self.guide_sites if site["name"] in priors]
 
     def outside_mean(self) -> Tensor:
         """What is in no logarithm: its mean over draws, summed over the batch."""
@@ -100,6 +116,8 @@ def draw(
         sum_by_datum(rough, structure) if rough else None,
         _outside(model_trace, drawn, structure, scale),
         scale,
+        guide_sites,
+        model_sites,
     )
 
 

@@ -1,0 +1,277 @@
+r"""Terms that shape a bound in training, and schedules for their weights.
+
+Each is given to an objective, ``ELBO(terms=[kl_weight(warmup(1000)), free_bits(0.05)])``, and adds to it
+outside any logarithm. They shape the loss and nothing else: the history's ELBO, validation and evaluation
+are those of the model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Independent
+
+from pyrovae.objectives.draws import Clock, Draws
+from pyrovae.parameters import check_positive
+from pyrovae.programs import Site
+
+__all__ = ["capacity", "cyclical", "free_bits", "kl_weight", "mmd", "total_correlation", "warmup"]
+
+Schedule = Callable[[Clock], float]
+Term = Callable[[Draws, Clock], Tensor]
+"""What is added to the bound, summed over the batch, at a time of training."""
+
+
+def warmup(length: float, *, unit: str = "steps", start: float = 0.0, end: float = 1.0) -> Schedule:
+    """A weight that rises in a straight line and then stays.
+
+    Args:
+        length: How long it rises.
+        unit: "steps", or "epochs" of :func:`pyrovae.fit`.
+        start: Where it starts.
+        end: Where it ends.
+
+    Raises:
+        ValueError: A length that is not positive, or another unit.
+
+    References:
+        Bowman et al., Generating Sentences from a Continuous Space, 2016. arXiv:1511.06349;
+        Sonderby et al., Ladder Variational Autoencoders, 2016. arXiv:1602.02282
+
+    Example:
+        >>> [warmup(4)(Clock(step)) for step in (0, 1, 4, 9)]
+        [0.0, 0.25, 1.0, 1.0]
+    """
+    _check_schedule("warmup: length", length, unit)
+    return lambda clock: start + (end - start) * min(_time(clock, unit) / length, 1.0)
+
+
+def cyclical(period: float, *, unit: str = "steps", rising: float = 0.5, end: float = 1.0) -> Schedule:
+    """A weight that rises from nought, stays, and starts again.
+
+    Args:
+        period: Of one cycle.
+        unit: "steps", or "epochs" of :func:`pyrovae.fit`.
+        rising: Part of the cycle in which it rises.
+        end: Where it rises to.
+
+    Raises:
+        ValueError: A period that is not positive, another unit, or a part outside (0, 1].
+
+    References:
+        Fu et al., Cyclical Annealing Schedule, 2019. arXiv:1903.10145
+
+    Example:
+        >>> [cyclical(4)(Clock(step)) for step in (0, 1, 2, 3, 4)]
+        [0.0, 0.5, 1.0, 1.0, 0.0]
+    """
+    _check_schedule("cyclical: period", period, unit)
+    if not 0 < rising <= 1:
+        raise ValueError(f"cyclical: rising must be within (0, 1], got {rising:g}")
+    return lambda clock: end * min(_time(clock, unit) % period / (rising * period), 1.0)
+
+
+def kl_weight(weight: float | Schedule) -> Term:
+    r"""Weigh the KL of guide and prior by beta.
+
+    .. math:: E_q[\log p(x \mid z)] - \beta \, KL(q(z \mid x) \,\|\, p(z))
+
+    Args:
+        weight: beta, or a schedule of it.
+
+    References:
+        Higgins et al., beta-VAE, 2017.
+    """
+    _check_weight("kl_weight", weight)
+
+    def term(drawn: Draws, clock: Clock) -> Tensor:
+        return (1 - _at(weight, clock)) * _kl(drawn).sum()
+
+    return term
+
+
+def free_bits(nats: float, *, per: str = "dimension") -> Term:
+    r"""Leave the first nats of each dimension, or site, without a price, on average over the batch.
+
+    .. math:: \sum_j \max\big(\lambda, \tfrac1B \sum_i KL_{ij}\big) \quad \text{in place of} \quad
+        \sum_j \tfrac1B \sum_i KL_{ij}
+
+    Args:
+        nats: lambda.
+        per: "dimension", for guides and priors of independent dimensions, or "site".
+
+    Raises:
+        ValueError: Another ``per``; nats that are not positive; at the first step, dimensions that are
+            not independent.
+
+    References:
+        Kingma et al., Improved Variational Inference with Inverse Autoregressive Flow, 2016, C.8.
+        arXiv:1606.04934
+    """
+    check_positive("free_bits: nats", nats)
+    if per not in ("dimension", "site"):
+        raise ValueError(f"free_bits: per must be 'dimension' or 'site', got '{per}'")
+
+    def term(drawn: Draws, clock: Clock) -> Tensor:
+        groups = [_kl_of_site(*pair, by_dimension=per == "dimension") for pair in drawn.latents()]
+        means = torch.cat([group.flatten(2).mean((0, 1)) for group in groups])
+        return -(nats - means).relu().sum() * groups[0].shape[1]
+
+    return term
+
+
+def capacity(target: float | Schedule, *, weight: float) -> Term:
+    r"""Hold the KL at a target.
+
+    .. math:: E_q[\log p(x \mid z)] - \gamma \, |KL - C|, \qquad KL \text{ averaged over the batch}
+
+    Args:
+        target: C, in nats per datum, or a schedule of it.
+        weight: gamma.
+
+    References:
+        Burgess et al., Understanding Disentangling in beta-VAE, 2018. arXiv:1804.03599
+    """
+    _check_weight("capacity: target", target)
+    check_positive("capacity: weight", weight)
+
+    def term(drawn: Draws, clock: Clock) -> Tensor:
+        kl = _kl(drawn)
+        return (kl.mean() - weight * (kl.mean() - _at(target, clock)).abs()) * len(kl)
+
+    return term
+
+
+def total_correlation(weight: float | Schedule, *, num_data: int) -> Term:
+    r"""Weigh, of the KL's three parts, the total correlation of the codes.
+
+    .. math:: KL = I(x; z) + \underbrace{KL\Big(q(z) \,\Big\|\, \prod_j q(z_j)\Big)}_{\text{total
+        correlation}} + \sum_j KL(q(z_j) \,\|\, p(z_j))
+
+    Densities of the aggregate are estimated from the batch by minibatch-weighted sampling.
+
+    Args:
+        weight: What the total correlation is weighed by in all; 1 changes nothing.
+        num_data: Rows of the training data, N.
+
+    Raises:
+        ValueError: At the first step, a guide whose dimensions are not independent, or several sites.
+
+    References:
+        Chen et al., Isolating Sources of Disentanglement in VAEs, 2018. arXiv:1802.04942
+    """
+    _check_weight("total_correlation", weight)
+
+    def term(drawn: Draws, clock: Clock) -> Tensor:
+        site = _only(drawn, "total_correlation")
+        z = site["value"]
+        if z.dim() != 2:
+            raise ValueError("total_correlation: takes one draw per datum: use num_particles=1")
+        each = _by_dimension(site, z[:, None], "total_correlation").double()
+        log_norm = math.log(len(z) * num_data)
+        joint = each.sum(-1).logsumexp(1) - log_norm
+        apart = (each.logsumexp(1) - log_norm).sum(-1)
+        return (1 - _at(weight, clock)) * (joint - apart).sum()
+
+    return term
+
+
+def mmd(weight: float) -> Term:
+    r"""Pull the codes of the batch, as a whole, towards the prior: the maximum mean discrepancy.
+
+    .. math:: -\lambda B \, \big( E[k(z, z')] + E[k(u, u')] - 2 E[k(z, u)] \big), \qquad
+        k(z, u) = \sum_c \frac{2 d c}{2 d c + \lVert z - u \rVert^2}
+
+    with codes z and draws u of the prior, and inverse multiquadratic kernels of seven widths. With
+    ``kl_weight(1 - a)`` beside it this is InfoVAE; with ``kl_weight(0)``, a Wasserstein autoencoder.
+
+    Args:
+        weight: lambda, in nats per datum.
+
+    References:
+        Zhao et al., InfoVAE, 2019. arXiv:1706.02262; Tolstikhin et al., Wasserstein Auto-Encoders,
+        2018. arXiv:1711.01558
+    """
+    check_positive("mmd: weight", weight)
+
+    def term(drawn: Draws, clock: Clock) -> Tensor:
+        total: Any = 0.0
+        for guide, prior in drawn.latents():
+            codes = guide["value"] if guide["value"].dim() == 2 else guide["value"][0]
+            with torch.no_grad():
+                draws = prior["fn"].sample()
+                draws = draws if draws.dim() == 2 else draws[0]
+            total = total + _discrepancy(codes, draws.expand_as(codes)).double()
+        return -weight * len(codes) * total
+
+    return term
+
+
+def _discrepancy(a: Tensor, b: Tensor) -> Tensor:
+    def kernel(first: Tensor, second: Tensor) -> Tensor:
+        square = torch.cdist(first, second).square()
+        widths = [2 * a.shape[1] * c for c in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)]
+        return sum((width / (width + square) for width in widths), torch.zeros_like(square))
+
+    def apart(values: Tensor) -> Tensor:
+        n = len(values)
+        return (kernel(values, values).sum() - 7 * n) / (n * (n - 1))
+
+    return apart(a) + apart(b) - 2 * kernel(a, b).mean()
+
+
+def _kl(drawn: Draws) -> Tensor:
+    """Log q - log p(z), averaged over draws: ``[batch]``."""
+    return (drawn.log_q - drawn.log_prior).mean(0)
+
+
+def _kl_of_site(guide: Site, prior: Site, *, by_dimension: bool) -> Tensor:
+    """Log q - log p of one site: ``[draws, batch, ...]``."""
+    if by_dimension:
+        parts = [_by_dimension(site, guide["value"], "free_bits") for site in (guide, prior)]
+    else:
+        parts = [site["fn"].log_prob(guide["value"])[..., None] for site in (guide, prior)]
+    kl = (parts[0] - parts[1]).double()
+    return kl if guide["value"].dim() > guide["fn"].event_dim + 1 else kl[None]
+
+
+def _by_dimension(site: Site, value: Tensor, owner: str) -> Tensor:
+    fn = site["fn"]
+    while hasattr(fn, "base_dist") and not isinstance(fn, Independent):
+        fn = fn.base_dist  # of a distribution that was expanded
+    if not isinstance(fn, Independent) or fn.reinterpreted_batch_ndims != 1:
+        raise ValueError(
+            f"{owner}: site '{site['name']}': the dimensions of {type(fn).__name__} are not independent: use "
+            f"a factorised guide and prior, or free_bits(per='site')"
+        )
+    return fn.base_dist.log_prob(value)
+
+
+def _only(drawn: Draws, owner: str) -> Site:
+    sites = [guide for guide, _ in drawn.latents()]
+    if len(sites) != 1:
+        raise ValueError(f"{owner}: the guide has {len(sites)} latent sites, expected one")
+    return sites[0]
+
+
+def _at(value: float | Schedule, clock: Clock) -> float:
+    return value(clock) if callable(value) else value
+
+
+def _time(clock: Clock, unit: str) -> float:
+    return clock.step if unit == "steps" else clock.epoch
+
+
+def _check_schedule(name: str, length: float, unit: str) -> None:
+    check_positive(name, length)
+    if unit not in ("steps", "epochs"):
+        raise ValueError(f"{name.split(':')[0]}: unit must be 'steps' or 'epochs', got '{unit}'")
+
+
+def _check_weight(name: str, weight: float | Schedule) -> None:
+    if not callable(weight) and not 0 <= weight < math.inf:
+        raise ValueError(f"{name} must be at least 0 and finite, got {weight:g}")
