@@ -18,3 +18,23 @@ def test_step_prints_every_contestant():
         "stock Pyro SVI",
         "pyrovae fit",
     ]
+
+
+def test_parts_prints_priors_and_guides_against_the_first_line(tmp_path):
+    some = ["prior: mixture of 50 normals", "guide: IAF", "proposal: defensive, 0.1 prior"]
+    command = [
+        sys.executable,
+        FOLDER / "parts.py",
+        "--epochs=1",
+        "--draws=30",
+        f"--folder={tmp_path}",
+        "--only",
+    ]
+    said = subprocess.run([*command, *some], capture_output=True, text=True, check=True).stdout
+    for name in ["standard normal prior, normal guide", *some]:
+        assert f"{name}: " in said
+    lines = said[said.index("mnist-mini test") :].splitlines()
+    assert "K = 30" in lines[0]
+    assert sum(line.startswith("standard normal prior, normal guide") for line in lines) == 2
+    assert all("±" in line for line in lines if line.startswith(("prior:", "guide:", "proposal:")))
+    assert len(list(tmp_path.glob("*.nc"))) == 4

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import math
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -169,3 +172,57 @@ def test_sampling_leaves_no_trace_in_an_outer_handler():
     with poutine.trace() as tracer:
         vae.sample(2)
     assert not list(tracer.trace.stochastic_nodes)
+
+
+# ------------------------------------------------------------------------------ parts that are shared
+
+
+def a_vamp_vae() -> pv.VAE:
+    q = guides.Normal(to_z())
+    return pv.VAE(pv.priors.VampPrior(q, torch.rand(3, FEATURES)), LIKELIHOODS["bernoulli"].make(), q)
+
+
+def test_a_vamp_prior_shares_the_guide_and_a_step_moves_it_once(x):
+    """Under SVI too, whose parameter store knows the guide's weights by two names."""
+    vae = a_vamp_vae()
+    assert vae.prior.guide is vae.guide.part
+    twin = copy.deepcopy(vae)
+    assert twin.prior.guide is twin.guide.part
+    weight, same = (each.guide.part.net.layers[0].weight for each in (vae, twin))
+    before = weight.detach().clone()
+
+    svi = SVI(vae.model, vae.guide, pyro.optim.SGD({"lr": 1e-3}), loss=Trace_ELBO())
+    pyro.set_rng_seed(1)
+    svi.step(x)
+    pyro.set_rng_seed(1)
+    Trace_ELBO()(twin.model, twin.guide)(x).backward()
+    torch.testing.assert_close(weight.detach(), before - 1e-3 * same.grad)
+
+
+def test_a_vamp_prior_is_the_mixture_of_the_guide_at_its_inputs():
+    vae, z = a_vamp_vae(), torch.randn(7, LATENTS)
+    each = torch.stack([vae.encode(u[None]).log_prob(z) for u in vae.prior.pseudo_inputs])
+    torch.testing.assert_close(vae.prior().log_prob(z), each.logsumexp(0) - math.log(3))
+    with torch.no_grad():
+        vae.guide.part.net.layers[-1].bias.add_(1.0)
+    assert not torch.allclose(vae.prior().log_prob(z), each.logsumexp(0) - math.log(3))
+
+
+def test_a_vamp_vae_comes_back_from_disk_with_its_parts_shared(x, tmp_path):
+    vae, other = a_vamp_vae(), a_vamp_vae()
+    pv.save(vae, tmp_path)
+    pv.load(tmp_path, other)
+    assert other.prior.guide is other.guide.part
+    found = []
+    for each in (vae, other):
+        pyro.set_rng_seed(0)
+        found.append(pv.log_weights(each.model, each.guide, x))
+    assert torch.equal(*found)
+
+
+def test_a_guide_is_swapped_by_assignment(x):
+    vae = a_vae()
+    narrow = vae.encode(x).variance
+    vae.guide = guides.Widened(vae.guide.part, 2.0)
+    torch.testing.assert_close(vae.encode(x).variance, 4 * narrow)
+    assert pv.log_weights(vae.model, vae.guide, x).isfinite().all()
