@@ -6,7 +6,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyrovae import datasets, flows, guides, likelihoods, models, networks, objectives, plots, priors, testing
+    from pyrovae import (
+        datasets,
+        flows,
+        guides,
+        likelihoods,
+        models,
+        networks,
+        objectives,
+        plots,
+        priors,
+        testing,
+    )
     from pyrovae.checkpoints import load, save
     from pyrovae.dequantisation import bits_per_dim
     from pyrovae.evaluation import Evaluation, evaluate
@@ -33,7 +44,18 @@ _HOMES = {
     "save": "checkpoints",
     "standard_error": "reductions",
 }
-_MODULES = ("datasets", "flows", "guides", "likelihoods", "models", "networks", "objectives", "plots", "priors", "testing")
+_MODULES = (
+    "datasets",
+    "flows",
+    "guides",
+    "likelihoods",
+    "models",
+    "networks",
+    "objectives",
+    "plots",
+    "priors",
+    "testing",
+)
 
 __version__ = "0.1.0"
 __all__ = [  # noqa: RUF022 (values first, then the modules)

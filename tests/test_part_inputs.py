@@ -234,7 +234,7 @@ def test_guides_that_cannot_be_wrapped_say_why():
         guides.Defensive(guides.Normal(to_z()), priors.StandardNormal(5))(x)
     vae = a_vae("bernoulli", "bernoulli", "bernoulli")
     with pytest.raises(ValueError, match="draws of Bernoulli carry no gradient"):
-        guides.Refined(vae.guide.part, vae.model)(x)
+        guides.Refined(vae.guide.part, vae.model)(binary(3))
 
 
 def test_a_guide_without_a_mean_says_how_to_reconstruct():

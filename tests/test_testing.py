@@ -1,14 +1,19 @@
-"""The oracles are right: densities integrate to 1, two closed forms agree, and draws fit them."""
+"""The oracles are right, and integrals are found: of any support, and with an error that holds."""
 
 from __future__ import annotations
 
 import math
+import re
 
+import pyro.distributions as dist
 import pytest
 import torch
 
 import pyrovae as pv
+from pyrovae.distributions import PowerSpherical, UniformSphere
 from pyrovae.testing import LinearGaussian, Quadrature
+from pyrovae.testing.comparisons import ALARM, slack
+from pyrovae.testing.densities import check_density
 
 
 @pytest.fixture
@@ -94,3 +99,105 @@ def test_quadrature_refuses_what_its_grid_does_not_hold(noise, shift, message):
 
 def test_draws_of_another_seed_are_others(oracle):
     assert not torch.equal(oracle.sample(5, seed=0), oracle.sample(5, seed=1))
+
+
+class Moved(dist.TorchDistribution):
+    """A distribution with its log_prob moved by a constant."""
+
+    arg_constraints = {}  # noqa: RUF012 (the tables are torch's)
+
+    def __init__(self, base, by):
+        self.base, self.by = base, by
+        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
+
+    @property
+    def support(self):
+        return self.base.support
+
+    def sample(self, sample_shape=()):
+        return self.base.sample(sample_shape)
+
+    def log_prob(self, value):
+        return self.base.log_prob(value) + self.by
+
+
+SUPPORTS = {
+    "real": lambda: dist.Cauchy(torch.zeros(2), torch.tensor([1.0, 100.0])),
+    "peaks on a plain": lambda: dist.MixtureSameFamily(
+        dist.Categorical(torch.tensor([0.5, 0.5])), dist.Normal(torch.zeros(2), torch.tensor([1.0, 0.1]))
+    ),
+    "positive": lambda: dist.Gamma(torch.tensor([0.5, 3.0]), 1.0),
+    "unit interval": lambda: dist.Beta(torch.tensor([0.7, 3.0]), torch.tensor([2.0, 0.8])),
+    "an interval": lambda: dist.Uniform(torch.tensor([-1.0, 2.0]), torch.tensor([0.0, 5.0])),
+    "an angle": lambda: dist.VonMises(torch.tensor([0.0, 3.0]), torch.tensor([1.0, 5.0])),
+    "correlated": lambda: dist.MultivariateNormal(torch.zeros(2), torch.tensor([[1.0, 0.99], [0.99, 1.0]])),
+    "heavy tails": lambda: dist.MultivariateStudentT(3.0, torch.zeros(3), torch.eye(3)),
+    "proportions": lambda: dist.Dirichlet(torch.tensor([0.1, 0.5, 2.0])),
+    "a sphere": lambda: UniformSphere(torch.zeros(4)),
+    "a bump on it": lambda: PowerSpherical(torch.tensor([-1.0, 0.0, 0.0]), torch.tensor(20.0)),
+    "counts": lambda: dist.Poisson(torch.tensor([0.5, 300.0])),
+    "few values": lambda: dist.OneHotCategorical(torch.tensor([0.2, 0.8])),
+    "vectors of counts": lambda: dist.Multinomial(3, torch.tensor([0.2, 0.3, 0.5])),
+}
+
+
+@pytest.mark.parametrize("make", SUPPORTS.values(), ids=SUPPORTS)
+@pytest.mark.parametrize("by", [0.0, 0.3, -0.3])
+def test_an_integral_is_found_whatever_the_support(make, by):
+    distribution = make()
+    if not by:
+        assert check_density("it", distribution, 2000).verified
+        return
+    # e ** 0.3 = 1.35 and e ** -0.3 = 0.74; the largest standard error is 0.02.
+    found = r"integrates to 1\.[34]\d* " if by > 0 else r"integrates to 0\.7\d* "
+    with pytest.raises(ValueError, match=rf"^it \(Moved\): its density {found}.*, not to 1"):
+        check_density("it", Moved(distribution, by), 2000)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: dist.Gamma(torch.tensor(0.01), 1.0), "draws repeat, by rounding"),
+        (lambda: dist.Delta(torch.zeros(2)).to_event(1), "a point has no density"),
+        (lambda: dist.MultivariateNormal(torch.zeros(60), torch.eye(60)), "60 numbers need num_samples=600"),
+        (
+            lambda: dist.Multinomial(50, torch.ones(20)),
+            r"known to \+-.* only, over the values drawn: ask for",
+        ),
+        (
+            lambda: dist.MixtureSameFamily(
+                dist.Categorical(torch.ones(2)),
+                dist.Normal(torch.tensor([0.0, 100.0]), torch.tensor([1.0, 1.0])),
+            ),
+            "only, by bridge sampling",
+        ),
+    ],
+)
+def test_what_cannot_be_verified_is_no_error_and_says_why(make, reason):
+    finding = check_density("it", make(), 500)
+    assert not finding.verified
+    assert re.search(reason, finding.text)
+
+
+def test_draws_of_one_element_among_many_are_held_against_its_density():
+    scale = torch.ones(50)
+    scale[37] = 1.5
+
+    class Elements(dist.Normal):
+        def expand(self, batch_shape, _instance=None):
+            return Elements(self.loc.expand(batch_shape), self.scale.expand(batch_shape))
+
+        def rsample(self, sample_shape=()):
+            return super().rsample(sample_shape) * scale
+
+    q = Elements(torch.zeros(2, 50), torch.ones(2, 50)).to_event(1)
+    with pytest.raises(ValueError, match=r"in row \d, element 37: the spread is .* among draws"):
+        check_density("it", q, 2000)
+
+
+def test_slack_is_bernsteins_bound():
+    variance, spread, count, tests = 0.4, 3.0, 700, 12
+    t = slack(torch.tensor(variance).double(), spread, count, tests).item()
+    bound = 2 * math.exp(-count * t**2 / 2 / (variance + spread * t / 3))
+    assert bound <= ALARM / tests
+    assert bound >= (ALARM / tests) ** 2  # and not far below

@@ -57,10 +57,16 @@ class ContinuousBernoulli(TorchDistribution):
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
         shape = self._extended_shape(sample_shape)
         u = torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device)
-        size = self.logits.abs().clamp(min=1e-6)
-        # The inverse of the distribution function for l < 0; the other sign is its mirror image.
-        drawn = -torch.log1p(u * torch.expm1(-size)) / size
-        return torch.where(self.logits > 0, 1 - drawn, drawn).clamp(0, 1)
+        # At the quantile u, log(1 + u (e^l - 1)) / l: the Bernoulli's cumulants over l, added up near 0.
+        near = self.logits.abs() < 0.02
+        small = torch.where(near, self.logits, torch.zeros_like(self.logits))
+        spread = u * (1 - u)
+        series = u + spread * (small / 2 + small**2 / 6 * (1 - 2 * u) + small**3 / 24 * (1 - 6 * spread))
+        far = torch.where(near, torch.ones_like(self.logits), self.logits)
+        # As it stands for l < 0; the other sign is its mirror image.
+        drawn = -torch.log1p(u * torch.expm1(-far.abs())) / far.abs()
+        exact = torch.where(far > 0, 1 - drawn, drawn)
+        return torch.where(near, series, exact).clamp(0, 1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         near, far = self._apart()

@@ -102,26 +102,26 @@ class PowerSpherical(TorchDistribution):
         tiny = torch.finfo(part.dtype).tiny
         across = 2 * (part * (1 - part)).clamp(min=tiny).sqrt()
         other = _unit(torch.randn((*part.shape[:-1], self.loc.shape[-1] - 1)).to(part))
-        around_pole = torch.cat([2 * part - 1, across * other], -1)
-        # Mirror the pole onto loc; at loc = pole the mirror is nought, and nothing is to be done.
-        pole = torch.zeros_like(self.loc)
-        pole[..., 0] = 1
-        mirror = pole - self.loc
-        mirror = mirror / mirror.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(part.dtype).eps)
+        # Mirror a pole onto loc, the one away from it: near loc the mirror would swing with each small move.
+        side = torch.where(self.loc[..., :1] > 0, -1.0, 1.0).to(part)
+        around_pole = torch.cat([side * (2 * part - 1), across * other], -1)
+        pole = torch.cat([side, torch.zeros_like(self.loc[..., 1:])], -1)
+        mirror = _unit(pole - self.loc)
         return around_pole - 2 * (mirror * around_pole).sum(-1, keepdim=True) * mirror
 
     def log_prob(self, value: Tensor) -> Tensor:
         cosine = (self.loc * value).sum(-1).clamp(min=-1 + torch.finfo(value.dtype).eps)
-        return self.concentration * cosine.log1p() - self._log_constant()
+        return self.concentration * torch.log1p((cosine - 1) / 2) - self._log_constant().to(value)
 
     def entropy(self) -> Tensor:
-        log_height = math.log(2) + self.alpha.digamma() - (self.alpha + self.beta).digamma()
-        return self._log_constant() - self.concentration * log_height
+        alpha = self.alpha.double()
+        log_height = alpha.digamma() - (alpha + self.beta).digamma()
+        return (self._log_constant() - self.concentration * log_height).to(self.alpha)
 
     def _log_constant(self) -> Tensor:
-        total = self.alpha + self.beta
-        powers = total * math.log(2) + self.beta * math.log(math.pi)
-        return powers + self.alpha.lgamma() - total.lgamma()
+        """Of ((1 + cosine) / 2)^kappa, float64: in float32 the difference is off by 0.01 at kappa = 1e4."""
+        alpha = self.alpha.double()
+        return self.beta * math.log(4 * math.pi) + alpha.lgamma() - (alpha + self.beta).lgamma()
 
 
 def _log_area(width: int) -> float:

@@ -6,6 +6,7 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from pyrovae.distributions import LogisticNormal as BrokenStick
 from pyrovae.distributions import PowerSpherical as OnSphere
 from pyrovae.parameters import cut, loc_and_scale
 
@@ -109,7 +110,7 @@ class LogisticNormal(nn.Module):
     def given(self, parameters: Tensor) -> dist.TorchDistribution:
         """The distribution that the network's output stands for."""
         loc, scale = loc_and_scale("guides.LogisticNormal", parameters)
-        return dist.LogisticNormal(loc, scale, validate_args=False)
+        return BrokenStick(loc, scale)
 
 
 class PowerSpherical(nn.Module):

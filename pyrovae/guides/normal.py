@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pyro.distributions as dist
+import torch
 from torch import Tensor, nn
 
 from pyrovae.distributions import GaussianMixture as MixtureOfNormals
@@ -30,7 +31,6 @@ class Normal(nn.Module):
         Kingma and Welling, Auto-Encoding Variational Bayes, 2014. arXiv:1312.6114
 
     Example:
-        >>> import torch
         >>> from pyrovae import networks
         >>> q = Normal(networks.MLP(784, 2 * 16, hidden=[400]))(torch.rand(32, 784))
         >>> q.batch_shape, q.event_shape
@@ -70,7 +70,6 @@ class LowRankNormal(nn.Module):
         arXiv:1701.03208
 
     Example:
-        >>> import torch
         >>> from pyrovae import networks
         >>> q = LowRankNormal(networks.MLP(784, 4 * 16), 16, rank=2)(torch.rand(32, 784))
         >>> q.batch_shape, q.event_shape
@@ -99,12 +98,14 @@ class FullRankNormal(nn.Module):
     r"""A normal with any covariance, by its Cholesky factor.
 
     .. math:: q(z \mid x) = \mathcal N(z; \mu, L L^\top), \qquad
-        L = \operatorname{diag} \sigma + \text{what is below the diagonal}, \quad
-        (\mu, \log \sigma^2, \text{below}) = \mathrm{net}(x)
+        L = \operatorname{diag} \sigma \, (I + N), \quad (\mu, \log \sigma^2, N) = \mathrm{net}(x)
+
+    with N below the diagonal only. Each row of L has its scale, so that a narrow dimension does not
+    make L nearly singular, and gradients infinite, by what is beside its diagonal.
 
     Args:
-        net: Maps ``[..., *event]`` to ``[..., 2 * dim + dim * (dim - 1) / 2]``: loc, the log square of
-            L's diagonal, then what is below it by rows.
+        net: Maps ``[..., *event]`` to ``[..., 2 * dim + dim * (dim - 1) / 2]``: loc, log variance,
+            then N by rows.
         dim: Width of z.
 
     Raises:
@@ -115,7 +116,6 @@ class FullRankNormal(nn.Module):
         arXiv:1906.02691
 
     Example:
-        >>> import torch
         >>> from pyrovae import networks
         >>> q = FullRankNormal(networks.MLP(784, 8 + 6), 4)(torch.rand(32, 784))
         >>> q.batch_shape, q.event_shape
@@ -137,8 +137,9 @@ class FullRankNormal(nn.Module):
         widths = {"loc": dim, "log_variance": dim, "below_the_diagonal": dim * (dim - 1) // 2}
         loc, log_variance, below = cut("guides.FullRankNormal", parameters, **widths)
         rows, columns = loc.new_ones(dim, dim).tril(-1).nonzero(as_tuple=True)
-        scale_tril = (log_variance / 2).exp().diag_embed()
-        scale_tril[..., rows, columns] = below
+        unit_tril = torch.ones_like(loc).diag_embed()
+        unit_tril[..., rows, columns] = below
+        scale_tril = (log_variance / 2).exp()[..., None] * unit_tril
         return dist.MultivariateNormal(loc, scale_tril=scale_tril, validate_args=False)
 
 
@@ -166,7 +167,6 @@ class GaussianMixture(nn.Module):
         arXiv:1806.01856
 
     Example:
-        >>> import torch
         >>> from pyrovae import networks
         >>> q = GaussianMixture(networks.MLP(784, 3 * 9), 4, components=3)(torch.rand(32, 784))
         >>> q.batch_shape, q.event_shape
@@ -209,7 +209,6 @@ class Delta(nn.Module):
         Ghosh et al., From Variational to Deterministic Autoencoders, 2020. arXiv:1903.12436
 
     Example:
-        >>> import torch
         >>> from pyrovae import networks
         >>> Delta(networks.MLP(784, 16))(torch.rand(32, 784)).event_shape
         torch.Size([16])

@@ -90,12 +90,27 @@ class Refined(nn.Module):
         free = start.detach().clone().requires_grad_()
         optimizer = torch.optim.Adam([free], lr=self.learning_rate)
         with torch.enable_grad(), stream("refine", self.seed):
+            draws = self._draws(x, free)
             for _ in range(self.steps):
-                (free.grad,) = torch.autograd.grad(-self._bound(x, free), free)
+                (free.grad,) = torch.autograd.grad(-self._bound(x, free, draws), free)
                 optimizer.step()
         return self.guide.given(start + (free.detach() - start).detach())
 
-    def _bound(self, x: Tensor, parameters: Tensor) -> Tensor:
+    def _draws(self, x: Tensor, parameters: Tensor) -> tuple[int, ...]:
+        """The shape of a step's draws: a dim of their own, left of every plate of the model."""
+        with torch.no_grad():
+            z = as_pyro(self.guide.given(parameters)).sample()
+            trace = self._trace(x, z)
+        frames = [frame for site in sample_sites(trace) for frame in site["cond_indep_stack"]]
+        depth = max((-frame.dim for frame in frames if frame.vectorized), default=1)
+        return self.num_particles, *[1] * (depth - 1)
+
+    def _trace(self, x: Tensor, z: Tensor) -> poutine.Trace:
+        with poutine.block():
+            known = poutine.condition(self._model[0], data={self.site: z})
+            return poutine.trace(known).get_trace(x)
+
+    def _bound(self, x: Tensor, parameters: Tensor, draws: tuple[int, ...]) -> Tensor:
         """The ELBO summed over the batch; its gradient goes through the draws alone.
 
         The gradient of log q at fixed draws is nought on average, and without it the noise dies down
@@ -107,10 +122,7 @@ class Refined(nn.Module):
                 f"Refined: draws of {type(self.guide).__name__} carry no gradient: refine a guide over "
                 f"continuous latents"
             )
-        z = q.rsample((self.num_particles,))
+        z = q.rsample(draws)
         log_q = as_pyro(self.guide.given(parameters.detach())).log_prob(z)
-        with poutine.block():
-            known = poutine.condition(self._model[0], data={self.site: z})
-            trace = poutine.trace(known).get_trace(x)
-        log_joint = sum(log_density(site).sum() for site in sample_sites(trace))
+        log_joint = sum(log_density(site).sum() for site in sample_sites(self._trace(x, z)))
         return (log_joint - log_q.sum()) / self.num_particles

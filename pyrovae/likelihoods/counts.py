@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.distributions import Words
+from pyrovae import distributions
 from pyrovae.parameters import blocks
 from pyrovae.reductions import check_count
 
@@ -101,7 +101,7 @@ class NegativeBinomial(nn.Module):
         _check_features("likelihoods.NegativeBinomial", log_mean, self.log_dispersion)
         logits = log_mean - self.log_dispersion
         count = self.log_dispersion.exp()
-        return dist.NegativeBinomial(count, logits=logits, validate_args=False).to_event(1)
+        return distributions.NegativeBinomial(count, logits=logits, validate_args=False).to_event(1)
 
 
 class ZeroInflatedNegativeBinomial(nn.Module):
@@ -138,7 +138,7 @@ class ZeroInflatedNegativeBinomial(nn.Module):
         _check_features(owner, log_mean, self.log_dispersion)
         logits = log_mean - self.log_dispersion
         count = self.log_dispersion.exp()
-        return dist.ZeroInflatedNegativeBinomial(
+        return distributions.ZeroInflatedNegativeBinomial(
             count, logits=logits, gate_logits=gate_logits, validate_args=False
         ).to_event(1)
 
@@ -172,7 +172,7 @@ class Multinomial(nn.Module):
 
     def forward(self, z: Tensor) -> dist.TorchDistribution:
         """p(x | z): batch shape ``[...]``, event shape ``[vocabulary]``."""
-        return Words(self.net(z), self.total_count)
+        return distributions.Words(self.net(z), self.total_count)
 
 
 def _check_features(owner: str, log_mean: Tensor, log_dispersion: Tensor) -> None:

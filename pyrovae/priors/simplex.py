@@ -6,6 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyrovae.distributions import LogisticNormal as BrokenStick
 from pyrovae.distributions import UniformSphere as UniformOnSphere
 from pyrovae.parameters import check_positive
 
@@ -69,7 +70,7 @@ class LogisticNormal(nn.Module):
 
     def forward(self) -> dist.TorchDistribution:
         """The distribution of one z, event shape ``[dim]``."""
-        return dist.LogisticNormal(self.loc, self.log_scale.exp(), validate_args=False)
+        return BrokenStick(self.loc, self.log_scale.exp())
 
 
 class UniformSphere(nn.Module):
