@@ -24,6 +24,9 @@ from pyrovae.streams import stream
 
 __all__ = ["History", "Training", "fit"]
 
+FROZEN = ".* was not registered in the param store because requires_grad=False"
+"""Pyro's warning of what is frozen on purpose: a guide trained for a model that stands still."""
+
 
 @dataclass
 class History:
@@ -129,7 +132,9 @@ def fit(
     modules = modules_of(model, guide, device)
     meter = Meter(model, guide, loss if loss is not None else Trace_ELBO())
     first = next(batches(data, batch_size, "first batch", device=device))
-    parameters = meter.parameters(first)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", FROZEN)
+        parameters = meter.parameters(first)
     optimizer = _optimizer(optimizer, parameters, meter)
     if isinstance(loss, Objective):
         loss.clock = Clock()  # the look for parameters was no step
@@ -137,6 +142,7 @@ def fit(
     steps = len(data) if isinstance(data, DataLoader) else -(-num_rows(data) // batch_size)
     bar = tqdm(total=num_epochs * steps, disable=not progress)
     with warnings.catch_warnings(), mode(modules, training=True), bar:
+        warnings.filterwarnings("ignore", FROZEN)
         warnings.filterwarnings("ignore", "Encountered (NaN|.?inf)")  # Pyro's: fit raises in its place
         bar.set_description("train")
         for epoch in range(num_epochs):

@@ -26,7 +26,7 @@ COMBINATIONS += [("standard_normal", x, "normal") for x in LIKELIHOODS]
 
 @pytest.mark.parametrize("parts", COMBINATIONS, ids="-".join)
 def test_every_part_of_ours_passes(parts):
-    """No false alarm in 6,350 runs with 500 draws and 3,810 with 2,000, half of them of moved parameters."""
+    """@@"""
     vae = a_vae(*parts)
     report = check_pair(vae.model, vae.guide, LIKELIHOODS[parts[1]].data(ROWS), num_samples=FEW)
     said = report.verified + report.unverified
@@ -255,28 +255,36 @@ def test_what_is_wrong_is_said_in_one_line_with_its_mend(part, make, message):
 
 # Programs written by hand
 
-TO_Z1, TO_X = networks.MLP(2, LATENTS), networks.MLP(LATENTS, FEATURES)
-FROM_X, FROM_Z1 = networks.MLP(FEATURES, 2 * LATENTS), networks.MLP(LATENTS, 4)
+
+class Ladder:
+    """Two latents, one above the other; data, and a label where it is given."""
+
+    def __init__(self):
+        self.to_z1, self.to_x = networks.MLP(2, LATENTS), networks.MLP(LATENTS, FEATURES)
+        self.from_x, self.from_z1 = networks.MLP(FEATURES, 2 * LATENTS), networks.MLP(LATENTS, 4)
+
+    def model(self, x, y=None, *, scale=1.0):
+        with pyro.plate("data", len(x)):
+            z2 = pyro.sample("z2", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            z1 = pyro.sample("z1", dist.Normal(self.to_z1(z2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.to_x(z1), scale).to_event(1), obs=x)
+            if y is not None:
+                pyro.sample("y", dist.Normal(z1[..., 0], 1.0), obs=y)
+
+    def guide(self, x, y=None, *, scale=1.0, squash=lambda z: z):
+        with pyro.plate("data", len(x)):
+            z1 = pyro.sample("z1", guides.Normal(self.from_x)(x))
+            pyro.sample("z2", guides.Normal(self.from_z1)(squash(z1)))
 
 
-def ladder(x, y=None, *, scale=1.0):
-    with pyro.plate("data", len(x)):
-        z2 = pyro.sample("z2", dist.Normal(torch.zeros(2), 1.0).to_event(1))
-        z1 = pyro.sample("z1", dist.Normal(TO_Z1(z2), 1.0).to_event(1))
-        pyro.sample("x", dist.Normal(TO_X(z1), scale).to_event(1), obs=x)
-        if y is not None:
-            pyro.sample("y", dist.Normal(z1[..., 0], 1.0), obs=y)
+@pytest.fixture
+def ladder():
+    return Ladder()
 
 
-def ladder_guide(x, y=None, *, scale=1.0, squash=lambda z: z):
-    with pyro.plate("data", len(x)):
-        z1 = pyro.sample("z1", guides.Normal(FROM_X)(x))
-        pyro.sample("z2", guides.Normal(FROM_Z1)(squash(z1)))
-
-
-def test_several_sites_and_conditions():
+def test_several_sites_and_conditions(ladder):
     x, y = torch.randn(ROWS, FEATURES), torch.randn(ROWS)
-    report = check_pair(ladder, ladder_guide, x, y, scale=0.5, num_samples=FEW)
+    report = check_pair(ladder.model, ladder.guide, x, y, scale=0.5, num_samples=FEW)
     for site in (
         "z2' of the model",
         "z1' of the model",
@@ -291,12 +299,12 @@ def test_several_sites_and_conditions():
     assert str(report).startswith("verified\n  programs: plate 'data'")
 
 
-def test_a_guide_that_mistakes_draws_for_rows_is_caught():
+def test_a_guide_that_mistakes_draws_for_rows_is_caught(ladder):
     def guide(x):
-        ladder_guide(x, squash=lambda z: z.softmax(1))
+        ladder.guide(x, squash=lambda z: z.softmax(1))
 
     with pytest.raises(ValueError, match="site 'z2': a draw has another density among others"):
-        check_pair(ladder, guide, torch.randn(ROWS, FEATURES), num_samples=FEW)
+        check_pair(ladder.model, guide, torch.randn(ROWS, FEATURES), num_samples=FEW)
 
 
 def test_discrete_latents_and_nested_plates():
@@ -324,7 +332,7 @@ def test_discrete_latents_and_nested_plates():
     assert "rows: the same densities among other rows and without them" in report.verified
 
 
-def test_hand_written_programs_of_the_wrong_width():
+def test_hand_written_programs_of_the_wrong_width(ladder):
     x = torch.randn(ROWS, FEATURES)
 
     def guide(x):
@@ -352,12 +360,12 @@ def test_hand_written_programs_of_the_wrong_width():
     with pytest.raises(
         ValueError, match=r"width 6 and gets shape \(8, 2, 3\), .*: flatten the rows, x.flatten\(1\)"
     ):
-        check_pair(ladder, ladder_guide, x.reshape(ROWS, 2, 3))
+        check_pair(ladder.model, ladder.guide, x.reshape(ROWS, 2, 3))
 
 
-def test_an_autoguide_is_checked_as_far_as_it_goes():
+def test_an_autoguide_is_checked_as_far_as_it_goes(ladder):
     x = torch.randn(ROWS, FEATURES)
-    report = check_pair(ladder, AutoNormal(ladder), x, num_samples=FEW)
+    report = check_pair(ladder.model, AutoNormal(ladder.model), x, num_samples=FEW)
     assert any(
         line.startswith("rows: the programs do not run on the first 3 alone") for line in report.unverified
     )
@@ -408,11 +416,11 @@ def test_all_is_left_as_it_was():
     assert torch.distributions.Distribution._validate_args == pyro.infer.util.is_validation_enabled()
 
 
-def test_masked_rows_are_checked_like_others():
-    masked = poutine.mask(ladder, mask=torch.tensor(False))
-    check_pair(masked, ladder_guide, torch.randn(ROWS, FEATURES), num_samples=FEW)
+def test_masked_rows_are_checked_like_others(ladder):
+    masked = poutine.mask(ladder.model, mask=torch.tensor(False))
+    check_pair(masked, ladder.guide, torch.randn(ROWS, FEATURES), num_samples=FEW)
 
 
-def test_no_draws_are_refused():
+def test_no_draws_are_refused(ladder):
     with pytest.raises(ValueError, match="num_samples is 0: at least 1 is needed"):
-        check_pair(ladder, ladder_guide, torch.randn(ROWS, FEATURES), num_samples=0)
+        check_pair(ladder.model, ladder.guide, torch.randn(ROWS, FEATURES), num_samples=0)

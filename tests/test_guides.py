@@ -60,7 +60,10 @@ POSTERIORS = {
 
 
 def two_components():
-    """Apart and narrow at the start: components that overlap in passing end with any weights."""
+    """Apart and narrow at the start: components that overlap in passing end with any weights.
+
+    Of components apart the weights get next to no gradient, and noise moves them with the steps' size.
+    """
     start = torch.tensor([0.0, 0.0, 1.5, 0.0, -1.5, 0.0, -2.0, -2.0, -2.0, -2.0])
     return guides.GaussianMixture(Constant(start), 2, components=2)
 
@@ -91,7 +94,8 @@ def trained(posterior, family):
     x = torch.tensor([[x]])
     vae = pv.VAE(priors.StandardNormal(2), likelihood, FAMILIES[family]())
     loss = Trace_ELBO(num_particles=32, vectorize_particles=True, max_plate_nesting=1)(vae.model, vae.guide)
-    optimizer = torch.optim.Adam(vae.parameters(), lr=0.1)
+    rate = 0.03 if (posterior, family) == ("two_modes", "mixture") else 0.1
+    optimizer = torch.optim.Adam(vae.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.02, 150)
     for _ in range(150):
         optimizer.zero_grad()

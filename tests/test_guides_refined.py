@@ -112,16 +112,19 @@ class TestWithAHandWrittenModel:
         return LinearGaussian(0.7 * torch.randn(8, 2), noise=1.0)
 
     def test_many_steps_find_the_posterior_from_a_bad_start(self, oracle):
-        """Then every weight is log p(x), whatever net there is. The net's output is off by several units."""
+        """A net that says N(0, I) of every datum loses nats; after the steps every weight is log p(x)."""
         x = oracle.sample(ROWS)
-        q = guides.Refined(guides.FullRankNormal(networks.MLP(8, 5), 2), oracle.model, 150, learning_rate=0.1)
+        net = nn.Linear(8, 5)
+        nn.init.zeros_(net.weight)
+        nn.init.zeros_(net.bias)
+        q = guides.Refined(guides.FullRankNormal(net, 2), oracle.model, 200, learning_rate=0.1)
 
         def guide(x):
             posterior = q(x)
             with pyro.plate("data", len(x)):
                 pyro.sample("z", posterior)
 
-        result = pv.evaluate(oracle.model, guide, x, num_samples=200, progress=False)
+        result = pv.evaluate(oracle.model, guide, x, num_samples=100, progress=False)
         assert (oracle.log_evidence(x) - result.elbo).abs().max() < 0.02
         difference = result.log_evidence - oracle.log_evidence(x)
         assert (difference.abs() < SURE * result.standard_error + 1e-3).all()

@@ -157,7 +157,7 @@ def test_an_integral_is_found_whatever_the_support(make, by):
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda: dist.Gamma(torch.tensor(0.01), 1.0), "draws repeat, by rounding"),
+        (lambda: dist.Gamma(torch.tensor(0.01, dtype=torch.float32), 1.0), "draws repeat, by rounding"),
         (lambda: dist.Delta(torch.zeros(2)).to_event(1), "a point has no density"),
         (lambda: dist.MultivariateNormal(torch.zeros(60), torch.eye(60)), "60 numbers need num_samples=600"),
         (

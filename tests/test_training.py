@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from components import FEATURES, LATENTS, LIKELIHOODS, a_vae
+from helpers import all_moved, none_moved, snapshot
 from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from torch import nn
 from torch.utils.data import DataLoader, Subset
@@ -248,3 +249,12 @@ def test_modules_return_to_their_own_mode(x):
     assert modes[1] is True
     assert modes[-1] is False
     assert not vae.training
+
+
+def test_a_guide_is_trained_for_a_model_that_stands_still(x):
+    vae = a_vae()
+    vae.model.requires_grad_(False)
+    before, still = snapshot(vae.guide), snapshot(vae.model)
+    pv.fit(vae.model, vae.guide, x, num_epochs=1, progress=False)  # and Pyro's warning of it is not passed on
+    assert all_moved(before, vae.guide)
+    assert none_moved(still, vae.model)
