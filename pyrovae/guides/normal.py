@@ -151,7 +151,7 @@ class GaussianMixture(nn.Module):
 
     Draws have pathwise gradients, those of the weights included. A network that gives all components
     the same parameters never parts them: the components' biases must differ at the start, as random
-    ones do.
+    ones do. Of components that do not overlap the weights get next to no gradient.
 
     Args:
         net: Maps ``[..., *event]`` to ``[..., components * (1 + 2 * dim)]``: logits of the weights,

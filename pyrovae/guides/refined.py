@@ -25,7 +25,8 @@ class Refined(nn.Module):
 
     What is left of the gap afterwards is due to the family of q and no longer to amortisation. The
     steps' noise is fixed by the seed, so q is a function of x. In training the network gets the
-    gradient at the refined parameters (the steps' own derivatives are left out).
+    gradient at the refined parameters (the steps' own derivatives are left out). In a guide of your own,
+    call it before the data plate is entered: it runs the model, with plates of its own.
 
     Args:
         guide: One of ours, or any module with a ``net`` and ``given(net's output)``, whose draws have
