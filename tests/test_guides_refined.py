@@ -173,3 +173,8 @@ def test_evaluation_reports_the_refined_bound(x):
     better = pv.evaluate(vae.model, vae.guide, x, num_samples=500, progress=False)
     assert better.elbo.mean() > plain.elbo.mean() + 0.5
     assert better.standard_error.mean() < plain.standard_error.mean()
+
+
+def test_a_model_without_the_site_is_refused(x):
+    with pytest.raises(ValueError, match="Refined: the model has no site 'code': name its latent with site="):
+        refined(a_vae(), site="code")(x)

@@ -13,6 +13,7 @@ from pyrovae.parameters import check_positive
 from pyrovae.programs import Program, log_density, sample_sites
 from pyrovae.reductions import check_count
 from pyrovae.streams import stream
+from pyrovae.supports import check_supports
 
 __all__ = ["Refined"]
 
@@ -24,7 +25,8 @@ class Refined(nn.Module):
         \lambda_{t+1} = \lambda_t + \eta \, \nabla_\lambda \mathrm{ELBO}(x; \lambda_t)
 
     What is left of the gap afterwards is due to the family of q and no longer to amortisation. The
-    steps' noise is fixed by the seed, so q is a function of x. In training the network gets the
+    steps' noise is fixed by the seed and a datum's place in its batch, so q is the same at each call;
+    among other data its parameters differ by that noise, which more particles lessen. In training the network gets the
     gradient at the refined parameters (the steps' own derivatives are left out). In a guide of your own,
     call it before the data plate is entered: it runs the model, with plates of its own.
 
@@ -39,7 +41,8 @@ class Refined(nn.Module):
         seed: Of the steps' noise.
 
     Raises:
-        ValueError: A guide without parameters to refine, or without gradients.
+        ValueError: A guide without parameters to refine, or without gradients, or whose values the
+            model's prior does not give; a model without the site.
 
     References:
         Kim et al., Semi-Amortized Variational Autoencoders, 2018. arXiv:1802.02550; Cremer et al.,
@@ -100,8 +103,13 @@ class Refined(nn.Module):
     def _draws(self, x: Tensor, parameters: Tensor) -> tuple[int, ...]:
         """The shape of a step's draws: a dim of their own, left of every plate of the model."""
         with torch.no_grad():
-            z = as_pyro(self.guide.given(parameters)).sample()
+            q = as_pyro(self.guide.given(parameters))
+            z = q.sample()
             trace = self._trace(x, z)
+        if self.site not in trace:
+            raise ValueError(f"Refined: the model has no site '{self.site}': name its latent with site=")
+        drawn = {"name": self.site, "fn": q, "value": z}
+        check_supports([trace.nodes[self.site] | {"is_observed": False}], [drawn], bound=True)
         frames = [frame for site in sample_sites(trace) for frame in site["cond_indep_stack"]]
         depth = max((-frame.dim for frame in frames if frame.vectorized), default=1)
         return self.num_particles, *[1] * (depth - 1)
