@@ -26,9 +26,9 @@ class Refined(nn.Module):
 
     What is left of the gap afterwards is due to the family of q and no longer to amortisation. The
     steps' noise is fixed by the seed and a datum's place in its batch, so q is the same at each call;
-    among other data its parameters differ by that noise, which more particles lessen. In training the network gets the
-    gradient at the refined parameters (the steps' own derivatives are left out). In a guide of your own,
-    call it before the data plate is entered: it runs the model, with plates of its own.
+    at another place its parameters differ by that noise, which more particles lessen. In training the
+    network gets the gradient at the refined parameters (the steps' own derivatives are left out). In a
+    guide of your own, call it before the data plate is entered: it runs the model, with its own plates.
 
     Args:
         guide: One of ours, or any module with a ``net`` and ``given(net's output)``, whose draws have
