@@ -14,10 +14,10 @@ demo: $(VENV)/done
 	$(BIN)/pyrovae evaluate runs/demo
 
 test: $(VENV)/done
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 -m "not slow"
 
 test-all: $(VENV)/done
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8
 
 bench: $(VENV)/done
 	$(BIN)/python benchmarks/step.py

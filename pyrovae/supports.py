@@ -76,6 +76,8 @@ def _kind(support: Any) -> str:
     """Distributions of two kinds have densities with respect to other measures."""
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
+    if hasattr(support, "kind"):
+        return support.kind
     if support.is_discrete:
         return "discrete values"
     if isinstance(support, type(constraints.simplex)):

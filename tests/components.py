@@ -52,6 +52,7 @@ PRIORS = {
     "bernoulli": Prior("bits", lambda: priors.Bernoulli(LATENTS)),
     "autoregressive_bernoulli": Prior("bits", lambda: priors.AutoregressiveBernoulli(LATENTS, hidden=5)),
     "categorical": Prior("one-hots", lambda: priors.Categorical(2, size=2)),
+    "relaxed": Prior("relaxed", lambda: priors.RelaxedCategorical(2, size=2, temperature=0.6)),
     "autoregressive_categorical": Prior(
         "one-hots", lambda: priors.AutoregressiveCategorical(2, size=2, hidden=5)
     ),
@@ -136,6 +137,12 @@ GUIDES = {
     "power_spherical": GuideOf("sphere", lambda p, x: guides.PowerSpherical(to_z(LATENTS + 1), LATENTS)),
     "bernoulli": GuideOf("bits", lambda p, x: guides.Bernoulli(to_z(LATENTS))),
     "categorical": GuideOf("one-hots", lambda p, x: guides.Categorical(to_z(LATENTS), num_categories=2)),
+    "relaxed": GuideOf("relaxed", lambda p, x: guides.RelaxedCategorical(to_z(LATENTS), num_categories=2)),
+    "straight_bits": GuideOf("bits", lambda p, x: guides.StraightThrough(guides.Bernoulli(to_z(LATENTS)))),
+    "straight_one_hots": GuideOf(
+        "one-hots",
+        lambda p, x: guides.StraightThrough(guides.Categorical(to_z(LATENTS), num_categories=2), 0.7),
+    ),
 }
 
 PAIRS = [(p, q) for p, q in product(PRIORS, GUIDES) if PRIORS[p].values == GUIDES[q].values]

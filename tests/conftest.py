@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import pyro
 import pytest
 import torch
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core each, for the processes that tests start too
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -21,6 +21,7 @@ OF_THE_PRIOR = {
     "sphere": "uniform_sphere",
     "bits": "bernoulli",
     "one-hots": "categorical",
+    "relaxed": "relaxed",
 }
 
 

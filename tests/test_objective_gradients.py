@@ -6,6 +6,7 @@ alarm at 4.5 has a chance of 7 in a million.
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import pyro
@@ -19,7 +20,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 import pyrovae as pv
 from pyrovae import guides, likelihoods, models, priors
-from pyrovae.objectives import CIWAE, ELBO, IWAE, MIWAE, PIWAE
+from pyrovae.objectives import CIWAE, ELBO, IWAE, MIWAE, PIWAE, kl_weight
 from pyrovae.testing import LinearGaussian
 
 REPEATS = 60
@@ -71,6 +72,51 @@ def test_unbiased_estimators_agree_with_the_standard_one(kind, name, gradient):
         standard = gradients(EVERY[name](), pair, x, part)
         other = gradients(EVERY[name](gradient=gradient), pair, x, part)
         assert sigmas(standard, other) < 4.5, part
+
+
+@pytest.mark.parametrize("name", ["iwae", "miwae"])
+@pytest.mark.parametrize("by", ["scale", "term"])
+def test_a_weight_on_the_kl_has_the_same_gradient_whatever_the_estimator(name, by):
+    """It is outside the bound: the weights of the doubly reparameterised gradient must not reach it."""
+    pair, x = a_pair("one layer")
+    with torch.no_grad():
+        pair.guide.part.net.layers[-1].bias.add_(0.5)  # off the posterior, where they differ
+    terms = {"terms": [kl_weight(3.0)]} if by == "term" else {}
+    tempered = Tempered(pair, 3.0) if by == "scale" else pair
+    for part in ("guide", "model"):
+        standard = gradients(EVERY[name](**terms), tempered, x, part)
+        other = gradients(EVERY[name](gradient="dreg", **terms), tempered, x, part)
+        assert sigmas(standard, other) < 4.5, part
+    twin = gradients(EVERY[name](terms=[kl_weight(3.0)]), pair, x, "guide")
+    assert sigmas(twin, gradients(EVERY[name](**terms), tempered, x, "guide")) < 4.5
+
+
+class Tempered(nn.Module):
+    """A pair with a scale on its latents."""
+
+    def __init__(self, pair, scale: float) -> None:
+        super().__init__()
+        self.model, self.guide = _Scaled(pair.model, scale), _Scaled(pair.guide, scale)
+
+
+class _Scaled(nn.Module):
+    def __init__(self, program, scale: float) -> None:
+        super().__init__()
+        self.program, self.scale = program, scale
+
+    def forward(self, *args):
+        with Scaling(self.scale):
+            return self.program(*args)
+
+
+class Scaling(pyro.poutine.messenger.Messenger):
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def _pyro_sample(self, msg):
+        if msg["name"] == "z":
+            msg["scale"] = msg["scale"] * self.scale
 
 
 @pytest.mark.parametrize("name", ["iwae", "renyi", "ciwae"])
@@ -156,14 +202,15 @@ def test_elbo_has_the_gradient_of_its_closed_form(gradient):
 # ------------------------------------------------------------------------------ discrete sites
 
 
-def exact_bound(vae, x, bound, draws: int):
-    """The mean of a bound over all tuples of draws of two bits, by enumeration."""
+def exact_bound(vae, x, bound, draws: int, beta: float = 1.0):
+    """The mean of a bound over all tuples of draws of two bits, by enumeration, with a weight on the KL."""
     codes = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 2)
     log_q = vae.encode(x[None]).log_prob(codes)
     log_weights = vae.prior().log_prob(codes) + vae.decode(codes).log_prob(x) - log_q
     tuples = torch.tensor(list(itertools.product(range(4), repeat=draws)))
     values = bound(log_weights[tuples].unsqueeze(-1))[..., 0]
-    return (log_q[tuples].sum(1).exp() * values).sum()
+    kl = (log_q.exp() * (log_q - vae.prior().log_prob(codes))).sum()
+    return (log_q[tuples].sum(1).exp() * values).sum() + (1 - beta) * kl
 
 
 @pytest.mark.parametrize(
@@ -177,11 +224,14 @@ def exact_bound(vae, x, bound, draws: int):
         (MIWAE(2, 2, gradient="vimco"), 4),
     ],
 )
-def test_score_estimators_have_the_gradient_of_the_enumerated_bound(loss, draws):
+@pytest.mark.parametrize("beta", [1.0, 0.3])
+def test_score_estimators_have_the_gradient_of_the_enumerated_bound(loss, draws, beta):
+    loss = copy.copy(loss)
+    loss.terms = () if beta == 1 else (kl_weight(beta),)
     pyro.set_rng_seed(5)
     vae = pv.VAE(priors.Bernoulli(2), likelihoods.Bernoulli(net(2, 6)), guides.Bernoulli(net(6, 2)))
     x = binary(1)[0]
-    exact = -exact_bound(vae, x, loss.bound, draws)
+    exact = -exact_bound(vae, x, loss.bound, draws, beta)
     for part in ("guide", "model"):
         parameters = list(getattr(vae, part).parameters())
         wanted = torch.cat([g.flatten() for g in torch.autograd.grad(exact, parameters, retain_graph=True)])
@@ -189,6 +239,39 @@ def test_score_estimators_have_the_gradient_of_the_enumerated_bound(loss, draws)
         found = gradients(loss, vae, x.expand(1000, -1), part, 40)
         error = found.std(0) / 40**0.5
         assert ((found.mean(0) - wanted @ directions).abs() < 4.5 * error).all(), part
+
+
+@torch.no_grad()
+def test_straight_through_draws_have_the_discrete_guides_values():
+    bits = a_vae("bernoulli", "bernoulli", "bernoulli")
+    x, inner = binary(3), bits.guide.part
+    plain = bits.encode(x)
+    bits.guide = guides.StraightThrough(inner)
+    z = bits.encode(x).rsample((9,))
+    torch.testing.assert_close(bits.encode(x).log_prob(z), plain.log_prob(z), rtol=0, atol=0)
+    through = z.clone().requires_grad_()
+    with torch.enable_grad():
+        torch.testing.assert_close(plain.log_prob(through), plain.log_prob(z))
+        torch.testing.assert_close(bits.prior().log_prob(through), bits.prior().log_prob(z))
+
+
+def test_straight_through_is_biased_and_less_noisy_than_the_score():
+    pyro.set_rng_seed(5)
+    vae = pv.VAE(priors.Bernoulli(2), likelihoods.Bernoulli(net(2, 6)), guides.Bernoulli(net(6, 2)))
+    with torch.no_grad():
+        vae.likelihood.net.layers[-1].weight.mul_(6)  # a likelihood that bends, which a straight path misses
+    x = binary(1)[0]
+    parameters = list(vae.guide.parameters())
+    exact = -exact_bound(vae, x, ELBO(1).bound, 1)
+    wanted = torch.cat([g.flatten() for g in torch.autograd.grad(exact, parameters)])
+    wanted = wanted @ torch.randn(len(wanted), 3, generator=torch.Generator().manual_seed(0))
+    scored = gradients(ELBO(1, gradient="score"), vae, x.expand(1000, -1), "guide", 40)
+    vae.guide = guides.StraightThrough(vae.guide.part, 0.5)
+    through = gradients(ELBO(1), vae, x.expand(1000, -1), "guide", 40)
+    off = (through.mean(0) - wanted).abs() / (through.std(0) / 40**0.5)
+    assert (off > 8).any()
+    assert (through.std(0) < 0.5 * scored.std(0)).all()
+    assert (through.mean(0) * wanted).sum() > 0
 
 
 def test_baselines_take_the_noise_away():

@@ -211,6 +211,16 @@ def test_the_program_says_whose_network_it_is():
         ),
         (lambda: guides.Refined(flows.NSF(4, 6), None), "needs a net and given"),
         (lambda: guides.Refined(guides.Normal(to_z()), None, 0), "steps is 0"),
+        (
+            lambda: guides.StraightThrough(guides.Bernoulli(to_z()), 0),
+            "StraightThrough: temperature must be positive",
+        ),
+        (
+            lambda: guides.RelaxedCategorical(to_z(), num_categories=2, temperature=-1),
+            "guides.RelaxedCategorical: temperature must be positive, got -1",
+        ),
+        (lambda: priors.RelaxedCategorical(1), "num_categories must be at least 2, got 1"),
+        (lambda: priors.RelaxedCategorical(3, temperature=0), "temperature must be positive, got 0"),
     ],
 )
 def test_arguments_without_sense_are_refused(make, message):
@@ -233,6 +243,8 @@ def test_guides_that_cannot_be_wrapped_say_why():
     with pytest.raises(ValueError, match=r"events of shape \(4,\), the prior of \(5,\)"):
         guides.Defensive(guides.Normal(to_z()), priors.StandardNormal(5))(x)
     vae = a_vae("bernoulli", "bernoulli", "bernoulli")
+    with pytest.raises(ValueError, match="StraightThrough: takes a guide over bits or one-hot.*got Normal"):
+        guides.StraightThrough(guides.Normal(to_z()))(x)
     with pytest.raises(ValueError, match="draws of Bernoulli carry no gradient"):
         guides.Refined(vae.guide.part, vae.model)(binary(3))
 

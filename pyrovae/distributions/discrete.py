@@ -73,7 +73,11 @@ class OneHots(TorchDistribution):
         return self._encode(Categorical(logits=self.logits, validate_args=False).sample(sample_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        codes = value.unflatten(-1, (self.size, self.num_categories)).argmax(-1, keepdim=True)
+        codes = value.unflatten(-1, (self.size, self.num_categories))
+        if value.requires_grad:  # straight through: linear in the value
+            least = torch.finfo(self.logits.dtype).min
+            return (codes * self.logits.clamp(min=least)).sum((-1, -2))
+        codes = codes.argmax(-1, keepdim=True)
         codes, _ = torch.broadcast_tensors(codes, self.logits[..., :1])
         total = self.logits.expand(*codes.shape[:-1], -1).gather(-1, codes).sum((-1, -2))
         return total.masked_fill(~self.support.check(value), -torch.inf)
@@ -125,6 +129,8 @@ class Bits(TorchDistribution):
         return torch.bernoulli(self.mean.detach().expand(self._extended_shape(sample_shape)))
 
     def log_prob(self, value: Tensor) -> Tensor:
+        if value.requires_grad:  # straight through: linear in the value
+            return (value * logsigmoid(self.logits) + (1 - value) * logsigmoid(-self.logits)).sum(-1)
         return logsigmoid((2 * value - 1) * self.logits).sum(-1)
 
     def entropy(self) -> Tensor:

@@ -9,6 +9,7 @@ from pyrovae.guides.discrete import Bernoulli, Categorical
 from pyrovae.guides.flow import Flow
 from pyrovae.guides.normal import Delta, FullRankNormal, GaussianMixture, LowRankNormal, Normal
 from pyrovae.guides.refined import Refined
+from pyrovae.guides.relaxed import RelaxedCategorical, StraightThrough
 from pyrovae.guides.wrappers import Defensive, Widened
 
 __all__ = [
@@ -26,5 +27,7 @@ __all__ = [
     "Normal",
     "PowerSpherical",
     "Refined",
+    "RelaxedCategorical",
+    "StraightThrough",
     "Widened",
 ]

@@ -80,9 +80,13 @@ class Categorical(nn.Module):
 
     def given(self, parameters: Tensor) -> dist.TorchDistribution:
         """The distribution that the network's output stands for."""
+        return OneHots(self.logits(parameters))
+
+    def logits(self, parameters: Tensor) -> Tensor:
+        """The network's output by variable: ``[..., size, num_categories]``."""
         if parameters.shape[-1] % self.num_categories:
             raise ValueError(
-                f"guides.Categorical: the network must give {self.num_categories} logits a variable, a "
-                f"multiple of {self.num_categories}; it gives {parameters.shape[-1]}"
+                f"guides.{type(self).__name__}: the network must give {self.num_categories} logits a "
+                f"variable, a multiple of {self.num_categories}; it gives {parameters.shape[-1]}"
             )
-        return OneHots(parameters.unflatten(-1, (-1, self.num_categories)))
+        return parameters.unflatten(-1, (-1, self.num_categories))

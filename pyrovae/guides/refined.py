@@ -108,8 +108,10 @@ class Refined(nn.Module):
             trace = self._trace(x, z)
         if self.site not in trace:
             raise ValueError(f"Refined: the model has no site '{self.site}': name its latent with site=")
-        drawn = {"name": self.site, "fn": q, "value": z}
-        check_supports([trace.nodes[self.site] | {"is_observed": False}], [drawn], bound=True)
+        prior: Any = trace.nodes[self.site]
+        check_supports(
+            [{**prior, "is_observed": False}], [{"name": self.site, "fn": q, "value": z}], bound=True
+        )
         frames = [frame for site in sample_sites(trace) for frame in site["cond_indep_stack"]]
         depth = max((-frame.dim for frame in frames if frame.vectorized), default=1)
         return self.num_particles, *[1] * (depth - 1)

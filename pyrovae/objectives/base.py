@@ -113,11 +113,6 @@ class Bound(Objective):
             raise ValueError(f"{name}: gradient is '{gradient}', it has {', '.join(self.gradients)}")
         if gradient == "vimco" and num_particles < 2:
             raise ValueError(f"{name}: vimco leaves one draw out, so num_particles must be at least 2")
-        if terms and (gradient not in ("standard", "stl") or self._parts_ways()):
-            raise ValueError(
-                f"{name}: terms need gradients through the draws as they are: use gradient='standard' or "
-                f"'stl', and a bound that is the same for model and guide"
-            )
         super().__init__(num_particles)
         self.gradient, self.terms = gradient, tuple(terms)
 
@@ -137,28 +132,41 @@ class Bound(Objective):
         self, model: Program, guide: Program, args: Any, kwargs: Any, structure: Structure
     ) -> tuple[Tensor, Tensor, float]:
         graph, ratio = torch.is_grad_enabled(), _Ratio(structure)
-        hooked = self.gradient == "dreg" or self._parts_ways()
-        drawn = draw(
-            model,
-            guide,
-            args,
-            kwargs,
-            structure,
-            self.num_particles,
-            score="path" if graph and self.gradient in ("stl", "dreg") else "natural",
-            through=ratio.through if graph and hooked else None,
-        )
-        value, surrogate = self._surrogate(drawn, ratio)
+        score = "path" if graph and self.gradient in ("stl", "dreg") else "natural"
+        hooked = graph and (self.gradient == "dreg" or self._parts_ways())
+
+        def scored(**keywords: Any) -> Draws:
+            return draw(model, guide, args, kwargs, structure, self.num_particles, score=score, **keywords)
+
+        drawn = scored(through=ratio.through if hooked else None)
+        # What is outside the bound has gradients of its own, which the ratio must not weigh.
+        shaped = scored(drawn=drawn.drawn) if hooked and (self.terms or drawn.outside is not None) else drawn
+        shaped, of_batch = self._shaped(shaped)
+        value, surrogate = self._surrogate(drawn, ratio, shaped.outside)
+        added = shaped.outside_mean() + of_batch
+        return value + added.detach(), surrogate + added, drawn.scale
+
+    def _shaped(self, drawn: Draws) -> tuple[Draws, Tensor]:
+        """The draws with the terms of each draw and datum put outside, and the sum of the other terms."""
+        outside, of_batch = drawn.outside, drawn.log_q.new_zeros(())
         for term in self.terms:
             added = term(drawn, self.clock)
-            value, surrogate = value + added.detach(), surrogate + added
-        return value, surrogate, drawn.scale
+            if added.dim():
+                outside = added if outside is None else outside + added
+            elif self.gradient in ("score", "vimco") and drawn.log_score is not None:
+                raise ValueError(
+                    f"{type(self).__name__}: gradient='{self.gradient}' goes with kl_weight alone: for the "
+                    f"other terms draw by guides.StraightThrough, and use gradient='standard'"
+                )
+            else:
+                of_batch = of_batch + added
+        return drawn._replace(outside=outside), of_batch
 
     def _parts_ways(self) -> bool:
         """Whether the guide's bound is another than the model's."""
         return type(self).guide_weights is not Bound.guide_weights
 
-    def _surrogate(self, drawn: Draws, ratio: _Ratio) -> tuple[Tensor, Tensor]:
+    def _surrogate(self, drawn: Draws, ratio: _Ratio, outside: Tensor | None) -> tuple[Tensor, Tensor]:
         """The bound, and a sum whose gradient is the estimator's; both over the batch."""
         log_joint = drawn.log_likelihood + drawn.log_prior
         weights = (log_joint - drawn.log_q).detach().requires_grad_()
@@ -172,15 +180,15 @@ class Bound(Objective):
         ratio.set(of_paths, of_model)
         # log q is natural for "standard"; for "stl" and "dreg" it sees the paths, which the ratio weighs.
         of_q = of_model if self.gradient in ("stl", "dreg") else of_guide
-        surrogate = _weighed(of_model, log_joint) - _weighed(of_q, drawn.log_q) + drawn.outside_mean()
+        surrogate = _weighed(of_model, log_joint) - _weighed(of_q, drawn.log_q)
         if drawn.log_score is not None and self.gradient in ("score", "vimco"):
-            surrogate = surrogate + (self._signals(weights, drawn.outside) * drawn.log_score).sum()
-        return value.sum() + drawn.outside_mean().detach(), surrogate
+            surrogate = surrogate + (self._signals(weights, outside) * drawn.log_score).sum()
+        return value.sum(), surrogate
 
-    def _signals(self, weights: Tensor, outside: Tensor | float) -> Tensor:
+    def _signals(self, weights: Tensor, outside: Tensor | None) -> Tensor:
         """What each draw adds to the bound beyond what the others tell: ``[S, batch]``."""
         num = len(weights)
-        extra = torch.as_tensor(outside, dtype=torch.float64).detach().expand_as(weights)
+        extra = torch.zeros_like(weights) if outside is None else outside.detach().expand_as(weights)
         if num == 1:
             return self.bound(weights)[None] + extra
         others = ~torch.eye(num, dtype=torch.bool, device=weights.device)

@@ -33,20 +33,22 @@ class Draws(NamedTuple):
         log_q: log q(z | x).
         log_score: log q of the sites whose draws carry no gradient.
         outside: What a ``poutine.scale`` other than the data plate's adds to the bound, outside any
-            logarithm, and the sites that shape the loss only.
+            logarithm, and the sites that shape the loss only; None where nothing does.
         scale: N/B, what a datum of the batch stands for.
         guide_sites: The sites of the guide.
         model_sites: The sites of the model.
+        drawn: The guide's run.
     """
 
     log_likelihood: Tensor
     log_prior: Tensor
     log_q: Tensor
     log_score: Tensor | None
-    outside: Tensor | float
+    outside: Tensor | None
     scale: float
     guide_sites: list[Site]
     model_sites: list[Site]
+    drawn: poutine.Trace
 
     def latents(self) -> list[tuple[Site, Site]]:
         """Each latent as a site of the guide and one of the model."""
@@ -55,8 +57,7 @@ class Draws(NamedTuple):
 
     def outside_mean(self) -> Tensor:
         """What is in no logarithm: its mean over draws, summed over the batch."""
-        outside = torch.as_tensor(self.outside, dtype=torch.float64)
-        return outside.mean(0).sum() if outside.dim() else outside
+        return self.log_q.new_zeros(()) if self.outside is None else self.outside.mean(0).sum()
 
 
 def draw(
@@ -69,6 +70,7 @@ def draw(
     *,
     score: str = "natural",
     through: Callable[[Tensor, int], Tensor] | None = None,
+    drawn: poutine.Trace | None = None,
 ) -> Draws:
     """Draw from the guide and score both programs, all particles at once.
 
@@ -84,6 +86,7 @@ def draw(
             density too is of draws that stand still.
         through: What a site's draws, and its event dim, go through on the way into the densities; it
             may change gradients and no values.
+        drawn: The guide's run, to score the same draws once more.
     """
 
     def particles() -> Any:
@@ -95,8 +98,9 @@ def draw(
         with particles():
             return poutine.trace(poutine.replay(program, trace=values)).get_trace(*args, **kwargs)
 
-    with particles():
-        drawn = poutine.trace(guide).get_trace(*args, **kwargs)
+    if drawn is None:
+        with particles():
+            drawn = poutine.trace(guide).get_trace(*args, **kwargs)
     guide_sites = list(sample_sites(drawn))
     still = _changed(drawn, lambda value, _: value.detach()) if score != "natural" else drawn
     seen = still if score == "still" else drawn if through is None else _changed(drawn, through)
@@ -118,6 +122,7 @@ def draw(
         scale,
         guide_sites,
         model_sites,
+        drawn,
     )
 
 
@@ -142,14 +147,14 @@ def _data_scale(sites: list[Site], structure: Structure) -> float:
 
 def _outside(
     model_trace: poutine.Trace, guide_trace: poutine.Trace, structure: Structure, scale: float
-) -> Any:
+) -> Tensor | None:
     """What scales other than the data plate's add to the bound, and the sites that are the loss's alone."""
-    total: Any = 0.0
+    parts = []
     for sign, trace in ((1.0, model_trace), (-1.0, guide_trace)):
         for site in sample_sites(trace):
             left = float(site["scale"]) / scale - 1
             if abs(left) > 1e-9:
-                total = total + sign * left * sum_by_datum([site], structure)
+                parts.append(sign * left * sum_by_datum([site], structure))
         for site in sample_sites(trace, loss_only=True):
-            total = total + sign * float(site["scale"]) / scale * sum_by_datum([site], structure)
-    return total
+            parts.append(sign * float(site["scale"]) / scale * sum_by_datum([site], structure))
+    return torch.stack(torch.broadcast_tensors(*parts)).sum(0) if parts else None

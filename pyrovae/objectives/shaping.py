@@ -23,7 +23,8 @@ __all__ = ["capacity", "cyclical", "free_bits", "kl_weight", "mmd", "total_corre
 
 Schedule = Callable[[Clock], float]
 Term = Callable[[Draws, Clock], Tensor]
-"""What is added to the bound, summed over the batch, at a time of training."""
+"""What is added to the bound at a time of training: of each draw and datum, ``[S, batch]``, or, of terms
+that are no such sum, of the whole batch, which takes draws with gradients."""
 
 
 def warmup(length: float, *, unit: str = "steps", start: float = 0.0, end: float = 1.0) -> Schedule:
@@ -89,7 +90,7 @@ def kl_weight(weight: float | Schedule) -> Term:
     _check_weight("kl_weight", weight)
 
     def term(drawn: Draws, clock: Clock) -> Tensor:
-        return (1 - _at(weight, clock)) * _kl(drawn).sum()
+        return (1 - _at(weight, clock)) * (drawn.log_q - drawn.log_prior)
 
     return term
 

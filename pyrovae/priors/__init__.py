@@ -8,6 +8,7 @@ from pyrovae.priors.discrete import (
     AutoregressiveCategorical,
     Bernoulli,
     Categorical,
+    RelaxedCategorical,
 )
 from pyrovae.priors.mixtures import GaussianMixture, VampPrior
 from pyrovae.priors.normal import ConditionalNormal, Laplace, Normal, StandardNormal, StudentT
@@ -24,6 +25,7 @@ __all__ = [
     "Laplace",
     "LogisticNormal",
     "Normal",
+    "RelaxedCategorical",
     "StandardNormal",
     "StudentT",
     "UniformSphere",

@@ -6,10 +6,17 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.distributions import Autoregressive, Bits, OneHots
+from pyrovae.distributions import Autoregressive, Bits, OneHots, RelaxedOneHots
+from pyrovae.parameters import check_positive
 from pyrovae.reductions import check_count
 
-__all__ = ["AutoregressiveBernoulli", "AutoregressiveCategorical", "Bernoulli", "Categorical"]
+__all__ = [
+    "AutoregressiveBernoulli",
+    "AutoregressiveCategorical",
+    "Bernoulli",
+    "Categorical",
+    "RelaxedCategorical",
+]
 
 
 class Bernoulli(nn.Module):
@@ -71,6 +78,48 @@ class Categorical(nn.Module):
     def forward(self) -> dist.TorchDistribution:
         """The distribution of one z, event shape ``[size * num_categories]``."""
         return OneHots(self.logits)
+
+
+class RelaxedCategorical(nn.Module):
+    r"""Concrete (Gumbel-softmax) variables: proportions that are nearly one-hot, with gradients.
+
+    .. math:: z_i = \operatorname{softmax} \big((\log \pi_i + g_i) / \tau\big), \qquad
+        g_{ik} \text{ Gumbel}
+
+    A model of continuous codes with a log p(x) of its own, which is not that of the discrete model
+    that it relaxes. Bits are two categories.
+
+    Args:
+        num_categories: Proportions of each variable, K.
+        size: Variables, d. The width of z is ``size * num_categories``.
+        temperature: tau, the lower the nearer to one-hot. A guide of the same temperature has no
+            rounding in its weights; below some 0.3 draws are rounded at 1e-30.
+        learn: Whether the probabilities, which start out equal, are learned.
+
+    References:
+        Maddison et al., The Concrete Distribution, 2017. arXiv:1611.00712; Jang et al., Categorical
+        Reparameterization with Gumbel-Softmax, 2017. arXiv:1611.01144
+
+    Example:
+        >>> RelaxedCategorical(10, size=2)().sample().sum().round()
+        tensor(2.)
+    """
+
+    logits: Tensor
+
+    def __init__(
+        self, num_categories: int, *, size: int = 1, temperature: float = 0.5, learn: bool = True
+    ) -> None:
+        super().__init__()
+        _check_several("priors.RelaxedCategorical: num_categories", num_categories)
+        check_count("priors.RelaxedCategorical: size", size)
+        check_positive("priors.RelaxedCategorical: temperature", temperature)
+        self.temperature = temperature
+        _register(self, torch.zeros(size, num_categories), learn)
+
+    def forward(self) -> dist.TorchDistribution:
+        """The distribution of one z, event shape ``[size * num_categories]``."""
+        return RelaxedOneHots(self.logits, self.temperature)
 
 
 class AutoregressiveBernoulli(nn.Module):
@@ -162,6 +211,7 @@ def _register(module: nn.Module, logits: Tensor, learn: bool) -> None:
         module.register_buffer("logits", logits, persistent=False)
 
 
-def _check_several(name: str, count: int, single: str) -> None:
+def _check_several(name: str, count: int, single: str | None = None) -> None:
     if count < 2:
-        raise ValueError(f"{name} must be at least 2, got {count}: for one variable, use priors.{single}")
+        mend = f": for one variable, use priors.{single}" if single else ""
+        raise ValueError(f"{name} must be at least 2, got {count}{mend}")

@@ -1,0 +1,120 @@
+"""Guides over discrete codes with gradients through their draws, where one chooses bias for less noise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro.distributions as dist
+from torch import Tensor, nn
+
+from pyrovae.distributions import (
+    Bits,
+    OneHots,
+    RelaxedOneHots,
+    StraightThroughBits,
+    StraightThroughOneHots,
+    as_pyro,
+    family_of,
+)
+from pyrovae.guides.discrete import Categorical
+from pyrovae.parameters import check_positive
+
+__all__ = ["RelaxedCategorical", "StraightThrough"]
+
+
+class RelaxedCategorical(Categorical):
+    r"""Concrete (Gumbel-softmax) variables: proportions that are nearly one-hot, with gradients.
+
+    .. math:: z_i = \operatorname{softmax} \big((\mathrm{net}(x)_i + g_i) / \tau\big), \qquad
+        g_{ik} \text{ Gumbel}
+
+    For a prior over the same proportions, such as ``priors.RelaxedCategorical``. Gradients are those of
+    the relaxed model, without bias; it is the model that is another than the discrete one.
+
+    Args:
+        net: Maps ``[..., *event]`` to ``[..., size * num_categories]``: the logits of the first
+            variable, then those of the second, and so on.
+        num_categories: Proportions of each variable.
+        temperature: tau, the lower the nearer to one-hot, and the noisier the gradient.
+
+    Raises:
+        ValueError: The network's output is no multiple of ``num_categories``.
+
+    References:
+        Maddison et al., The Concrete Distribution, 2017. arXiv:1611.00712; Jang et al., Categorical
+        Reparameterization with Gumbel-Softmax, 2017. arXiv:1611.01144
+
+    Example:
+        >>> import torch
+        >>> from pyrovae import networks
+        >>> q = RelaxedCategorical(networks.MLP(784, 8 * 10), num_categories=10)
+        >>> q(torch.rand(32, 784)).rsample().shape
+        torch.Size([32, 80])
+    """
+
+    def __init__(self, net: nn.Module, *, num_categories: int, temperature: float = 0.5) -> None:
+        super().__init__(net, num_categories=num_categories)
+        check_positive("guides.RelaxedCategorical: temperature", temperature)
+        self.temperature = temperature
+
+    def given(self, parameters: Tensor) -> dist.TorchDistribution:
+        """The distribution that the network's output stands for."""
+        return RelaxedOneHots(self.logits(parameters), self.temperature)
+
+
+class StraightThrough(nn.Module):
+    r"""A discrete guide whose draws have the gradient of their Gumbel-softmax relaxation.
+
+    Draws, density, ELBO and log p(x) are the discrete guide's; only the gradient is another, with less
+    noise than the score function's and a bias that no number of draws removes. The prior may be any over
+    discrete codes.
+
+    Args:
+        guide: :class:`Bernoulli`, :class:`Categorical`, or any guide with such a distribution.
+        temperature: Of the relaxation; a plain attribute, which a callback of ``fit`` may lower.
+
+    Raises:
+        ValueError: A guide over something else.
+
+    References:
+        Bengio et al., Estimating or Propagating Gradients Through Stochastic Neurons, 2013.
+        arXiv:1308.3432; Jang et al., Categorical Reparameterization with Gumbel-Softmax, 2017.
+        arXiv:1611.01144
+
+    Example:
+        >>> import torch
+        >>> from pyrovae import guides, networks
+        >>> q = StraightThrough(guides.Bernoulli(networks.MLP(9, 4)))
+        >>> z = q(torch.rand(5, 9)).rsample()
+        >>> z.unique().tolist(), z.requires_grad
+        ([0.0, 1.0], True)
+    """
+
+    def __init__(self, guide: nn.Module, temperature: float = 1.0) -> None:
+        super().__init__()
+        check_positive("StraightThrough: temperature", temperature)
+        self.guide: Any = guide
+        self.temperature = temperature
+
+    @property
+    def net(self) -> nn.Module:
+        """The guide's network."""
+        return self.guide.net
+
+    def forward(self, x: Tensor) -> dist.TorchDistribution:
+        """q(z | x): batch and event shapes are the guide's."""
+        return self._through(self.guide(x))
+
+    def given(self, parameters: Tensor) -> dist.TorchDistribution:
+        """The distribution that the network's output stands for."""
+        return self._through(self.guide.given(parameters))
+
+    def _through(self, q: Any) -> dist.TorchDistribution:
+        if isinstance(q, OneHots):
+            return StraightThroughOneHots(q.logits, self.temperature)
+        if isinstance(q, Bits):
+            return StraightThroughBits(q.logits, self.temperature)
+        raise ValueError(
+            f"StraightThrough: takes a guide over bits or one-hot vectors, such as guides.Bernoulli or "
+            f"guides.Categorical, got {family_of(as_pyro(q))}"
+        )
