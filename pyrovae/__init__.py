@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         priors,
         testing,
     )
+    from pyrovae.callbacks import KeepBest
     from pyrovae.checkpoints import load, save
     from pyrovae.dequantisation import bits_per_dim
     from pyrovae.evaluation import Evaluation, evaluate
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Evaluation": "evaluation",
     "History": "training",
+    "KeepBest": "callbacks",
     "VAE": "vae",
     "bits_per_dim": "dequantisation",
     "elbo": "reductions",
@@ -61,6 +63,7 @@ __version__ = "0.1.0"
 __all__ = [  # noqa: RUF022 (values first, then the modules)
     "Evaluation",
     "History",
+    "KeepBest",
     "VAE",
     "bits_per_dim",
     "elbo",

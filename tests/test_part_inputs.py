@@ -243,7 +243,7 @@ def test_guides_that_cannot_be_wrapped_say_why():
     with pytest.raises(ValueError, match=r"events of shape \(4,\), the prior of \(5,\)"):
         guides.Defensive(guides.Normal(to_z()), priors.StandardNormal(5))(x)
     vae = a_vae("bernoulli", "bernoulli", "bernoulli")
-    with pytest.raises(ValueError, match="StraightThrough: takes a guide over bits or one-hot.*got Normal"):
+    with pytest.raises(ValueError, match=r"StraightThrough: takes a guide over bits or one-hot.*got Normal"):
         guides.StraightThrough(guides.Normal(to_z()))(x)
     with pytest.raises(ValueError, match="draws of Bernoulli carry no gradient"):
         guides.Refined(vae.guide.part, vae.model)(binary(3))
