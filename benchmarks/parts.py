@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from pyro.infer import ELBO
 from torch import Tensor, nn
 
 import pyrovae as pv
@@ -95,13 +96,17 @@ def with_prior(make: Callable[[nn.Module, Tensor], nn.Module], digits: pv.datase
     return pv.VAE(make(q, rows), likelihoods.Bernoulli(decoder, data_mean=rows.mean(0)), q)
 
 
-def train(vae: pv.VAE, parameters: object, digits: pv.datasets.Dataset, epochs: int) -> None:
+def train(
+    vae: pv.VAE, parameters: object, digits: pv.datasets.Dataset, epochs: int, loss: ELBO | None = None
+) -> None:
+    """Adam at a rate that falls to a tenth."""
     optimizer = torch.optim.Adam(list(parameters), lr=3e-3)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.1 ** (1 / epochs))
     pv.fit(
         vae.model,
         vae.guide,
         digits.train,
+        loss=loss,
         num_epochs=epochs,
         optimizer=optimizer,
         callbacks=[lambda _: schedule.step()],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pyrovae import (
         datasets,
+        diagnostics,
         flows,
         guides,
         likelihoods,
@@ -48,6 +49,7 @@ _HOMES = {
 }
 _MODULES = (
     "datasets",
+    "diagnostics",
     "flows",
     "guides",
     "likelihoods",
@@ -77,6 +79,7 @@ __all__ = [  # noqa: RUF022 (values first, then the modules)
     "save",
     "standard_error",
     "datasets",
+    "diagnostics",
     "flows",
     "guides",
     "likelihoods",

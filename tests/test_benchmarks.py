@@ -20,6 +20,19 @@ def test_step_prints_every_contestant():
     ]
 
 
+def test_objectives_prints_every_contestant_and_the_cost_of_draws(tmp_path):
+    some = ["IWAE of 6, dreg", "ELBO, free bits 0.25"]
+    arguments = ["--epochs=1", "--draws=30", "--rows=100", "--rounds=1", f"--folder={tmp_path}"]
+    command = [sys.executable, FOLDER / "objectives.py", *arguments, "--only", *some]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    lines = said[said.index("mnist-mini test") :].splitlines()
+    assert "K = 30" in lines[0]
+    assert [line[:22].strip() for line in lines[3:6]] == ["ELBO", *some]
+    assert all("±" in line for line in lines[3:6])
+    assert lines[-7].split()[:2] == ["1", "1.00"]
+    assert lines[-1].split()[0] == "64"
+
+
 def test_parts_prints_priors_and_guides_against_the_first_line(tmp_path):
     some = ["prior: mixture of 50 normals", "guide: IAF", "proposal: defensive, 0.1 prior"]
     command = [
