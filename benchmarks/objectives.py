@@ -86,9 +86,7 @@ def table(folders: dict[str, Path], times: dict[str, float]) -> str:
     said = first.conventions
     head = f"{said['dataset']} {said['split']}, {len(first):,} rows, binarisation {said['binarisation']}"
     lines = [f"{head}, K = {first.num_samples:,}, nats per datum", ""]
-    columns = (
-        f"{'log p(x)':>9}{'difference':>16}{'ELBO':>9}{'gap':>14}{'k-hat < 1':>11}"
-    )
+    columns = f"{'log p(x)':>9}{'difference':>16}{'ELBO':>9}{'gap':>14}{'k-hat < 1':>11}"
     lines.append(f"{'':<22}{columns}{'units':>7}{'time':>6}")
     for name, folder in folders.items():
         result, trained = refined[name], pv.Evaluation.load(folder / "trained.nc")

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.infer import ELBO
 from torch import Tensor, nn
 
 from pyrovae.programs import Program, Site, log_density, plain_errors, sample_sites
@@ -32,7 +33,10 @@ class Meter:
             )
         if isinstance(objective, type):
             raise TypeError(f"fit: loss is the class {objective.__name__}: pass {objective.__name__}()")
-        self.model, self.guide, self.objective = _Recorded(model), _Recorded(guide), objective
+        if not isinstance(objective, ELBO):
+            raise TypeError(f"fit: loss is a Pyro ELBO, such as objectives.IWAE(5), got {objective!r}")
+        self.model, self.guide = _Recorded(model), _Recorded(guide)
+        self.objective: Any = objective
         self.module: nn.Module = objective(self.model, self.guide)
         self.particles = getattr(objective, "num_particles", 1)
         self.runs = 1 if getattr(objective, "vectorize_particles", False) else self.particles

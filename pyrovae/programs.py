@@ -19,6 +19,7 @@ from pyrovae.supports import check_supports, is_delta
 __all__ = [
     "Program",
     "Structure",
+    "check_same_densities",
     "inspect",
     "log_density",
     "mode",
@@ -92,7 +93,7 @@ def inspect(model: Program, guide: Program, *args: Any, **kwargs: Any) -> Struct
         _check_weighable(list(sample_sites(model_trace)), list(sample_sites(guide_trace)))
         structure = structure_of(guide_trace, model_trace)
         for trace, repeated in zip((guide_trace, model_trace), again, strict=True):
-            _check_same_densities(trace, repeated)
+            check_same_densities(trace, repeated)
     return structure
 
 
@@ -241,7 +242,7 @@ def _place(frame: Any) -> tuple[int, int]:
     return frame.dim, frame.size
 
 
-def _check_same_densities(trace: Any, repeated: Any) -> None:
+def check_same_densities(trace: Any, repeated: Any) -> None:
     """A second run on the same draws has to give the same densities."""
     second = {site["name"]: log_density(site) for site in sample_sites(repeated)}
     for site in sample_sites(trace):

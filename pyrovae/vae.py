@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 
 from pyrovae.distributions import as_pyro, family_of
 from pyrovae.likelihoods import check_support
-from pyrovae.parts import Part, ProgramModule, as_module
+from pyrovae.parts import Part, ProgramModule, as_module, as_wide
 from pyrovae.programs import plain_errors
 
 __all__ = ["VAE", "Guide", "Model"]
@@ -28,6 +28,8 @@ class VAE(nn.Module):
 
     ``vae.model`` and ``vae.guide`` are modules that carry their parameters, with plate "data" (dim
     -1) and sites "z" and "x". All of Pyro takes them: SVI, every ELBO, Predictive, poutine, NUTS.
+    The parts are ``vae.prior``, ``vae.likelihood`` and ``vae.guide.part``, and setting ``vae.prior``,
+    ``vae.likelihood`` or ``vae.guide`` swaps one.
 
     Args:
         prior: ``prior()`` returns p(z), one z. A module, a function, or a Distribution.
@@ -144,14 +146,33 @@ class Model(ProgramModule):
         if z.shape[z.dim() - len(prior.event_shape) :] != prior.event_shape:
             raise ValueError(
                 f"site 'z': the guide gives shape {tuple(z.shape)}, the prior has events of "
-                f"shape {tuple(prior.event_shape)}: give both the same width"
+                f"shape {tuple(prior.event_shape)}: give both the same width, the guide's network an output "
+                f"{as_wide(z.shape[-1], prior.event_shape.numel())}"
             )
-        with plain_errors("likelihood"):
-            likelihood = self.likelihood(z)
+        likelihood = self._likelihood(z, z.shape[: z.dim() - len(prior.event_shape)])
         if x is not None and is_validation_enabled():
             check_support(likelihood, x)
         with plate:
-            return pyro.sample("x", as_pyro(likelihood), obs=x)
+            return pyro.sample("x", likelihood, obs=x)
+
+    def _likelihood(self, z: Tensor, batch_shape: torch.Size) -> Any:
+        """p(x | z), batched as z is, whatever dims there are left of the data's."""
+        mend = "keep its leading dims, as networks.by_rows does for one that takes a single batch dim"
+        try:
+            with plain_errors("likelihood"):
+                likelihood = as_pyro(self.likelihood(z))
+        except RuntimeError as error:
+            if len(batch_shape) < 2:
+                raise
+            raise RuntimeError(f"{error}; z has shape {tuple(z.shape)}: {mend}") from error
+        got = likelihood.batch_shape
+        pairs = zip(reversed(got), reversed(batch_shape), strict=False)
+        if len(batch_shape) > 1 and any(1 not in (a, b) and a != b for a, b in pairs):
+            raise ValueError(
+                f"likelihood: its batch shape is {tuple(got)} for z of shape {tuple(z.shape)}, whose leading "
+                f"dims are draws and rows: {mend}"
+            )
+        return likelihood
 
 
 class Guide(ProgramModule):
@@ -172,8 +193,8 @@ class Guide(ProgramModule):
             raise ValueError("vae.guide is called with data: q(z | x) says nothing without x")
         with plain_errors("guide"):
             q = as_pyro(self.part(x))
-        with pyro.plate("data", len(x), dim=-1):
-            return pyro.sample("z", q)
+            with pyro.plate("data", len(x), dim=-1):
+                return pyro.sample("z", q)
 
 
 def _mean(q: Distribution) -> Tensor:

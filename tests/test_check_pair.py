@@ -169,7 +169,7 @@ WRONG_LIKELIHOODS = {
     ),
     "net gives another width": (
         lambda: likelihoods.Normal(networks.MLP(LATENTS, 9), scale=1.0),
-        r"data of shape \(8, 6\), and the likelihood's Normal has rows of \(9,\): give its network",
+        r"data of shape \(8, 6\), and the likelihood's Normal has rows of \(9,\): make its network",
     ),
     "softmax over draws or rows": (
         lambda: decoder(nn.Linear(LATENTS, FEATURES), nn.Softmax(dim=1)),

@@ -19,8 +19,8 @@ from torch import nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
 import pyrovae as pv
-from pyrovae import guides, likelihoods, models, priors
-from pyrovae.objectives import CIWAE, ELBO, IWAE, MIWAE, PIWAE, kl_weight
+from pyrovae import distributions, guides, likelihoods, models, priors
+from pyrovae.objectives import CIWAE, ELBO, IWAE, MIWAE, PIWAE, TVO, WakeSleep, kl_weight
 from pyrovae.testing import LinearGaussian
 
 REPEATS = 60
@@ -89,6 +89,93 @@ def test_a_weight_on_the_kl_has_the_same_gradient_whatever_the_estimator(name, b
         assert sigmas(standard, other) < 4.5, part
     twin = gradients(EVERY[name](terms=[kl_weight(3.0)]), pair, x, "guide")
     assert sigmas(twin, gradients(EVERY[name](**terms), tempered, x, "guide")) < 4.5
+
+
+@pytest.mark.parametrize("gradient", ["standard", "stl", "dreg"])
+def test_piwae_has_a_gradient_where_its_groups_are_far_apart(gradient):
+    """A sharp likelihood: one group has all the weight, and the others' guide learns as MIWAE's does."""
+    x = torch.randn(8, 20)
+    decoder = nn.Linear(2, 20)
+    vae = pv.VAE(priors.StandardNormal(2), likelihoods.Normal(decoder, scale=0.05), guides.Normal(net(20, 4)))
+    parameters = list(vae.guide.parameters())
+    found = []
+    for loss in (PIWAE(2, 2, gradient=gradient), MIWAE(2, 2, gradient=gradient)):
+        loss.loss(vae.model, vae.guide, x)
+        pyro.set_rng_seed(2)
+        taken = torch.autograd.grad(loss.differentiable_loss(vae.model, vae.guide, x), parameters)
+        found.append(torch.cat([each.flatten() for each in taken]))
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3 * found[1].abs().max().item())
+
+
+@pytest.mark.parametrize(
+    "loss", [IWAE(1, gradient="dreg"), IWAE(3, gradient="dreg"), PIWAE(1, 1), PIWAE(2, 2)]
+)
+def test_paths_find_their_dims_beside_plates_within_the_data(loss):
+    shift = nn.Parameter(torch.zeros(2))
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            with pyro.plate("views", 3, dim=-2):
+                u = pyro.sample("u", dist.Normal(z[..., 0], 1.0))
+                pyro.sample("x", dist.Normal(u + z[..., 1], 1.0), obs=x.T)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(shift + x.mean(-1, keepdim=True), 1.0).to_event(1))
+            with pyro.plate("views", 3, dim=-2):
+                pyro.sample("u", dist.Normal(z[..., 0] * shift[0] + x.T, 0.7))
+
+    x = torch.randn(1, 3).expand(200, -1)
+    plain = type(loss)(*getattr(loss, "groups", (loss.num_particles,)))
+    found = []
+    for each in (loss, plain if isinstance(loss, IWAE) else MIWAE(*loss.groups)):
+        taken = [
+            torch.autograd.grad(each.differentiable_loss(model, guide, x) / 200, shift)[0]
+            for _ in range(REPEATS)
+        ]
+        found.append(torch.stack(taken))
+    assert sigmas(*found) < 4.5
+
+
+@pytest.mark.parametrize("loss", [ELBO(2, gradient="stl"), IWAE(2, gradient="dreg"), WakeSleep(2), TVO(2)])
+def test_a_guide_that_changes_from_run_to_run_is_refused_where_it_is_run_again(loss):
+    vae, x = a_vae(), binary(9)
+    vae.guide = guides.Normal(nn.Sequential(nn.Dropout(0.5), vae.guide.part.net))
+    with pytest.raises(ValueError, match="site 'z': its density changes from run to run on the same draws"):
+        loss.loss(vae.model, vae.guide, x)
+    assert IWAE(2).loss(vae.model, vae.guide, x)
+    assert loss.loss(vae.eval().model, vae.guide, x)
+
+
+def test_the_geometric_mean_of_the_others_stands_for_the_draw_left_out():
+    """VIMCO's signals of three draws, as in its paper, equation 10."""
+    weights = torch.tensor([[0.3], [-1.0], [2.0]], dtype=torch.float64)
+    a, b, c = weights[:, 0]
+    full = weights.exp().mean().log()
+
+    def without(kept, other):
+        return torch.stack([kept, other, (kept + other) / 2]).exp().mean().log()
+
+    expected = torch.stack([full - without(b, c), full - without(a, c), full - without(a, b)])[:, None]
+    torch.testing.assert_close(IWAE(3, gradient="vimco")._signals(weights, None), expected)
+    outside = torch.tensor([[1.0], [4.0], [-2.0]], dtype=torch.float64)  # a weight on the KL: leave-one-out
+    extra = torch.tensor([[1 - 1.0], [4 + 0.5], [-2 - 2.5]], dtype=torch.float64) / 3
+    torch.testing.assert_close(IWAE(3, gradient="vimco")._signals(weights, outside), expected + extra)
+
+
+def test_straight_through_takes_the_slope_of_its_temperature():
+    """Of a very warm relaxation it is known: p (1 - p) / tau."""
+    bits, logits = torch.zeros(5, requires_grad=True), torch.zeros(5, 1, 4, requires_grad=True)
+    z = distributions.StraightThroughBits(bits, 1000.0).rsample((2,))
+    torch.testing.assert_close(
+        torch.autograd.grad(z.sum(), bits)[0], torch.full((5,), 2 * 0.25 / 1000), rtol=0.02, atol=0
+    )
+    z = distributions.StraightThroughOneHots(logits, 1000.0).rsample()
+    slope = torch.autograd.grad(z[:, 0].sum(), logits)[0][:, 0]
+    torch.testing.assert_close(
+        slope, torch.tensor([3, -1, -1, -1.0]).expand(5, -1) / 16_000, rtol=0.05, atol=1e-7
+    )
 
 
 class Tempered(nn.Module):

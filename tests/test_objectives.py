@@ -13,7 +13,7 @@ from pyro import poutine
 from pyro.infer import SVI, RenyiELBO, Trace_ELBO
 
 import pyrovae as pv
-from pyrovae.objectives import CIWAE, ELBO, IWAE, MIWAE, PIWAE, TVO, Renyi, WakeSleep
+from pyrovae.objectives import CIWAE, ELBO, IWAE, MIWAE, PIWAE, TVO, Renyi, WakeSleep, kl_weight, warmup
 from pyrovae.testing import LinearGaussian, Quadrature
 
 
@@ -83,6 +83,38 @@ def test_of_one_draw_all_are_the_elbo_with_any_weight_on_the_kl(one, beta):
     ours = one.loss(tempered, guide, x)
     pyro.set_rng_seed(0)
     assert ours == pytest.approx(Trace_ELBO().loss(tempered, guide, x), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_scale_of_everything_stays_out_of_the_logarithm_too(name):
+    """The idiom ``poutine.scale(program, 1 / N)``."""
+    pair, rows = Subsampled(widen=1.5), torch.arange(5)
+    values = []
+    for scale in (1.0, 1 / 32):
+        model, guide = (poutine.scale(program, scale) for program in (pair.model, pair.guide))
+        loss = EVERY[name]()
+        loss.loss(model, guide, rows)
+        pyro.set_rng_seed(3)
+        values.append(loss.loss(model, guide, rows) / scale)
+    assert values[0] == pytest.approx(values[1], rel=1e-6)
+
+
+def test_a_scale_for_each_row_is_refused_by_name():
+    vae, x = a_vae(), binary(9)
+    weights = torch.rand(9)
+    model, guide = (poutine.scale(program, weights) for program in (vae.model, vae.guide))
+    with pytest.raises(
+        ValueError, match=r"site '\w' has a scale of shape \(9,\): the objectives take a number"
+    ):
+        IWAE(3).loss(model, guide, x)
+
+
+def test_a_swapped_part_is_looked_at_again():
+    vae, x, loss = a_vae(), binary(9), IWAE(3)
+    loss.loss(vae.model, vae.guide, x)
+    vae.prior = pv.priors.Dirichlet(4)
+    with pytest.raises(ValueError, match="the guide's Normal does not fit the prior's Dirichlet"):
+        loss.loss(vae.model, vae.guide, x)
 
 
 def test_more_draws_raise_the_bound_and_never_beyond_log_p():
@@ -201,6 +233,8 @@ def test_evaluation_knows_nothing_of_weights_in_training():
         (lambda: CIWAE(1.5, 4), "beta must be between 0 and 1, got 1.5"),
         (lambda: MIWAE(0, 4), "MIWAE: num_groups is 0"),
         (lambda: PIWAE(2, 0), "PIWAE: group_size is 0"),
+        (lambda: ELBO(terms=kl_weight(0.5)), "ELBO: terms is a list of kl_weight"),
+        (lambda: ELBO(terms=[warmup(5)]), "a schedule goes into one, kl_weight"),
         (lambda: IWAE(1, gradient="vimco"), "num_particles must be at least 2"),
         (lambda: ELBO(2, gradient="dreg"), "ELBO: gradient is 'dreg', it has standard, stl, score"),
         (lambda: PIWAE(2, 2, gradient="vimco"), "PIWAE: gradient is 'vimco', it has standard, stl, dreg"),

@@ -217,10 +217,13 @@ def test_the_program_says_whose_network_it_is():
         ),
         (
             lambda: guides.RelaxedCategorical(to_z(), num_categories=2, temperature=-1),
-            "guides.RelaxedCategorical: temperature must be positive, got -1",
+            "guides.RelaxedCategorical: temperature must be at least 0.1, got -1",
         ),
         (lambda: priors.RelaxedCategorical(1), "num_categories must be at least 2, got 1"),
-        (lambda: priors.RelaxedCategorical(3, temperature=0), "temperature must be positive, got 0"),
+        (
+            lambda: priors.RelaxedCategorical(3, temperature=0.05),
+            "temperature must be at least 0.1, got 0.05.*StraightThrough",
+        ),
     ],
 )
 def test_arguments_without_sense_are_refused(make, message):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from components import LATENTS, a_vae, binary
@@ -29,7 +30,7 @@ TERMS = {
     "kl_weight": lambda: kl_weight(0.3),
     "warmup": lambda: kl_weight(warmup(10)),
     "free_bits": lambda: free_bits(0.2),
-    "free_bits, site": lambda: free_bits(0.2, per="site"),
+    "free_bits, site": lambda: free_bits(20.0, per="site"),
     "capacity": lambda: capacity(1.0, weight=5.0),
     "total_correlation": lambda: total_correlation(4.0, num_data=20),
     "mmd": lambda: mmd(3.0),
@@ -171,6 +172,142 @@ def test_terms_go_with_the_bounds(name, make):
     history = pv.fit(vae.model, vae.guide, x, loss=loss, num_epochs=2, validation=x, progress=False)
     assert all_moved(before, vae)
     assert all(map(math.isfinite, history.loss))
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_terms_have_the_gradient_of_their_value(name):
+    """At fixed noise, along one direction, against finite differences."""
+    pyro.set_rng_seed(1)
+    vae, x = a_vae().double(), binary(20).double()
+    parameters = list(vae.parameters())
+    direction = [torch.randn_like(parameter) for parameter in parameters]
+
+    def slope(terms):
+        loss = ELBO(terms=terms)
+        loss.loss(vae.model, vae.guide, x)
+
+        def value():
+            loss.clock = Clock(3)
+            pyro.set_rng_seed(1)
+            return loss.differentiable_loss(vae.model, vae.guide, x)
+
+        taken = torch.autograd.grad(value(), parameters)
+        found, ends = sum((g * d).sum() for g, d in zip(taken, direction, strict=True)), []
+        for step in (1e-6, -2e-6, 1e-6):  # there, back beyond, and home
+            with torch.no_grad():
+                for parameter, d in zip(parameters, direction, strict=True):
+                    parameter.add_(step * d)
+            ends.append(value().item())
+        return found.item(), (ends[0] - ends[1]) / 2e-6
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    shaped, plain = slope([TERMS[name]()]), slope([])
+    torch.set_default_dtype(before)
+    assert shaped[0] == pytest.approx(shaped[1], rel=1e-5)
+    assert abs(shaped[0] - plain[0]) > 1e-2  # the term has a say
+
+
+def test_free_bits_and_mmd_find_the_rows_beside_plates_within_the_data():
+    """Numbers in an inner plate, on either side of the data, count as those of a vector do."""
+    x = torch.randn(7, 3)
+
+    def flat(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, 0.5).to_event(1))
+
+    def flat_model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def inner(data, views):
+        def model(x):
+            x = x.T if data > views else x
+            with pyro.plate("data", 7, dim=data), pyro.plate("views", 3, dim=views):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+        def guide(x):
+            x = x.T if data > views else x
+            with pyro.plate("data", 7, dim=data), pyro.plate("views", 3, dim=views):
+                pyro.sample("z", dist.Normal(x, 0.5))
+
+        return model, guide
+
+    for terms in ([free_bits(2.0)], [free_bits(9.0, per="site")], [mmd(5.0)]):
+        for draws in (1, 40):
+            values = []
+            for model, guide in ((flat_model, flat), inner(-1, -2), inner(-2, -1)):
+                loss, none = ELBO(draws, terms=terms), ELBO(draws)
+                added = []
+                for seed in range(40 // draws + 4):
+                    pyro.set_rng_seed(seed)
+                    shaped = loss.loss(model, guide, x)
+                    pyro.set_rng_seed(seed)
+                    added.append(shaped - none.loss(model, guide, x))
+                added = torch.tensor(added)
+                values.append((added.mean(), added.var() / len(added)))
+            means, variances = torch.tensor(values).T
+            error = (variances[0] + variances[1:]).sqrt() + 0.05  # the plates' noise is another's
+            assert ((means[1:] - means[0]).abs() < 4.5 * error).all(), (terms, draws, values)
+            assert means.min() > 10 * error.max() or draws == 1, (terms, draws, values)
+
+
+def test_masked_rows_cost_no_free_bits():
+    vae, x = a_vae(), binary(20)
+    keep = torch.arange(20) < 12
+
+    def masked(program):
+        return pyro.poutine.mask(program, mask=keep)
+
+    def added(model, guide, x):
+        values = []
+        for terms in ([free_bits(50.0)], []):
+            loss = ELBO(terms=terms)
+            loss.loss(model, guide, x)
+            pyro.set_rng_seed(1)
+            values.append(loss.loss(model, guide, x))
+        return values[0] - values[1]
+
+    pyro.set_rng_seed(1)
+    z = vae.encode(x).rsample()  # the draws of both runs
+    kl = (vae.encode(x).log_prob(z) - vae.prior().log_prob(z)).masked_fill(~keep, 0.0).sum().item()
+    assert added(masked(vae.model), masked(vae.guide), x) == pytest.approx(20 * 50 * LATENTS - kl, rel=1e-4)
+    with pytest.raises(ValueError, match="mmd: site 'z' is masked"):
+        ELBO(terms=[mmd(1.0)]).loss(masked(vae.model), masked(vae.guide), x)
+
+
+def test_a_batch_of_one_row_has_no_discrepancy():
+    vae, x = a_vae(), binary(21)
+    history = pv.fit(
+        vae.model, vae.guide, x, loss=ELBO(terms=[mmd(1.0)]), num_epochs=1, batch_size=10, progress=False
+    )
+    assert math.isfinite(history.loss[0])
+
+
+def test_dimensions_behind_a_transform_are_not_taken_for_their_base():
+    vae, x = a_vae(), binary(9)
+    shift = dist.transforms.AffineTransform(1.0, 2.0)
+    base = dist.Normal(torch.zeros(LATENTS), 1.0).to_event(1)
+    vae.prior = dist.TransformedDistribution(base, [shift])
+    with pytest.raises(ValueError, match="the dimensions of TransformedDistribution are not independent"):
+        ELBO(terms=[free_bits(0.1)]).loss(vae.model, vae.guide, x)
+
+
+@pytest.mark.parametrize("guide", ["straight_bits", "straight_one_hots"])
+def test_discrete_variables_have_free_bits_of_their_own(guide):
+    vae, x = a_vae("bernoulli" if "bits" in guide else "categorical", "bernoulli", guide), binary(9)
+    loss = ELBO(terms=[free_bits(0.5)])
+    loss.loss(vae.model, vae.guide, x)
+    pyro.set_rng_seed(1)
+    shaped = loss.loss(vae.model, vae.guide, x)
+    pyro.set_rng_seed(1)
+    z = vae.encode(x).rsample()
+    kl = (vae.encode(x).by_variable(z) - vae.prior().by_variable(z)).mean(0)
+    assert kl.shape == (4 if "bits" in guide else 2,)
+    plain = (vae.encode(x).log_prob(z) - vae.prior().log_prob(z) - vae.decode(z).log_prob(x)).sum()
+    assert shaped == pytest.approx((plain + 9 * (0.5 - kl).relu().sum()).item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", TERMS)

@@ -77,7 +77,7 @@ def test_likelihood_of_another_width_is_named(x):
         guides.Normal(to_z()),
     )
     with pytest.raises(
-        ValueError, match=r"data of shape \(20, 6\), and .* Bernoulli has rows of \(9,\): give its network"
+        ValueError, match=r"data of shape \(20, 6\), and .* Bernoulli has rows of \(9,\): make its network"
     ):
         Trace_ELBO()(vae.model, vae.guide)(x)
 

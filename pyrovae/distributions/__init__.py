@@ -1,36 +1,48 @@
 """Distributions, and only what torch, Pyro and zuko lack."""
 
-from pyrovae.distributions.counts import NegativeBinomial, ZeroInflatedNegativeBinomial
+from pyrovae.distributions.counts import Binomial, NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from pyrovae.distributions.discrete import Autoregressive, Bits, OneHots
 from pyrovae.distributions.grey import ContinuousBernoulli, DiscretizedLogistic, Levels, OpenBeta
 from pyrovae.distributions.mixtures import Defensive, GaussianMixture, Widened
-from pyrovae.distributions.proportions import LogisticNormal
-from pyrovae.distributions.relaxed import RelaxedOneHots, StraightThroughBits, StraightThroughOneHots
+from pyrovae.distributions.proportions import Dirichlet, LogisticNormal
+from pyrovae.distributions.real import LowRankNormal, StudentT
+from pyrovae.distributions.relaxed import (
+    RelaxedOneHots,
+    StraightThroughBits,
+    StraightThroughOneHots,
+    check_temperature,
+)
 from pyrovae.distributions.sphere import PowerSpherical, UniformSphere
 from pyrovae.distributions.words import Words
 from pyrovae.distributions.wrapping import as_pyro, family_of, support_of
 
 __all__ = [
     "Autoregressive",
+    "Binomial",
     "Bits",
     "ContinuousBernoulli",
     "Defensive",
+    "Dirichlet",
     "DiscretizedLogistic",
     "GaussianMixture",
     "Levels",
     "LogisticNormal",
+    "LowRankNormal",
     "NegativeBinomial",
     "OneHots",
     "OpenBeta",
+    "Poisson",
     "PowerSpherical",
     "RelaxedOneHots",
     "StraightThroughBits",
     "StraightThroughOneHots",
+    "StudentT",
     "UniformSphere",
     "Widened",
     "Words",
     "ZeroInflatedNegativeBinomial",
     "as_pyro",
+    "check_temperature",
     "family_of",
     "support_of",
 ]

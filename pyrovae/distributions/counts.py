@@ -1,14 +1,79 @@
-"""Negative binomial counts whose log density holds in float32 at any dispersion."""
+"""Counts whose log density holds in float32, by log gammas in float64: theirs are large and cancel."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pyro.distributions as dist
+import torch
 from torch import Tensor
+from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
-__all__ = ["NegativeBinomial", "ZeroInflatedNegativeBinomial"]
+from pyrovae.distributions.wrapping import Shape
+
+__all__ = ["Binomial", "NegativeBinomial", "Poisson", "ZeroInflatedNegativeBinomial"]
+
+
+class Binomial(dist.Binomial):
+    r"""Pyro's, with its log density taken in float64.
+
+    .. math:: p(x) = \binom nx \sigma(l)^x \sigma(-l)^{n - x}
+
+    In float32 784 numbers up to 255 are off by 0.04 nats together, always to the same side.
+
+    Args:
+        total_count: n.
+        logits: l.
+
+    Example:
+        >>> Binomial(torch.tensor(2.0), logits=torch.zeros(())).log_prob(torch.tensor(1.0)).exp()
+        tensor(0.5000)
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        count, x, logits = self.total_count.double(), value.double(), self.logits.double()
+        choices = (count + 1).lgamma() - (x + 1).lgamma() - (count - x + 1).lgamma()
+        return (choices + x * logsigmoid(logits) + (count - x) * logsigmoid(-logits)).to(self.logits)
+
+
+class Poisson(dist.TorchDistribution):
+    r"""Poisson counts by their log rate, which may be anything that a network gives.
+
+    .. math:: p(x) = \frac{\lambda^x e^{-\lambda}}{x!}
+
+    Args:
+        log_rate: log lambda.
+
+    Example:
+        >>> Poisson(torch.tensor(-200.0)).log_prob(torch.tensor([1.0, 2.0]))
+        tensor([-200.0000, -400.6931])
+    """
+
+    arg_constraints = {"log_rate": constraints.real}
+    support = constraints.nonnegative_integer
+
+    def __init__(self, log_rate: Tensor, validate_args: bool | None = False) -> None:
+        self.log_rate = log_rate
+        super().__init__(log_rate.shape, validate_args=validate_args)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.log_rate.exp()
+
+    @property
+    def variance(self) -> Tensor:
+        return self.mean
+
+    def expand(self, batch_shape: Shape, _instance: Any = None) -> Poisson:
+        return Poisson(self.log_rate.expand(batch_shape))
+
+    def sample(self, sample_shape: Shape = ()) -> Tensor:
+        return torch.poisson(self.mean.detach().expand(self._extended_shape(sample_shape)))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        log_rate, x = self.log_rate.double(), value.double()
+        return (x * log_rate - log_rate.exp() - (x + 1).lgamma()).to(self.log_rate)
 
 
 class NegativeBinomial(dist.NegativeBinomial):

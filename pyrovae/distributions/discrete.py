@@ -73,14 +73,16 @@ class OneHots(TorchDistribution):
         return self._encode(Categorical(logits=self.logits, validate_args=False).sample(sample_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
+        total = self.by_variable(value).sum(-1)
+        return total.masked_fill(~self.support.check(value.detach()), -torch.inf)
+
+    def by_variable(self, value: Tensor) -> Tensor:
+        """Log densities of the variables, ``[..., d]``, of values within the support."""
         codes = value.unflatten(-1, (self.size, self.num_categories))
         if value.requires_grad:  # straight through: linear in the value
-            least = torch.finfo(self.logits.dtype).min
-            return (codes * self.logits.clamp(min=least)).sum((-1, -2))
-        codes = codes.argmax(-1, keepdim=True)
-        codes, _ = torch.broadcast_tensors(codes, self.logits[..., :1])
-        total = self.logits.expand(*codes.shape[:-1], -1).gather(-1, codes).sum((-1, -2))
-        return total.masked_fill(~self.support.check(value), -torch.inf)
+            return (codes * self.logits.clamp(min=torch.finfo(self.logits.dtype).min)).sum(-1)
+        codes, _ = torch.broadcast_tensors(codes.argmax(-1, keepdim=True), self.logits[..., :1])
+        return self.logits.expand(*codes.shape[:-1], -1).gather(-1, codes)[..., 0]
 
     def entropy(self) -> Tensor:
         return -(self.logits.exp() * self.logits).sum((-1, -2))
@@ -129,9 +131,13 @@ class Bits(TorchDistribution):
         return torch.bernoulli(self.mean.detach().expand(self._extended_shape(sample_shape)))
 
     def log_prob(self, value: Tensor) -> Tensor:
+        return self.by_variable(value).sum(-1)
+
+    def by_variable(self, value: Tensor) -> Tensor:
+        """Log densities of the bits, ``[..., d]``."""
         if value.requires_grad:  # straight through: linear in the value
-            return (value * logsigmoid(self.logits) + (1 - value) * logsigmoid(-self.logits)).sum(-1)
-        return logsigmoid((2 * value - 1) * self.logits).sum(-1)
+            return value * logsigmoid(self.logits) + (1 - value) * logsigmoid(-self.logits)
+        return logsigmoid((2 * value - 1) * self.logits)
 
     def entropy(self) -> Tensor:
         return -(self.mean * logsigmoid(self.logits) + (1 - self.mean) * logsigmoid(-self.logits)).sum(-1)

@@ -94,6 +94,12 @@ class OpenBeta(dist.Beta):
 
     support: Any = _OpenUnitInterval()
 
+    def log_prob(self, value: Tensor) -> Tensor:
+        ones, noughts = self.concentration1.double(), self.concentration0.double()  # log gammas cancel
+        x = value.double()
+        choices = (ones + noughts).lgamma() - ones.lgamma() - noughts.lgamma()
+        return (choices + (ones - 1) * x.log() + (noughts - 1) * (-x).log1p()).to(self.concentration1)
+
 
 class _Grid(constraints.Constraint):
     """Multiples of ``1 / (levels - 1)`` in [0, 1]."""

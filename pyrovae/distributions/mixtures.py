@@ -22,8 +22,10 @@ class GaussianMixture(dist.MixtureOfDiagNormals):
 
     .. math:: p(z) = \sum_k \pi_k \, \mathcal N(z; \mu_k, \operatorname{diag} \sigma_k^2)
 
-    Draws have pathwise gradients. Pyro's own draws mix up the rows of a batch where a sample shape is
-    given, and their gradient is wrong for the weights unless scales are 1, and NaN in 64 dimensions.
+    Draws have pathwise gradients; that of the weights has the more noise the further components lie
+    apart, and between components that share no draws it is lost. Pyro's own draws mix up the rows of a
+    batch where a sample shape is given, and their gradient is wrong for the weights unless scales are 1,
+    and NaN in 64 dimensions.
 
     Args:
         locs: mu, ``[*batch, components, d]``, d at least 2.

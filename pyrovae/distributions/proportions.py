@@ -8,12 +8,37 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import StickBreakingTransform, constraints
+from torch.distributions import StickBreakingTransform, constraints, kl_divergence, register_kl
 from torch.nn.functional import logsigmoid, pad
 
 from pyrovae.distributions.wrapping import Shape
 
-__all__ = ["LogisticNormal"]
+__all__ = ["Dirichlet", "LogisticNormal"]
+
+
+class Dirichlet(dist.Dirichlet):
+    r"""Pyro's, with log density and KL taken in float64: log gammas are large and cancel.
+
+    .. math:: p(z) = \frac{\Gamma(\sum_i \alpha_i)}{\prod_i \Gamma(\alpha_i)} \prod_i z_i^{\alpha_i - 1}
+
+    Args:
+        concentration: alpha, ``[*batch, d]``.
+
+    Example:
+        >>> Dirichlet(torch.ones(3)).log_prob(torch.tensor([0.2, 0.3, 0.5])).exp()
+        tensor(2.)
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        alpha = self.concentration.double()
+        constant = alpha.sum(-1).lgamma() - alpha.lgamma().sum(-1)
+        return (constant + torch.xlogy(alpha - 1, value.double()).sum(-1)).to(self.concentration)
+
+
+@register_kl(Dirichlet, Dirichlet)
+def _kl_dirichlet(p: Dirichlet, q: Dirichlet) -> Tensor:
+    a, b = (dist.Dirichlet(each.concentration.double(), validate_args=False) for each in (p, q))
+    return kl_divergence(a, b).to(p.concentration)
 
 
 class LogisticNormal(dist.TransformedDistribution):

@@ -15,10 +15,13 @@ from torch.nn.functional import one_hot
 from pyrovae.distributions.discrete import Bits, OneHots
 from pyrovae.distributions.wrapping import Shape
 
-__all__ = ["RelaxedOneHots", "StraightThroughBits", "StraightThroughOneHots"]
+__all__ = ["RelaxedOneHots", "StraightThroughBits", "StraightThroughOneHots", "check_temperature"]
 
 LEAST = 1e-30
-"""What a proportion is at least: its logarithm's gradient is then finite in float32."""
+"""What a proportion is at least, where the dtype has it: its logarithm's gradient is then finite."""
+
+COLDEST = 0.1
+"""The lowest temperature: below it many draws would be rounded up to the least proportion."""
 
 
 class _SideBySide(constraints.Constraint):
@@ -53,7 +56,7 @@ class RelaxedOneHots(TorchDistribution):
         {\sum_l \pi_{il} z_{il}^{-\tau}}
 
     with respect to each variable's first K - 1 proportions, as torch's Dirichlet. Proportions below 1e-30
-    are rounded up to it.
+    are rounded up to it, which is rare at temperatures of 0.1 and more, but where logits are far apart.
 
     Args:
         logits: ``[*batch, d, K]``, up to a constant for each variable.
@@ -86,13 +89,18 @@ class RelaxedOneHots(TorchDistribution):
 
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
         scores = self.logits.expand(*sample_shape, *self.logits.shape)
-        return _softened(scores + _gumbel(scores), self.temperature).clamp(min=LEAST).flatten(-2)
+        least = max(LEAST, torch.finfo(scores.dtype).tiny)
+        return _softened(scores + _gumbel(scores), self.temperature).clamp(min=least).flatten(-2)
 
     def log_prob(self, value: Tensor) -> Tensor:
+        return self.by_variable(value).sum(-1)
+
+    def by_variable(self, value: Tensor) -> Tensor:
+        """Log densities of the variables, ``[..., d]``."""
         logs, tau = value.unflatten(-1, (self.size, self.num_categories)).log(), self.temperature
         free = self.num_categories - 1
         scores = (self.logits - tau * logs).log_softmax(-1) - logs
-        return scores.sum((-1, -2)) + self.size * (math.lgamma(free + 1) + free * math.log(tau))
+        return scores.sum(-1) + math.lgamma(free + 1) + free * math.log(tau)
 
 
 class StraightThroughOneHots(OneHots):
@@ -118,6 +126,7 @@ class StraightThroughOneHots(OneHots):
     """
 
     has_rsample = True
+    has_enumerate_support = False  # Pyro leaves the weights of what it enumerates to the score
 
     def __init__(self, logits: Tensor, temperature: float, validate_args: bool | None = False) -> None:
         super().__init__(logits, validate_args)
@@ -156,6 +165,7 @@ class StraightThroughBits(Bits):
     """
 
     has_rsample = True
+    has_enumerate_support = False  # as above
 
     def __init__(self, logits: Tensor, temperature: float, validate_args: bool | None = False) -> None:
         super().__init__(logits, validate_args)
@@ -168,6 +178,15 @@ class StraightThroughBits(Bits):
         logits = self.logits.expand(self._extended_shape(sample_shape))
         scores = logits + _gumbel(logits) - _gumbel(logits)  # a difference of two is logistic
         return _with_gradient((scores > 0).to(logits.dtype), (scores / self.temperature).sigmoid())
+
+
+def check_temperature(owner: str, temperature: float) -> None:
+    """Refuse a temperature at which draws have no density in float32."""
+    if not temperature >= COLDEST:
+        raise ValueError(
+            f"{owner}: temperature must be at least {COLDEST}, got {temperature:g}: below it draws round to "
+            f"one-hot vectors, for which there is guides.StraightThrough"
+        )
 
 
 def _gumbel(like: Tensor) -> Tensor:

@@ -50,6 +50,7 @@ class Words(TorchDistribution):
         return counts.sample(sample_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
+        x, logits = value.double(), self.logits.double().log_softmax(-1)
         # 0 * -inf is 0 here: a word of probability nought that does not occur.
-        chosen = torch.where(value > 0, value * self.logits, torch.zeros_like(value))
-        return (value.sum(-1) + 1).lgamma() - (value + 1).lgamma().sum(-1) + chosen.sum(-1)
+        chosen = torch.where(x > 0, x * logits, torch.zeros_like(x)).sum(-1)
+        return ((x.sum(-1) + 1).lgamma() - (x + 1).lgamma().sum(-1) + chosen).to(self.logits)

@@ -61,7 +61,10 @@ class _AsPyro(ZukoToPyro):
 
     @property
     def support(self) -> Any:
-        return self.dist.support
+        support = support_of(self.dist)
+        if support is None:
+            raise NotImplementedError(f"{family_of(self.dist)} does not say what its support is")
+        return support
 
     @property
     def mean(self) -> Tensor:

@@ -6,6 +6,7 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from pyrovae.distributions import Dirichlet as Proportions
 from pyrovae.distributions import LogisticNormal as BrokenStick
 from pyrovae.distributions import PowerSpherical as OnSphere
 from pyrovae.parameters import cut, loc_and_scale
@@ -74,7 +75,7 @@ class Dirichlet(nn.Module):
 
     def given(self, parameters: Tensor) -> dist.TorchDistribution:
         """The distribution that the network's output stands for."""
-        return dist.Dirichlet(parameters.exp(), validate_args=False)
+        return Proportions(parameters.exp(), validate_args=False)
 
 
 class LogisticNormal(nn.Module):

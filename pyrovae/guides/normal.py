@@ -6,6 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyrovae import distributions
 from pyrovae.distributions import GaussianMixture as MixtureOfNormals
 from pyrovae.parameters import cut, loc_and_scale
 from pyrovae.reductions import check_count
@@ -91,7 +92,7 @@ class LowRankNormal(nn.Module):
         widths = {"loc": self.dim, "log_variance": self.dim, "factor": self.dim * self.rank}
         loc, log_variance, factor = cut("guides.LowRankNormal", parameters, **widths)
         factor = factor.unflatten(-1, (self.dim, self.rank))
-        return dist.LowRankMultivariateNormal(loc, factor, log_variance.exp(), validate_args=False)
+        return distributions.LowRankNormal(loc, factor, log_variance.exp(), validate_args=False)
 
 
 class FullRankNormal(nn.Module):

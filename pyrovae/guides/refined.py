@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pyrovae.distributions import as_pyro
 from pyrovae.parameters import check_positive
+from pyrovae.parts import Part, as_module
 from pyrovae.programs import Program, log_density, sample_sites
 from pyrovae.reductions import check_count
 from pyrovae.streams import stream
@@ -60,7 +61,7 @@ class Refined(nn.Module):
 
     def __init__(
         self,
-        guide: nn.Module,
+        guide: Part,
         model: Program,
         steps: int = 20,
         *,
@@ -73,6 +74,7 @@ class Refined(nn.Module):
         check_count("Refined: steps", steps)
         check_count("Refined: num_particles", num_particles)
         check_positive("Refined: learning_rate", learning_rate)
+        guide = as_module(guide)
         if not (hasattr(guide, "net") and hasattr(guide, "given")):
             raise ValueError(
                 f"Refined: {type(guide).__name__} has no parameters to refine: it needs a net and "
@@ -90,6 +92,10 @@ class Refined(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         """q(z | x) after the steps: batch and event shapes are the guide's."""
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError(
+                "Refined takes gradient steps, which inference mode forbids: use torch.no_grad"
+            )
         start = self.guide.net(x)
         free = start.detach().clone().requires_grad_()
         optimizer = torch.optim.Adam([free], lr=self.learning_rate)

@@ -14,10 +14,12 @@ from pyrovae.distributions import (
     StraightThroughBits,
     StraightThroughOneHots,
     as_pyro,
+    check_temperature,
     family_of,
 )
 from pyrovae.guides.discrete import Categorical
 from pyrovae.parameters import check_positive
+from pyrovae.parts import Part, as_module
 
 __all__ = ["RelaxedCategorical", "StraightThrough"]
 
@@ -35,7 +37,7 @@ class RelaxedCategorical(Categorical):
         net: Maps ``[..., *event]`` to ``[..., size * num_categories]``: the logits of the first
             variable, then those of the second, and so on.
         num_categories: Proportions of each variable.
-        temperature: tau, the lower the nearer to one-hot, and the noisier the gradient.
+        temperature: tau, at least 0.1; the lower the nearer to one-hot, and the noisier the gradient.
 
     Raises:
         ValueError: The network's output is no multiple of ``num_categories``.
@@ -54,7 +56,7 @@ class RelaxedCategorical(Categorical):
 
     def __init__(self, net: nn.Module, *, num_categories: int, temperature: float = 0.5) -> None:
         super().__init__(net, num_categories=num_categories)
-        check_positive("guides.RelaxedCategorical: temperature", temperature)
+        check_temperature("guides.RelaxedCategorical", temperature)
         self.temperature = temperature
 
     def given(self, parameters: Tensor) -> dist.TorchDistribution:
@@ -90,10 +92,10 @@ class StraightThrough(nn.Module):
         ([0.0, 1.0], True)
     """
 
-    def __init__(self, guide: nn.Module, temperature: float = 1.0) -> None:
+    def __init__(self, guide: Part, temperature: float = 1.0) -> None:
         super().__init__()
         check_positive("StraightThrough: temperature", temperature)
-        self.guide: Any = guide
+        self.guide: Any = as_module(guide)
         self.temperature = temperature
 
     @property

@@ -41,10 +41,10 @@ class Widened(nn.Module):
         True
     """
 
-    def __init__(self, guide: nn.Module, scale: float) -> None:
+    def __init__(self, guide: Part, scale: float) -> None:
         super().__init__()
         check_positive("Widened: scale", scale)
-        self.guide, self.scale = guide, scale
+        self.guide, self.scale = as_module(guide), scale
 
     def forward(self, x: Tensor) -> distributions.Widened:
         """The wider q(z | x): batch and event shapes are the guide's."""
@@ -90,11 +90,11 @@ class Defensive(nn.Module):
         torch.Size([5, 2])
     """
 
-    def __init__(self, guide: nn.Module, prior: Part, weight: float = 0.1) -> None:
+    def __init__(self, guide: Part, prior: Part, weight: float = 0.1) -> None:
         super().__init__()
         if not 0 < weight < 1:
             raise ValueError(f"Defensive: weight must be strictly between 0 and 1, got {weight:g}")
-        self.guide, self.prior, self.weight = guide, as_module(prior), weight
+        self.guide, self.prior, self.weight = as_module(guide), as_module(prior), weight
 
     def forward(self, x: Tensor) -> distributions.Defensive:
         """The mixture: batch and event shapes are the guide's."""

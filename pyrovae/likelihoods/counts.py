@@ -39,7 +39,7 @@ class Binomial(nn.Module):
         """p(x | z): batch shape ``[...]``, event shape ``[D]``."""
         logits = self.net(z)
         count = logits.new_full((), self.total_count)
-        return dist.Binomial(count, logits=logits, validate_args=False).to_event(1)
+        return distributions.Binomial(count, logits=logits, validate_args=False).to_event(1)
 
 
 class Poisson(nn.Module):
@@ -66,7 +66,7 @@ class Poisson(nn.Module):
 
     def forward(self, z: Tensor) -> dist.TorchDistribution:
         """p(x | z): batch shape ``[...]``, event shape ``[D]``."""
-        return dist.Poisson(self.net(z).exp(), validate_args=False).to_event(1)
+        return distributions.Poisson(self.net(z)).to_event(1)
 
 
 class NegativeBinomial(nn.Module):

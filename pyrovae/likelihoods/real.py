@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyro.distributions as dist
 from torch import Tensor, nn
 
+from pyrovae import distributions
 from pyrovae.parameters import Scale, check_positive, loc_and_scale
 
 __all__ = ["Laplace", "Normal", "StudentT"]
@@ -136,7 +137,7 @@ class StudentT(nn.Module):
         """p(x | z): batch shape ``[...]``, event shape ``[D]``."""
         loc, scale = _loc_and_scale("likelihoods.StudentT", self.net(z), self.scale)
         df = loc.new_full((), self.df)
-        return dist.StudentT(df, loc, scale, validate_args=False).to_event(1)
+        return distributions.StudentT(df, loc, scale, validate_args=False).to_event(1)
 
 
 def _scale(owner: str, scale: float | Tensor | None, learn: bool) -> Scale | None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.distributions import family_of, support_of
+from pyrovae.parts import as_wide
 
 __all__ = ["check_support"]
 
@@ -27,9 +28,10 @@ def check_support(distribution: Any, x: Tensor) -> None:
     name = family_of(distribution)
     event = distribution.event_shape
     if x.shape[x.dim() - len(event) :] != event:
+        wide = as_wide(event[-1], x.shape[-1]) if event and x.dim() else "as wide as the data"
         raise ValueError(
             f"site 'x': data of shape {tuple(x.shape)}, and the likelihood's {name} has rows of "
-            f"{tuple(event)}: give its network the width of the data"
+            f"{tuple(event)}: make its network's output {wide}"
         )
     support = support_of(distribution)
     if support is None or support.check(x).all():

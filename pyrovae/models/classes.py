@@ -18,6 +18,7 @@ from pyrovae.likelihoods import check_support
 from pyrovae.models.pair import Pair, PartsProgram, beside, rows_of
 from pyrovae.parts import Part
 from pyrovae.priors import GaussianMixture
+from pyrovae.streams import stream
 
 __all__ = ["conditional", "gaussian_mixture", "semi_supervised"]
 
@@ -56,14 +57,12 @@ def conditional(prior: Part, likelihood: Part, guide: Part) -> Pair:
     return Pair(model, PartsProgram(_conditional_guide, guide=guide))
 
 
-def _conditional_model(parts: Any, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
+def _conditional_model(
+    parts: Any, x: Tensor | None = None, y: Tensor | None = None, *, size: int | None = None
+) -> Tensor:
     y = _checked_condition(x, y)
     plate = pyro.plate("data", len(y), dim=-1)
-    needs_y = any(
-        parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-        for parameter in inspect.signature(parts.prior.forward).parameters.values()
-    )
-    prior = as_pyro(parts.prior(y) if needs_y else parts.prior())
+    prior = as_pyro(parts.prior(y) if _takes_y(parts.prior, y) else parts.prior())
     with plate:
         z = pyro.sample("z", prior)
     likelihood = as_pyro(parts.likelihood(beside(z, y)))
@@ -71,6 +70,23 @@ def _conditional_model(parts: Any, x: Tensor | None = None, y: Tensor | None = N
         check_support(likelihood, x)
     with plate:
         return pyro.sample("x", likelihood, obs=x)
+
+
+def _takes_y(prior: Any, y: Tensor) -> bool:
+    """Whether a prior is of z given y: its function says so, or, of a flow, whether it has a context."""
+    function = getattr(prior, "part", prior.forward)
+    if not callable(function):
+        return False
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    taken = [each for each in inspect.signature(function).parameters.values() if each.kind in kinds]
+    if not taken or taken[0].default is inspect.Parameter.empty:
+        return bool(taken)
+    try:
+        with torch.no_grad(), stream("does the prior take y"):
+            prior(y[:1]).sample()
+    except (RuntimeError, ValueError):
+        return False
+    return True
 
 
 def _conditional_guide(parts: Any, x: Tensor, y: Tensor | None = None) -> None:
@@ -81,7 +97,10 @@ def _conditional_guide(parts: Any, x: Tensor, y: Tensor | None = None) -> None:
 
 def _checked_condition(x: Tensor | None, y: Tensor | None) -> Tensor:
     if y is None:
-        raise ValueError("a conditional model is called with (x, y): pass the data as a tuple of tensors")
+        raise ValueError(
+            "a conditional model is called with (x, y): pass the data as a tuple of tensors, and to generate "
+            "a row for each condition, pair.sample(y=y)"
+        )
     if y.dim() != 2 or not y.is_floating_point() or (x is not None and len(x) != len(y)):
         raise ValueError(
             f"y must be floats, a row for each row of x, got {y.dtype} of shape {tuple(y.shape)}: "
@@ -186,7 +205,7 @@ def _m2_guide(parts: Any, x: Tensor, y: Tensor | None = None) -> None:
         if y.shape != (len(x),) or y.is_floating_point() or not (y.min() >= -1 and y.max() < logits.shape[1]):
             raise ValueError(
                 f"y must be integer labels [{len(x)}] from 0 to {parts.num_classes - 1}, -1 where unknown, "
-                f"got {y.dtype} of shape {tuple(y.shape)}"
+                f"got {y.dtype} of shape {tuple(y.shape)} from {y.min():g} to {y.max():g}"
             )
         truth = CERTAIN * one_hot(y.clamp(min=0), parts.num_classes).to(logits)
         logits = torch.where((y >= 0)[:, None], truth, logits)
@@ -226,6 +245,11 @@ def gaussian_mixture(prior: GaussianMixture, likelihood: Part, guide: Part) -> P
         >>> pair.sample(5).shape
         torch.Size([5, 9])
     """
+    if not isinstance(prior, GaussianMixture):
+        raise TypeError(
+            f"models.gaussian_mixture: the prior must be a priors.GaussianMixture, got "
+            f"{type(prior).__name__}: for another, pv.VAE(prior, likelihood, guide)"
+        )
     model = PartsProgram(_gm_model, prior=prior, likelihood=likelihood)
     return Pair(model, PartsProgram(_gm_guide, prior=prior, guide=guide))
 

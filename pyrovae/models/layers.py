@@ -8,7 +8,7 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor
 
-from pyrovae.distributions import as_pyro
+from pyrovae.distributions import as_pyro, family_of
 from pyrovae.likelihoods import check_support
 from pyrovae.models.pair import Pair, PartsProgram, rows_of
 from pyrovae.parts import Part
@@ -114,12 +114,27 @@ def _bottom_up(parts: Any, x: Tensor) -> None:
 
 def _top_down(parts: Any, x: Tensor) -> None:
     plate = pyro.plate("data", len(x), dim=-1)
-    upper, evidence = as_pyro(parts.upper(x)), parts.lower(x)
+    upper, evidence = as_pyro(parts.upper(x)), _diagonal("lower", parts.lower(x))
     with plate:
         z2 = pyro.sample("z2", upper)
-    prior = parts.middle(z2)
+    prior = _diagonal("middle", parts.middle(z2))
+    if prior.event_shape != evidence.event_shape:
+        raise ValueError(
+            f"models.ladder: site 'z1' has shape {tuple(prior.event_shape)} by the middle part and "
+            f"{tuple(evidence.event_shape)} by the lower: make both networks' outputs fit one width"
+        )
     precision = 1 / evidence.variance + 1 / prior.variance
     loc = (evidence.mean / evidence.variance + prior.mean / prior.variance) / precision
     both = dist.Normal(loc, precision.rsqrt(), validate_args=False).to_event(1)
     with plate:
         pyro.sample("z1", both)
+
+
+def _diagonal(name: str, q: Any) -> Any:
+    """A diagonal normal, as precisions are added dim by dim."""
+    if family_of(q) != "Normal":
+        raise ValueError(
+            f"models.ladder: the {name} part must be a diagonal normal, whose precisions can be added, got "
+            f"{family_of(q)}: use Normal, or models.two_layers"
+        )
+    return q

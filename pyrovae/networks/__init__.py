@@ -3,6 +3,7 @@
 from pyrovae.networks.bias import set_output_bias
 from pyrovae.networks.images import ConvDecoder, ConvEncoder, ResidualDecoder, ResidualEncoder
 from pyrovae.networks.perceptrons import MLP, GatedMLP
+from pyrovae.networks.rows import by_rows
 
 __all__ = [
     "MLP",
@@ -11,5 +12,6 @@ __all__ = [
     "GatedMLP",
     "ResidualDecoder",
     "ResidualEncoder",
+    "by_rows",
     "set_output_bias",
 ]

@@ -3,6 +3,7 @@ r"""The bound as a function of each datum's log-weights, and the estimators of i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
 import torch
@@ -12,9 +13,19 @@ from torch import Tensor
 
 from pyrovae.objectives.draws import Clock, Draws, draw
 from pyrovae.objectives.shaping import Term
-from pyrovae.programs import Program, Structure, plain_errors, sample_sites, structure_of, traces
+from pyrovae.programs import (
+    Program,
+    Structure,
+    check_same_densities,
+    modules_of,
+    plain_errors,
+    sample_sites,
+    structure_of,
+    traces,
+)
 from pyrovae.reductions import check_count
 from pyrovae.streams import stream
+from pyrovae.supports import is_delta
 
 __all__ = ["Bound", "Objective"]
 
@@ -35,7 +46,7 @@ class Objective(ELBO):
         check_count(f"{type(self).__name__}: num_particles", num_particles)
         super().__init__(num_particles=num_particles, vectorize_particles=True)
         self.clock = Clock()
-        self._known: tuple[Program, Program, Structure] | None = None
+        self._known: tuple[list[int], Structure, Any] | None = None
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """The negative objective, summed as the plate scales it; its gradient is the estimator's."""
@@ -65,15 +76,29 @@ class Objective(ELBO):
     def _check_draws(self, guide_trace: poutine.Trace) -> None:
         """Refuse sites that the objective's gradient cannot be had of."""
 
+    def _scores_again(self) -> bool:
+        """Whether the guide runs a second time, on its own draws."""
+        return True
+
     def _structure(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Structure:
         """The pair's structure, found and checked at the first call."""
-        if self._known is None or self._known[0] is not model or self._known[1] is not guide:
+        key = [id(part) for program in (model, guide) for part in (program, *_modules(program))]
+        if self._known is None or self._known[0] != key:
             with stream("structure"), torch.no_grad(), poutine.block(), plain_errors():
                 guide_trace, model_trace = traces(model, guide, args, kwargs)
                 structure = structure_of(guide_trace, model_trace, bound=True)
+                if self._scores_again():
+                    again = poutine.trace(poutine.replay(guide, trace=guide_trace))
+                    check_same_densities(guide_trace, again.get_trace(*args, **kwargs))
+            for site in sample_sites(guide_trace):
+                if is_delta(site["fn"]) and not site["is_observed"] and self._scores_again():
+                    raise ValueError(
+                        f"{type(self).__name__}: site '{site['name']}' is a point, whose density has no "
+                        f"gradient: use Trace_ELBO, or a guide of some width"
+                    )
             self._check_draws(guide_trace)
-            self._known = (model, guide, structure)
-        return self._known[2]
+            self._known = key, structure, (model, guide)  # kept alive, so that no id comes again
+        return self._known[1]
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
         guide_trace, model_trace = traces(model, guide, args, kwargs)
@@ -114,6 +139,7 @@ class Bound(Objective):
         if gradient == "vimco" and num_particles < 2:
             raise ValueError(f"{name}: vimco leaves one draw out, so num_particles must be at least 2")
         super().__init__(num_particles)
+        _check_terms(name, terms)
         self.gradient, self.terms = gradient, tuple(terms)
 
     def bound(self, log_weights: Tensor) -> Tensor:
@@ -131,18 +157,18 @@ class Bound(Objective):
     def _terms(
         self, model: Program, guide: Program, args: Any, kwargs: Any, structure: Structure
     ) -> tuple[Tensor, Tensor, float]:
-        graph, ratio = torch.is_grad_enabled(), _Ratio(structure)
+        graph = torch.is_grad_enabled()
         score = "path" if graph and self.gradient in ("stl", "dreg") else "natural"
-        hooked = graph and (self.gradient == "dreg" or self._parts_ways())
+        paths = _Paths(structure) if graph and (self.gradient == "dreg" or self._parts_ways()) else None
 
         def scored(**keywords: Any) -> Draws:
             return draw(model, guide, args, kwargs, structure, self.num_particles, score=score, **keywords)
 
-        drawn = scored(through=ratio.through if hooked else None)
-        # What is outside the bound has gradients of its own, which the ratio must not weigh.
-        shaped = scored(drawn=drawn.drawn) if hooked and (self.terms or drawn.outside is not None) else drawn
-        shaped, of_batch = self._shaped(shaped)
-        value, surrogate = self._surrogate(drawn, ratio, shaped.outside)
+        drawn = scored(through=paths.through if paths else None)
+        # What is outside the bound takes the draws as they are, with gradients of its own.
+        whole = scored(drawn=drawn.drawn) if paths and (self.terms or drawn.outside is not None) else drawn
+        shaped, of_batch = self._shaped(whole)
+        value, surrogate = self._surrogate(drawn, paths, shaped.outside)
         added = shaped.outside_mean() + of_batch
         return value + added.detach(), surrogate + added, drawn.scale
 
@@ -162,11 +188,14 @@ class Bound(Objective):
                 of_batch = of_batch + added
         return drawn._replace(outside=outside), of_batch
 
+    def _scores_again(self) -> bool:
+        return self.gradient in ("stl", "dreg")
+
     def _parts_ways(self) -> bool:
         """Whether the guide's bound is another than the model's."""
         return type(self).guide_weights is not Bound.guide_weights
 
-    def _surrogate(self, drawn: Draws, ratio: _Ratio, outside: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _surrogate(self, drawn: Draws, paths: _Paths | None, outside: Tensor | None) -> tuple[Tensor, Tensor]:
         """The bound, and a sum whose gradient is the estimator's; both over the batch."""
         log_joint = drawn.log_likelihood + drawn.log_prior
         weights = (log_joint - drawn.log_q).detach().requires_grad_()
@@ -174,13 +203,16 @@ class Bound(Objective):
             value = self.bound(weights)
             (of_model,) = torch.autograd.grad(value.sum(), weights)
         weights, value = weights.detach(), value.detach()
+        surrogate = _weighed(of_model, log_joint)
         of_guide = self.guide_weights(weights)
         of_guide = of_model if of_guide is None else of_guide
-        of_paths = self.path_weights(weights) if self.gradient == "dreg" else of_guide
-        ratio.set(of_paths, of_model)
-        # log q is natural for "standard"; for "stl" and "dreg" it sees the paths, which the ratio weighs.
-        of_q = of_model if self.gradient in ("stl", "dreg") else of_guide
-        surrogate = _weighed(of_model, log_joint) - _weighed(of_q, drawn.log_q)
+        if self.gradient != "dreg":  # natural, or for "stl" through the paths
+            surrogate = surrogate - _weighed(of_guide, drawn.log_q)
+        if paths:
+            of_paths = self.path_weights(weights) if self.gradient == "dreg" else of_guide
+            # Of PIWAE the guide's weights are not the model's: dividing one by the other would overflow.
+            moved = log_joint - drawn.log_q if self.gradient != "standard" else log_joint
+            surrogate = surrogate + paths.weighed(moved, of_paths)
         if drawn.log_score is not None and self.gradient in ("score", "vimco"):
             surrogate = surrogate + (self._signals(weights, outside) * drawn.log_score).sum()
         return value.sum(), surrogate
@@ -214,32 +246,74 @@ class Bound(Objective):
                 )
 
 
-class _Ratio:
-    """Factors for the gradient of each draw, which are known only once the draws have been scored."""
+def _modules(program: Program) -> list[Any]:
+    return [part for owner in modules_of(program, program) for part in owner.modules()]
+
+
+class _Cut(torch.autograd.Function):
+    """The identity, whose gradient is asked for and goes nowhere."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> None:
+        return None
+
+
+class _Paths:
+    """Draws cut off from the guide on their way into the densities, to weigh each one's gradient freely."""
 
     def __init__(self, structure: Structure) -> None:
         self.structure = structure
-        self.value: Tensor | None = None
-
-    def set(self, wanted: Tensor, given: Tensor) -> None:
-        """What the gradient shall be weighed by, and what it will be weighed by anyway: ``[S, batch]``."""
-        self.value = torch.where(given == 0, torch.zeros_like(given), wanted / given)
+        self.cuts: list[tuple[Tensor, Tensor, int]] = []
 
     def through(self, value: Tensor, event_dim: int) -> Tensor:
-        """The draws, whose gradient will be multiplied by the factors."""
+        """The draws, from which no gradient goes back to the guide."""
         if not value.requires_grad:
             return value
-        passed = value.view_as(value)
-        passed.register_hook(lambda gradient: gradient * self._shaped(gradient.dim(), event_dim).to(gradient))
-        return passed
+        cut = _Cut.apply(value)
+        self.cuts.append((value, cut, event_dim))
+        return cut
 
-    def _shaped(self, rank: int, event_dim: int) -> Tensor:
-        """The factors, with draws and data in the dims that they have in a site's value."""
-        assert self.value is not None, "the gradient was asked for before the draws were weighed"
+    def weighed(self, values: Tensor, weights: Tensor) -> Tensor:
+        """A sum that has the gradient of ``(weights * values).sum()`` through the draws alone.
+
+        Args:
+            values: Functions of the draws that went through, ``[S, batch]``.
+            weights: Of each, without a gradient.
+        """
+        if not self.cuts:
+            return values.new_zeros(())
+        cuts = [cut for _, cut, _ in self.cuts]
+        found = torch.autograd.grad(values.sum(), cuts, retain_graph=True, allow_unused=True)
+        return sum(
+            (
+                _weighed(self._shaped(weights, gradient.dim(), event_dim), gradient * value)
+                for (value, _, event_dim), gradient in zip(self.cuts, found, strict=True)
+                if gradient is not None
+            ),
+            values.new_zeros(()),
+        )
+
+    def _shaped(self, weights: Tensor, rank: int, event_dim: int) -> Tensor:
+        """The weights, with draws and data in the dims that they have in a site's value."""
         shape = [1] * -self.structure.draws_dim
-        shape[0], shape[self.structure.dim] = self.value.shape
-        factors = self.value.reshape(*shape, *[1] * event_dim)
-        return factors if rank == factors.dim() else factors.squeeze(0)
+        shape[0], shape[self.structure.dim] = weights.shape
+        factors = weights.reshape(*shape, *[1] * event_dim)
+        return factors.reshape(factors.shape[-rank:])  # a single draw goes without a dim, and plates may
+
+
+def _check_terms(name: str, terms: Any) -> None:
+    try:
+        for term in terms:
+            signature(term).bind(None, None)
+    except TypeError as error:
+        raise ValueError(
+            f"{name}: terms is a list of kl_weight(...), free_bits(...) and their like; a schedule goes into "
+            f"one, kl_weight(warmup(500))"
+        ) from error
 
 
 def _weighed(weights: Tensor, values: Tensor) -> Tensor:

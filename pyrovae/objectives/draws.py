@@ -14,7 +14,7 @@ from torch import Tensor
 from pyrovae.importance import sum_by_datum
 from pyrovae.programs import Program, Site, Structure, sample_sites
 
-__all__ = ["Clock", "Draws", "draw"]
+__all__ = ["Clock", "Draws", "check_one_scale", "draw"]
 
 
 class Clock(NamedTuple):
@@ -32,12 +32,14 @@ class Draws(NamedTuple):
         log_prior: log p(z).
         log_q: log q(z | x).
         log_score: log q of the sites whose draws carry no gradient.
-        outside: What a ``poutine.scale`` other than the data plate's adds to the bound, outside any
-            logarithm, and the sites that shape the loss only; None where nothing does.
-        scale: N/B, what a datum of the batch stands for.
+        outside: What a ``poutine.scale`` of latents, beyond that of the data, adds to the bound, outside
+            any logarithm, and the sites that shape the loss only; None where nothing does.
+        scale: Of the observed sites, what a datum of the batch stands for: N/B, and any scale about both
+            programs.
         guide_sites: The sites of the guide.
         model_sites: The sites of the model.
         drawn: The guide's run.
+        structure: Of the pair.
     """
 
     log_likelihood: Tensor
@@ -49,11 +51,21 @@ class Draws(NamedTuple):
     guide_sites: list[Site]
     model_sites: list[Site]
     drawn: poutine.Trace
+    structure: Structure
 
     def latents(self) -> list[tuple[Site, Site]]:
         """Each latent as a site of the guide and one of the model."""
         priors = {site["name"]: site for site in self.model_sites}
         return [(site, priors[site["name"]]) for site in self.guide_sites if site["name"] in priors]
+
+    def laid_out(self, values: Tensor, event_dim: int) -> Tensor:
+        """Values of a site, of this rank of events, as ``[S, batch, inner plates, event]``."""
+        values = values[(None,) * (-self.structure.draws_dim - values.dim() + event_dim)]
+        first = values.movedim(self.structure.dim - event_dim, 1)
+        inner, event = first.shape[2 : first.dim() - event_dim], first.shape[first.dim() - event_dim :]
+        return first.expand(*self.log_q.shape, *inner, *event).reshape(
+            *self.log_q.shape, inner.numel(), event.numel()
+        )
 
     def outside_mean(self) -> Tensor:
         """What is in no logarithm: its mean over draws, summed over the batch."""
@@ -113,6 +125,7 @@ def draw(
         log_q = sum_by_datum(list(sample_sites(run(guide, seen))), structure) - log_q + log_q.detach()
     rough = [site for site in guide_sites if not site["is_observed"] and not site["fn"].has_rsample]
     scale = _data_scale(model_sites, structure)
+    # A scale of latents beyond it is a weight on the KL.
     return Draws(
         sum_by_datum([site for site in model_sites if site["is_observed"]], structure),
         sum_by_datum([site for site in model_sites if not site["is_observed"]], structure),
@@ -123,7 +136,18 @@ def draw(
         guide_sites,
         model_sites,
         drawn,
+        structure,
     )
+
+
+def check_one_scale(owner: str, drawn: Draws) -> None:
+    """Refuse a weight on the KL, of which draws that stand still tell the guide nothing."""
+    for site in drawn.model_sites + drawn.guide_sites:
+        if abs(_scale(site) / drawn.scale - 1) > 1e-9:
+            raise ValueError(
+                f"{owner}: site '{site['name']}' has a scale of its own, and a weight on the KL tells its "
+                f"guide nothing: take it off, or use IWAE or ELBO, for discrete sites with gradient='score'"
+            )
 
 
 def _changed(trace: poutine.Trace, change: Callable[[Tensor, int], Tensor]) -> poutine.Trace:
@@ -137,7 +161,10 @@ def _changed(trace: poutine.Trace, change: Callable[[Tensor, int], Tensor]) -> p
 
 
 def _data_scale(sites: list[Site], structure: Structure) -> float:
-    """N/B of the data plate."""
+    """The scale of the observed sites, where they have one in common; else N/B of the data plate."""
+    scales = [_scale(site) for site in sites if site["is_observed"]]
+    if scales and max(scales) - min(scales) <= 1e-9 * max(scales) and min(scales) > 0:
+        return scales[0]
     for site in sites:
         for frame in site["cond_indep_stack"]:
             if frame.dim == structure.dim and frame.vectorized:
@@ -152,9 +179,19 @@ def _outside(
     parts = []
     for sign, trace in ((1.0, model_trace), (-1.0, guide_trace)):
         for site in sample_sites(trace):
-            left = float(site["scale"]) / scale - 1
+            left = _scale(site) / scale - 1
             if abs(left) > 1e-9:
                 parts.append(sign * left * sum_by_datum([site], structure))
         for site in sample_sites(trace, loss_only=True):
-            parts.append(sign * float(site["scale"]) / scale * sum_by_datum([site], structure))
+            parts.append(sign * _scale(site) / scale * sum_by_datum([site], structure))
     return torch.stack(torch.broadcast_tensors(*parts)).sum(0) if parts else None
+
+
+def _scale(site: Site) -> float:
+    scale = site["scale"]
+    if isinstance(scale, Tensor) and scale.numel() > 1:
+        raise ValueError(
+            f"site '{site['name']}' has a scale of shape {tuple(scale.shape)}: the objectives take a number; "
+            f"leave rows out by a mask, or use Trace_ELBO"
+        )
+    return float(scale)

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
+from pyro.distributions.torch_distribution import ExpandedDistribution
+from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import Independent
 
+from pyrovae.distributions import family_of
 from pyrovae.objectives.draws import Clock, Draws
 from pyrovae.parameters import check_positive
-from pyrovae.programs import Site
+from pyrovae.programs import Site, log_density
 
 __all__ = ["capacity", "cyclical", "free_bits", "kl_weight", "mmd", "total_correlation", "warmup"]
 
@@ -118,9 +120,9 @@ def free_bits(nats: float, *, per: str = "dimension") -> Term:
         raise ValueError(f"free_bits: per must be 'dimension' or 'site', got '{per}'")
 
     def term(drawn: Draws, clock: Clock) -> Tensor:
-        groups = [_kl_of_site(*pair, by_dimension=per == "dimension") for pair in drawn.latents()]
-        means = torch.cat([group.flatten(2).mean((0, 1)) for group in groups])
-        return -(nats - means).relu().sum() * groups[0].shape[1]
+        of_site = _kl_by_dimension if per == "dimension" else _kl_of_site
+        means = torch.cat([of_site(drawn, *pair).mean((0, 1)) for pair in drawn.latents()])
+        return -(nats - means).relu().sum() * drawn.log_q.shape[1]
 
     return term
 
@@ -170,8 +172,13 @@ def total_correlation(weight: float | Schedule, *, num_data: int) -> Term:
     def term(drawn: Draws, clock: Clock) -> Tensor:
         site = _only(drawn, "total_correlation")
         z = site["value"]
-        if z.dim() != 2:
+        if len(drawn.log_q) != 1:
             raise ValueError("total_correlation: takes one draw per datum: use num_particles=1")
+        if z.dim() != 2 or isinstance(site["mask"], Tensor):
+            raise ValueError(
+                f"total_correlation: site '{site['name']}', of shape {tuple(z.shape)}, is not a vector for "
+                f"each datum, or masked"
+            )
         each = _by_dimension(site, z[:, None], "total_correlation").double()
         log_norm = math.log(len(z) * num_data)
         joint = each.sum(-1).logsumexp(1) - log_norm
@@ -200,14 +207,19 @@ def mmd(weight: float) -> Term:
     check_positive("mmd: weight", weight)
 
     def term(drawn: Draws, clock: Clock) -> Tensor:
-        total: Any = 0.0
+        total, rows = drawn.log_q.new_zeros(()), drawn.log_q.shape[1]
         for guide, prior in drawn.latents():
-            codes = guide["value"] if guide["value"].dim() == 2 else guide["value"][0]
+            if isinstance(guide["mask"], Tensor):
+                raise ValueError(f"mmd: site '{guide['name']}' is masked, and its codes cannot be left out")
             with torch.no_grad():
-                draws = prior["fn"].sample()
-                draws = draws if draws.dim() == 2 else draws[0]
-            total = total + _discrepancy(codes, draws.expand_as(codes)).double()
-        return -weight * len(codes) * total
+                other = prior["fn"].sample()
+            codes, draws = (
+                drawn.laid_out(value, guide["fn"].event_dim)[0].flatten(1)
+                for value in (guide["value"], other)
+            )
+            if rows > 1:  # one code is no distribution
+                total = total + _discrepancy(codes, draws).double()
+        return -weight * rows * total
 
     return term
 
@@ -230,24 +242,40 @@ def _kl(drawn: Draws) -> Tensor:
     return (drawn.log_q - drawn.log_prior).mean(0)
 
 
-def _kl_of_site(guide: Site, prior: Site, *, by_dimension: bool) -> Tensor:
-    """Log q - log p of one site: ``[draws, batch, ...]``."""
-    if by_dimension:
-        parts = [_by_dimension(site, guide["value"], "free_bits") for site in (guide, prior)]
-    else:
-        parts = [site["fn"].log_prob(guide["value"])[..., None] for site in (guide, prior)]
-    kl = (parts[0] - parts[1]).double()
-    return kl if guide["value"].dim() > guide["fn"].event_dim + 1 else kl[None]
+def _kl_of_site(drawn: Draws, guide: Site, prior: Site) -> Tensor:
+    """Log q - log p of one site: ``[S, batch, 1]``."""
+    parts = [drawn.laid_out(log_density({**site, "value": guide["value"]}), 0) for site in (guide, prior)]
+    return (parts[0] - parts[1]).double().sum(-2)
+
+
+def _kl_by_dimension(drawn: Draws, guide: Site, prior: Site) -> Tensor:
+    """Log q - log p of each dimension, in inner plates too: ``[S, batch, dimensions]``."""
+    parts = [
+        drawn.laid_out(
+            scale_and_mask(
+                _by_dimension(site, guide["value"], "free_bits"),
+                mask=site["mask"][..., None] if isinstance(site["mask"], Tensor) else site["mask"],
+            ),
+            1,
+        )
+        for site in (guide, prior)
+    ]
+    return (parts[0] - parts[1]).double().flatten(2)
 
 
 def _by_dimension(site: Site, value: Tensor, owner: str) -> Tensor:
+    """Log densities of a site's dimensions, ``[..., d]``; of a number, 1."""
     fn = site["fn"]
-    while hasattr(fn, "base_dist") and not isinstance(fn, Independent):
-        fn = fn.base_dist  # of a distribution that was expanded
+    if not fn.event_dim:
+        return fn.log_prob(value)[..., None]
+    while isinstance(fn, ExpandedDistribution):
+        fn = fn.base_dist
+    if hasattr(fn, "by_variable"):
+        return fn.by_variable(value)
     if not isinstance(fn, Independent) or fn.reinterpreted_batch_ndims != 1:
         raise ValueError(
-            f"{owner}: site '{site['name']}': the dimensions of {type(fn).__name__} are not independent: use "
-            f"a factorised guide and prior, or free_bits(per='site')"
+            f"{owner}: site '{site['name']}': the dimensions of {family_of(site['fn'])} are not independent: "
+            f"use a factorised guide and prior, or free_bits(per='site')"
         )
     return fn.base_dist.log_prob(value)
 

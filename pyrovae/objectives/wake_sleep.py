@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pyrovae.importance import sum_by_datum
 from pyrovae.objectives.base import Objective
-from pyrovae.objectives.draws import draw
-from pyrovae.programs import Program, Structure, sample_sites
+from pyrovae.objectives.draws import check_one_scale, draw
+from pyrovae.programs import Program, Site, Structure, sample_sites
 from pyrovae.reductions import check_count
 
 __all__ = ["TVO", "WakeSleep"]
@@ -34,7 +34,8 @@ class WakeSleep(Objective):
         site: The model's site of the data, for dreaming.
 
     Raises:
-        ValueError: Fewer than 2 draws; a negative weight; both nought.
+        ValueError: Fewer than 2 draws; a negative weight; both nought; at the first step, a weight on the
+            KL, or, for dreaming, more observed sites than one.
 
     References:
         Bornschein and Bengio, Reweighted Wake-Sleep, 2015. arXiv:1406.2751; Le et al., Revisiting
@@ -62,22 +63,38 @@ class WakeSleep(Objective):
         self, model: Program, guide: Program, args: Any, kwargs: Any, structure: Structure
     ) -> tuple[Tensor, Tensor, float]:
         drawn = draw(model, guide, args, kwargs, structure, self.num_particles, score="still")
+        check_one_scale(type(self).__name__, drawn)
         log_joint = drawn.log_likelihood + drawn.log_prior
         log_weights = (log_joint - drawn.log_q).detach()
         normalised = log_weights.softmax(0)
         value = (log_weights.logsumexp(0) - math.log(self.num_particles)).sum()
         surrogate = (normalised * (log_joint + self.wake * drawn.log_q)).sum()
         if self.sleep and torch.is_grad_enabled():
-            surrogate = surrogate + self.sleep * self._dream(model, guide, args, kwargs, structure)
+            observed = [site for site in drawn.model_sites if site["is_observed"]]
+            surrogate = surrogate + self.sleep * self._dream(model, guide, args, kwargs, structure, observed)
         outside = drawn.outside_mean()
         return value + outside.detach(), surrogate + outside, drawn.scale
 
-    def _dream(self, model: Program, guide: Program, args: Any, kwargs: Any, structure: Structure) -> Tensor:
+    def _dream(
+        self,
+        model: Program,
+        guide: Program,
+        args: Any,
+        kwargs: Any,
+        structure: Structure,
+        observed: list[Site],
+    ) -> Tensor:
         """Log q(z | x') of what the model draws, summed over the batch."""
         with torch.no_grad():
             dreamt = poutine.trace(poutine.uncondition(model)).get_trace(*args, **kwargs)
         if self.site not in dreamt.nodes:
             raise ValueError(f"WakeSleep: the model has no site '{self.site}' to dream: name it with site=")
+        others = [site["name"] for site in observed if site["name"] != self.site]
+        if others:
+            raise ValueError(
+                f"WakeSleep: the model observes '{others[0]}' besides '{self.site}', and no dream of both "
+                f"can be told to the guide: use sleep=0, or give '{others[0]}' as an argument and no site"
+            )
         data: Any = dreamt.nodes[self.site]["value"]
         if not args or args[0].shape != data.shape:
             raise ValueError(
@@ -104,7 +121,8 @@ class TVO(Objective):
         first: The first beta above 0.
 
     Raises:
-        ValueError: Fewer than 2 draws; no partitions; ``first`` outside (0, 1).
+        ValueError: Fewer than 2 draws; no partitions; ``first`` outside (0, 1); at the first step, a
+            weight on the KL.
 
     References:
         Masrani et al., The Thermodynamic Variational Objective, 2019. arXiv:1907.00031
@@ -135,12 +153,15 @@ class TVO(Objective):
         self, model: Program, guide: Program, args: Any, kwargs: Any, structure: Structure
     ) -> tuple[Tensor, Tensor, float]:
         drawn = draw(model, guide, args, kwargs, structure, self.num_particles, score="still")
+        check_one_scale(type(self).__name__, drawn)
         log_joint = drawn.log_likelihood + drawn.log_prior
         log_weights = log_joint - drawn.log_q
         betas = self.betas.to(log_weights.device)[:, None, None]
         normalised = (betas[:-1] * log_weights.detach()).softmax(1)
         means = (normalised * log_weights.detach()).sum(1, keepdim=True)
-        away = normalised * (log_weights.detach() - means)
+        # A covariance by S draws of which one is the mean: unbiased at beta = 0.
+        freedom = self.num_particles / (self.num_particles - 1)
+        away = freedom * normalised * (log_weights.detach() - means)
         surrogate = normalised * log_weights + away * (
             betas[:-1] * log_joint + (1 - betas[:-1]) * drawn.log_q
         )

@@ -6,8 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.distributions import Autoregressive, Bits, OneHots, RelaxedOneHots
-from pyrovae.parameters import check_positive
+from pyrovae.distributions import Autoregressive, Bits, OneHots, RelaxedOneHots, check_temperature
 from pyrovae.reductions import check_count
 
 __all__ = [
@@ -92,8 +91,7 @@ class RelaxedCategorical(nn.Module):
     Args:
         num_categories: Proportions of each variable, K.
         size: Variables, d. The width of z is ``size * num_categories``.
-        temperature: tau, the lower the nearer to one-hot. A guide of the same temperature has no
-            rounding in its weights; below some 0.3 draws are rounded at 1e-30.
+        temperature: tau, at least 0.1; the lower the nearer to one-hot.
         learn: Whether the probabilities, which start out equal, are learned.
 
     References:
@@ -113,7 +111,7 @@ class RelaxedCategorical(nn.Module):
         super().__init__()
         _check_several("priors.RelaxedCategorical: num_categories", num_categories)
         check_count("priors.RelaxedCategorical: size", size)
-        check_positive("priors.RelaxedCategorical: temperature", temperature)
+        check_temperature("priors.RelaxedCategorical", temperature)
         self.temperature = temperature
         _register(self, torch.zeros(size, num_categories), learn)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyrovae.distributions import GaussianMixture as MixtureOfNormals
 from pyrovae.distributions import as_pyro
+from pyrovae.parts import Part, as_module
 from pyrovae.reductions import check_count
 
 __all__ = ["GaussianMixture", "VampPrior"]
@@ -94,16 +95,17 @@ class VampPrior(nn.Module):
 
     pseudo_inputs: Tensor
 
-    def __init__(self, guide: nn.Module, pseudo_inputs: Tensor, *, learn: bool = True) -> None:
+    def __init__(self, guide: Part, pseudo_inputs: Tensor, *, learn: bool = True) -> None:
         super().__init__()
         if pseudo_inputs.dim() < 2 or not len(pseudo_inputs):
             raise ValueError(
                 f"VampPrior: pseudo_inputs must be one or more rows of data, [K, *event], got shape "
                 f"{tuple(pseudo_inputs.shape)}"
             )
+        guide = as_module(guide)
         try:
             with torch.no_grad():
-                batch_shape = guide(pseudo_inputs[:2]).batch_shape
+                batch_shape = as_pyro(guide(pseudo_inputs[:2])).batch_shape
         except (ValueError, RuntimeError, TypeError) as error:
             raise ValueError(
                 f"VampPrior: the guide refuses pseudo-inputs of shape {tuple(pseudo_inputs.shape)}: "

@@ -6,6 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyrovae import distributions
 from pyrovae.parameters import Scale, check_positive, loc_and_scale
 from pyrovae.reductions import check_count
 
@@ -146,7 +147,7 @@ class StudentT(nn.Module):
 
     def forward(self) -> dist.TorchDistribution:
         """The distribution of one z, event shape ``[dim]``."""
-        return dist.StudentT(self.df, self.loc, self.scale, validate_args=False).to_event(1)
+        return distributions.StudentT(self.df, self.loc, self.scale, validate_args=False).to_event(1)
 
 
 class ConditionalNormal(nn.Module):

@@ -6,6 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyrovae.distributions import Dirichlet as Proportions
 from pyrovae.distributions import LogisticNormal as BrokenStick
 from pyrovae.distributions import UniformSphere as UniformOnSphere
 from pyrovae.parameters import check_positive
@@ -40,7 +41,7 @@ class Dirichlet(nn.Module):
 
     def forward(self) -> dist.TorchDistribution:
         """The distribution of one z, event shape ``[dim]``."""
-        return dist.Dirichlet(self.concentration, validate_args=False)
+        return Proportions(self.concentration, validate_args=False)
 
 
 class LogisticNormal(nn.Module):

@@ -149,8 +149,6 @@ def _quantiles(points: Tensor, log_mass: Tensor) -> Tensor:
 
 def _enumerated(flat: Flat) -> Tensor | None:
     """Every value, ``[values, 1 or cells, width]``, where the distribution lists them."""
-    if not flat.distribution.has_enumerate_support:
-        return None
     try:
         values = flat.distribution.enumerate_support(expand=False)
     except (NotImplementedError, ValueError):  # it cannot, or there are too many
