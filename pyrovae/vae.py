@@ -27,7 +27,8 @@ class VAE(nn.Module):
         + KL(q(z \mid x) \,\|\, p(z \mid x))
 
     ``vae.model`` and ``vae.guide`` are modules that carry their parameters, with plate "data" (dim
-    -1) and sites "z" and "x". All of Pyro takes them: SVI, every ELBO, Predictive, poutine, NUTS.
+    -1) and sites "z" and "x". All of Pyro takes them: SVI, every ELBO, Predictive, poutine, NUTS
+    (but on the sphere, for which Pyro has no coordinates without bounds).
     The parts are ``vae.prior``, ``vae.likelihood`` and ``vae.guide.part``, and setting ``vae.prior``,
     ``vae.likelihood`` or ``vae.guide`` swaps one.
 

@@ -203,6 +203,56 @@ def test_conditional_says_what_it_wants_of_y():
     with pytest.raises(ValueError, match=r"of labels make one_hot\(y, num_classes\).float\(\)"):
         pv.log_weights(pair.model, pair.guide, x, torch.arange(4))
 
+    with pytest.raises(ValueError, match=r"to generate a row for each condition, pair.sample\(y=y\)"):
+        pair.sample(5)
+
+
+class Flow(torch.nn.Module):
+    """As zuko's: a context that may be left out, or that has to be there."""
+
+    def __init__(self, context: int) -> None:
+        super().__init__()
+        self.loc = torch.nn.Linear(max(context, 1), 2)
+        self.context = context
+
+    def forward(self, c=None):
+        if bool(self.context) != (c is not None):
+            raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+        return dist.Normal(self.loc(torch.zeros(1) if c is None else c), 1.0).to_event(1)
+
+
+@pytest.mark.parametrize("kind", ["function of y", "function", "flow of y", "flow", "distribution"])
+def test_conditional_gives_y_to_priors_that_take_it(kind):
+    slope = torch.randn(3, 2)
+    prior = {
+        "function of y": lambda y: dist.Normal(y @ slope, 1.0).to_event(1),
+        "function": lambda: dist.Normal(torch.zeros(2), 1.0).to_event(1),
+        "flow of y": Flow(3),
+        "flow": Flow(0),
+        "distribution": dist.Normal(torch.zeros(2), 1.0).to_event(1),
+    }[kind]
+    likelihood = likelihoods.Bernoulli(networks.MLP(2 + 3, 6))
+    pair = models.conditional(prior, likelihood, guides.Normal(networks.MLP(6 + 3, 4)))
+    x, y = binary(9), torch.eye(3).repeat(3, 1)
+    trace = pyro.poutine.trace(pair.model).get_trace(x, y)
+    of_y = trace.nodes["z"]["fn"].mean
+    assert ("of y" in kind) == bool((of_y != of_y[0]).any())
+    assert pv.log_weights(pair.model, pair.guide, x, y, num_samples=4).isfinite().all()
+
+
+def test_parts_that_cannot_be_added_up_are_refused():
+    pair = models.ladder(
+        priors.StandardNormal(2),
+        guides.FullRankNormal(networks.MLP(2, 3 + 3 + 3), 3),
+        likelihoods.Bernoulli(networks.MLP(3, 6)),
+        guides.Normal(networks.MLP(6, 2 * 3)),
+        guides.Normal(networks.MLP(6, 2 * 2)),
+    )
+    with pytest.raises(ValueError, match=r"models.ladder: the middle part must be a diagonal normal"):
+        pv.log_weights(pair.model, pair.guide, binary(4))
+    with pytest.raises(TypeError, match=r"must be a priors.GaussianMixture, got StandardNormal.*pv.VAE"):
+        models.gaussian_mixture(priors.StandardNormal(2), None, None)
+
 
 def semi_supervised_by_sums(pair, x):
     """log p(x, y) by quadrature over the one latent, for every class: [classes, rows]."""

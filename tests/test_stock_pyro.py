@@ -8,7 +8,7 @@ import pickle
 import pyro
 import pytest
 import torch
-from components import FEATURES, LATENTS, a_vae
+from components import FEATURES, LATENTS, a_vae, binary
 from helpers import all_moved, none_moved, snapshot
 from pyro import poutine
 from pyro.infer import (
@@ -18,8 +18,10 @@ from pyro.infer import (
     Predictive,
     RenyiELBO,
     Trace_ELBO,
+    TraceEnum_ELBO,
     TraceGraph_ELBO,
     TraceMeanField_ELBO,
+    config_enumerate,
 )
 from pyro.infer.autoguide import AutoNormal
 
@@ -158,3 +160,39 @@ def test_full_data_scale_by_subsampling_handlers(x):
         model, guide = (poutine.scale(program, factor) for program in (vae.model, vae.guide))
         losses.append(Trace_ELBO().loss(model, guide, x))
     assert losses[1] == pytest.approx(5 * losses[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("part", ["prior", "likelihood", "guide"])
+def test_a_part_swapped_after_a_step_is_trained_too(part, x):
+    """Trap: the store would give the new part's names the old parameters, and the new ones never move."""
+    vae, twin = a_vae("normal"), a_vae("normal")
+    optimizer = pyro.optim.Adam({"lr": 1e-2})
+    SVI(vae.model, vae.guide, optimizer, Trace_ELBO()).step(x)
+    setattr(vae, part, getattr(twin, part) if part != "guide" else twin.guide.part)
+    before = snapshot(vae)
+    SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO()).step(x)
+    assert all_moved(before, vae)
+
+
+@pytest.mark.parametrize("guide", ["straight_bits", "straight_one_hots"])
+def test_straight_through_sites_are_drawn_under_enumeration(guide):
+    """Trap: Pyro enumerates a site with pathwise gradients too, and then leaves out the weights."""
+    x = binary(20)
+    vae = a_vae("bernoulli" if "bits" in guide else "categorical", "bernoulli", guide)
+    loss = TraceEnum_ELBO(max_plate_nesting=1)
+    with pytest.warns(UserWarning, match="no sample sites configured for enumeration"):
+        drawn = [loss.loss(vae.model, config_enumerate(vae.guide), x) for _ in range(200)]
+    inner = vae.guide.part.guide
+    vae.guide = inner
+    exact = loss.loss(vae.model, config_enumerate(vae.guide), x)
+    drawn = torch.tensor(drawn)
+    assert abs(drawn.mean() - exact) < 4.5 * drawn.std() / 200**0.5
+
+
+@pytest.mark.parametrize("prior", ["maf", "vamp", "gaussian_mixture", "relaxed"])
+def test_a_prior_says_its_support_to_mcmc(prior, x):
+    vae = a_vae(prior, guide="relaxed" if prior == "relaxed" else "normal")
+    kernel = NUTS(vae.model, max_tree_depth=2)
+    mcmc = MCMC(kernel, num_samples=2, warmup_steps=2, disable_progbar=True)
+    mcmc.run(x[:3])
+    assert mcmc.get_samples()["z"].shape == (2, 3, LATENTS)

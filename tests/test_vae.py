@@ -226,3 +226,59 @@ def test_a_guide_is_swapped_by_assignment(x):
     vae.guide = guides.Widened(vae.guide.part, 2.0)
     torch.testing.assert_close(vae.encode(x).variance, 4 * narrow)
     assert pv.log_weights(vae.model, vae.guide, x).isfinite().all()
+
+
+def test_the_guide_program_stands_for_its_part(x):
+    vae = a_vae()
+    part = vae.guide.part
+    for guide in (
+        guides.Widened(vae.guide, 2.0),
+        guides.Defensive(vae.guide, vae.prior),
+        pv.VAE(vae.prior, vae.likelihood, vae.guide).guide.part,
+        guides.Refined(vae.guide, vae.model, 1),
+    ):
+        assert getattr(guide, "guide", guide) is part
+    assert pv.priors.VampPrior(vae.guide, x[:3]).guide is part
+    bits = a_vae("bernoulli", "bernoulli", "bernoulli")
+    assert guides.StraightThrough(bits.guide).guide is bits.guide.part
+
+
+class OneBatchDim(nn.Module):
+    """A network that counts dims from the left, as one with convolutions does."""
+
+    def __init__(self, flatten: str) -> None:
+        super().__init__()
+        self.linear, self.conv, self.flatten = nn.Linear(LATENTS, FEATURES), nn.Conv1d(1, 1, 1), flatten
+
+    def forward(self, z):
+        if self.flatten == "by_rows":
+            layers = nn.Sequential(self.linear, nn.Unflatten(1, (1, FEATURES)), self.conv, nn.Flatten())
+            return pv.networks.by_rows(layers, z, FEATURES)
+        rows = -1 if self.flatten == "all" else len(z)
+        return self.conv(self.linear(z).view(rows, 1, FEATURES)).flatten(1)
+
+
+@pytest.mark.parametrize("flatten", ["all", "len(z)"])
+def test_networks_of_one_batch_dim_are_told_to_keep_the_others(x, flatten):
+    vae = a_vae()
+    vae.likelihood = pv.likelihoods.Bernoulli(OneBatchDim(flatten))
+    pv.fit(vae.model, vae.guide, x, num_epochs=1, progress=False)
+    for call in (
+        lambda: pv.evaluate(vae.model, vae.guide, x, num_samples=9, progress=False),
+        lambda: pv.objectives.IWAE(3).loss(vae.model, vae.guide, x),
+    ):
+        with pytest.raises(
+            (ValueError, RuntimeError), match=r"likelihood.*keep its leading dims, as networks.by_rows"
+        ):
+            call()
+    vae.likelihood = pv.likelihoods.Bernoulli(OneBatchDim("by_rows"))
+    assert pv.log_weights(vae.model, vae.guide, x, num_samples=3).isfinite().all()
+
+
+def test_a_bare_network_is_told_to_be_wrapped(x):
+    vae = a_vae()
+    vae.likelihood = nn.Linear(LATENTS, FEATURES)
+    with pytest.raises(
+        TypeError, match="a part returned a Tensor, expected a Distribution: wrap a bare network"
+    ):
+        pv.log_weights(vae.model, vae.guide, x)

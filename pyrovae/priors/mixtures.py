@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.distributions import GaussianMixture as MixtureOfNormals
-from pyrovae.distributions import as_pyro
+from pyrovae.distributions import as_pyro, support_of
 from pyrovae.parts import Part, as_module
 from pyrovae.reductions import check_count
 
@@ -126,4 +126,12 @@ class VampPrior(nn.Module):
         """The distribution of one z, event shape as the guide's."""
         components: Any = as_pyro(self.guide(self.pseudo_inputs))
         weights = dist.Categorical(logits=self.pseudo_inputs.new_zeros(len(self.pseudo_inputs)))
-        return dist.MixtureSameFamily(weights, components, validate_args=False)
+        return _Mixture(weights, components, validate_args=False)
+
+
+class _Mixture(dist.MixtureSameFamily):
+    """Pyro's, over what its components are over, which MCMC asks for."""
+
+    @property
+    def support(self) -> Any:
+        return support_of(self.component_distribution)
