@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     )
     from pyrovae.callbacks import KeepBest
     from pyrovae.checkpoints import load, save
+    from pyrovae.comparison import Comparison, compare
     from pyrovae.dequantisation import bits_per_dim
     from pyrovae.evaluation import Evaluation, evaluate
     from pyrovae.importance import log_weights
@@ -31,11 +32,13 @@ if TYPE_CHECKING:
 
 # Where each public name lives. Resolved at first use: the command line answers before torch is in.
 _HOMES = {
+    "Comparison": "comparison",
     "Evaluation": "evaluation",
     "History": "training",
     "KeepBest": "callbacks",
     "VAE": "vae",
     "bits_per_dim": "dequantisation",
+    "compare": "comparison",
     "elbo": "reductions",
     "ess": "reductions",
     "evaluate": "evaluation",
@@ -63,11 +66,13 @@ _MODULES = (
 
 __version__ = "0.1.0"
 __all__ = [  # noqa: RUF022 (values first, then the modules)
+    "Comparison",
     "Evaluation",
     "History",
     "KeepBest",
     "VAE",
     "bits_per_dim",
+    "compare",
     "elbo",
     "ess",
     "evaluate",

@@ -49,7 +49,7 @@ def _parse_and_run(arguments: Sequence[str]) -> int:
     try:
         with redirect_stderr(said):
             command = tyro.extras.subcommand_cli_from_dict(
-                {"train": _Train, "evaluate": _Evaluate},
+                {"train": _Train, "evaluate": _Evaluate, "compare": _Compare},
                 prog="pyrovae",
                 description="Deep latent-variable models in Pyro, and a log p(x) you can defend.",
                 args=arguments,
@@ -177,10 +177,53 @@ class _Evaluate:
             chunk_size=self.chunk_size,
             seed=self.seed,
         )
-        path = self.folder / ("evaluation.nc" if self.split == "test" else f"evaluation_{self.split}.nc")
+        path = self.folder / _results(self.split)
         result.save(path)
         print(f"{result}\nper datum: {path}")
         return 0
+
+
+class _Compare:
+    """Say whether models really differ in log p(x), by paired differences with their errors."""
+
+    def __init__(
+        self,
+        runs: tyro.conf.Positional[tuple[Path, ...]],
+        /,
+        split: str = "test",
+        reference: Path | None = None,
+    ) -> None:
+        """Take the arguments.
+
+        Args:
+            runs: Folders of runs that were evaluated alike, two or more.
+            split: Which split: train, validation or test.
+            reference: The run to hold the others against; the first if not given.
+        """
+        self.folders, self.split, self.reference = runs, split, reference
+
+    def run(self) -> int:
+        """Read what evaluate kept, and print the table."""
+        sources.choose("split", self.split, ("train", "validation", "test"))
+        if len(self.folders) < 2:
+            raise ValueError(f"compare: {len(self.folders)} run given, at least 2 are needed")
+        paths = {str(folder): folder / _results(self.split) for folder in self.folders}
+        for folder, path in paths.items():
+            if not path.is_file():
+                raise ValueError(
+                    f"{path} is missing: evaluate the run first, pyrovae evaluate {folder} --split {self.split}"
+                )
+
+        from pyrovae import Evaluation, compare
+
+        results = {folder: Evaluation.load(path) for folder, path in paths.items()}
+        print(compare(results, reference=None if self.reference is None else str(self.reference)))
+        return 0
+
+
+def _results(split: str) -> str:
+    """The file of a split's per-datum results."""
+    return "evaluation.nc" if split == "test" else f"evaluation_{split}.nc"
 
 
 class _Keeper:

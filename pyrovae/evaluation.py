@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -219,13 +220,15 @@ def evaluate(
     columns: dict[str, list[Tensor]] = {name: [] for name in FIELDS}
     with mode(modules, training=False), tqdm(total=num_rows(data), disable=not progress) as bar:
         bar.set_description("evaluate")
-        structure = None
+        structure, fingerprint = None, 0
         for position, (rows, block) in enumerate(_blocks(data, seed, device)):
             first = position * ROWS_AT_ONCE
             with plain_errors(f"data rows {first} to {first + rows - 1}"), stream("evaluate", seed, position):
                 structure = structure or inspect(model, guide, *block)
                 found = _evaluate_block(model, guide, block, structure, num_samples, chunk_size)
             _check_no_nan(found["log_evidence"][:rows], first)
+            for tensor in block:
+                fingerprint = crc32(tensor[:rows].cpu().contiguous().numpy().tobytes(), fingerprint)
             for name, values in found.items():
                 columns[name].append(values[:rows].cpu())
             mean = torch.cat(columns["log_evidence"]).mean()
@@ -235,6 +238,7 @@ def evaluate(
     conventions = {
         **conventions_of(data),
         "rows": len(results["elbo"]),
+        "fingerprint": f"{fingerprint:08x}",
         "num_samples": num_samples,
         "method": "importance sampling",
         "seed": seed,

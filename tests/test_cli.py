@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -55,6 +56,23 @@ def test_evaluate_prints_the_table_and_keeps_each_datum(a_run):
     result = pv.Evaluation.load(a_run / "evaluation.nc")
     assert said.startswith(str(result))
     assert len(result) == 1000
+
+
+def test_compare_prints_paired_differences(a_run, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(a_run, other)
+    assert cli.main(["compare", str(a_run), str(other)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("mnist-mini test, 1,000 rows, binarisation dynamic, K = 30 draws")
+    assert f"paired with {a_run}" in said
+    assert "too close to call" in said
+    assert cli.main(["compare", str(a_run), str(other), "--reference", str(other)]) == 0
+    assert f"paired with {other}" in capsys.readouterr().out
+    (other / "evaluation.nc").unlink()
+    assert cli.main(["compare", str(a_run), str(other)]) == 2
+    assert f"evaluate the run first, pyrovae evaluate {other} --split test" in capsys.readouterr().err
+    assert cli.main(["compare", str(a_run)]) == 2
+    assert "compare: 1 run given, at least 2 are needed" in capsys.readouterr().err
 
 
 def test_load_gives_the_trained_model_back(a_run):

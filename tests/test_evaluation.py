@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from zlib import crc32
 
 import pyro
 import pyro.distributions as dist
@@ -274,6 +275,7 @@ def test_table_tells_what_it_is_of():
         "values": "{0, 1}",
         "dims": 784,
         "rows": 1000,
+        "fingerprint": f"{crc32(digits.test[:].numpy().tobytes()):08x}",
         "num_samples": 2,
         "method": "importance sampling",
         "seed": 0,

@@ -255,6 +255,17 @@ def test_free_bits_and_mmd_find_the_rows_beside_plates_within_the_data():
             assert means[0] == pytest.approx(means[2].item(), rel=1e-5)  # the same noise in the same places
 
 
+def test_free_bits_of_groups():
+    vae, x = a_vae(), binary(9)
+    _, kl, _ = parts(vae, x)
+    plain = bound(vae, x)
+    groups = kl.mean(0).reshape(2, 2).sum(1)
+    expected = plain - 9 * (3.0 - groups).relu().sum().item()
+    assert bound(vae, x, [free_bits(3.0, per=2)]) == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ValueError, match="free_bits: 4 dimensions make no groups of 3"):
+        bound(vae, x, [free_bits(3.0, per=3)])
+
+
 def test_masked_rows_cost_no_free_bits():
     vae, x = a_vae(), binary(20)
     keep = torch.arange(20) < 12
@@ -356,7 +367,8 @@ def test_evaluation_and_the_history_know_nothing_of_terms():
         (lambda: cyclical(0), "cyclical: period must be positive, got 0"),
         (lambda: cyclical(5, rising=2), r"rising must be within \(0, 1\], got 2"),
         (lambda: free_bits(0), "free_bits: nats must be positive, got 0"),
-        (lambda: free_bits(1, per="row"), "per must be 'dimension' or 'site', got 'row'"),
+        (lambda: free_bits(1, per="row"), "per must be 'dimension', 'site' or a number of dimensions"),
+        (lambda: free_bits(1, per=0), "a number of dimensions, got 0"),
         (lambda: capacity(-1, weight=1), "capacity: target must be at least 0"),
         (lambda: capacity(1, weight=0), "capacity: weight must be positive"),
         (lambda: mmd(0), "mmd: weight must be positive"),

@@ -97,32 +97,38 @@ def kl_weight(weight: float | Schedule) -> Term:
     return term
 
 
-def free_bits(nats: float, *, per: str = "dimension") -> Term:
-    r"""Leave the first nats of each dimension, or site, without a price, on average over the batch.
+def free_bits(nats: float, *, per: str | int = "dimension") -> Term:
+    r"""Leave the first nats of each dimension, group or site without a price, on average over the batch.
 
     .. math:: \sum_j \max\big(\lambda, \tfrac1B \sum_i KL_{ij}\big) \quad \text{in place of} \quad
         \sum_j \tfrac1B \sum_i KL_{ij}
 
     Args:
         nats: lambda.
-        per: "dimension", for guides and priors of independent dimensions, or "site".
+        per: "dimension", for guides and priors of independent dimensions; a number of dimensions that
+            make a group, such as those of one feature map; or "site".
 
     Raises:
         ValueError: Another ``per``; nats that are not positive; at the first step, dimensions that are
-            not independent.
+            not independent, or no whole number of groups.
 
     References:
         Kingma et al., Improved Variational Inference with Inverse Autoregressive Flow, 2016, C.8.
         arXiv:1606.04934
     """
     check_positive("free_bits: nats", nats)
-    if per not in ("dimension", "site"):
-        raise ValueError(f"free_bits: per must be 'dimension' or 'site', got '{per}'")
+    if per not in ("dimension", "site") and (isinstance(per, str) or per < 1):
+        raise ValueError(f"free_bits: per must be 'dimension', 'site' or a number of dimensions, got {per!r}")
+    of_site = _kl_of_site if per == "site" else _kl_by_dimension
+    size = per if isinstance(per, int) else 1
 
     def term(drawn: Draws, clock: Clock) -> Tensor:
-        of_site = _kl_by_dimension if per == "dimension" else _kl_of_site
-        means = torch.cat([of_site(drawn, *pair).mean((0, 1)) for pair in drawn.latents()])
-        return -(nats - means).relu().sum() * drawn.log_q.shape[1]
+        means = [of_site(drawn, *pair).mean((0, 1)) for pair in drawn.latents()]
+        uneven = [len(each) for each in means if len(each) % size]
+        if uneven:
+            raise ValueError(f"free_bits: {uneven[0]} dimensions make no groups of {size}: use another per")
+        groups = torch.cat([each.unflatten(0, (-1, size)).sum(1) for each in means])
+        return -(nats - groups).relu().sum() * drawn.log_q.shape[1]
 
     return term
 
