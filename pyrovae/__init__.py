@@ -23,17 +23,18 @@ if TYPE_CHECKING:
     from pyrovae.checkpoints import load, save
     from pyrovae.comparison import Comparison, compare
     from pyrovae.dequantisation import bits_per_dim
-    from pyrovae.evaluation import Evaluation, evaluate
+    from pyrovae.evaluation import evaluate
     from pyrovae.importance import log_weights
     from pyrovae.pareto import pareto_khat
     from pyrovae.reductions import elbo, ess, log_evidence, standard_error
+    from pyrovae.results import Evaluation
     from pyrovae.training import History, fit
     from pyrovae.vae import VAE
 
 # Where each public name lives. Resolved at first use: the command line answers before torch is in.
 _HOMES = {
     "Comparison": "comparison",
-    "Evaluation": "evaluation",
+    "Evaluation": "results",
     "History": "training",
     "KeepBest": "callbacks",
     "VAE": "vae",

@@ -211,7 +211,8 @@ class _Compare:
         for folder, path in paths.items():
             if not path.is_file():
                 raise ValueError(
-                    f"{path} is missing: evaluate the run first, pyrovae evaluate {folder} --split {self.split}"
+                    f"{path} is missing: evaluate the run first, "
+                    f"pyrovae evaluate {folder} --split {self.split}"
                 )
 
         from pyrovae import Evaluation, compare

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.evaluation import Evaluation
+from pyrovae.results import Evaluation
 
 __all__ = ["Comparison", "Difference", "compare"]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from pyrovae.reductions import check_count
 
 if TYPE_CHECKING:
-    from pyrovae.evaluation import Evaluation
+    from pyrovae.results import Evaluation
 
 __all__ = ["bits_per_dim", "check_levels", "dequantise"]
 
@@ -71,7 +71,7 @@ def bits_per_dim(
         >>> bits_per_dim(torch.tensor([0.0]), 784, levels=256)  # the uniform density on [0, 1]^784
         tensor([8.], dtype=torch.float64)
     """
-    from pyrovae.evaluation import Evaluation  # here, for the data sets need only dequantise
+    from pyrovae.results import Evaluation  # here, for the data sets need only dequantise
 
     if isinstance(log_evidence, Tensor):
         nats = log_evidence

@@ -1,13 +1,9 @@
-"""evaluate: log p(x) of every datum with its error, and the table that reports it."""
+"""evaluate: log p(x) of every datum with its error."""
 
 from __future__ import annotations
 
-import json
-import math
-import os
+import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import torch
@@ -17,155 +13,18 @@ from tqdm import tqdm
 
 from pyrovae.batching import Data, batches, conventions_of, num_rows
 from pyrovae.importance import weigh
+from pyrovae.parameters import check_positive
 from pyrovae.pareto import FEWEST_DRAWS, khat_threshold, pareto_khat
 from pyrovae.programs import Program, Structure, inspect, mode, modules_of, plain_errors
-from pyrovae.reductions import WeightSums, check_count, elbo, ess, log_evidence, standard_error
+from pyrovae.reductions import check_count, standard_error
+from pyrovae.results import FIELDS, Evaluation
 from pyrovae.streams import stream
+from pyrovae.tally import Tally
 
-if TYPE_CHECKING:
-    import xarray
-
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["evaluate"]
 
 ROWS_AT_ONCE = 64
 """Rows that share a stream of noise. Fixed, so that the noise depends on no memory setting."""
-
-FIELDS = {
-    "log_evidence": ("log p(x), importance-sampled", "nat"),
-    "standard_error": ("Monte Carlo standard error of log_evidence", "nat"),
-    "elbo": ("evidence lower bound", "nat"),
-    "elbo_error": ("Monte Carlo standard error of elbo", "nat"),
-    "reconstruction": ("E_q[log p(x|z)]", "nat"),
-    "reconstruction_error": ("Monte Carlo standard error of reconstruction", "nat"),
-    "kl": ("KL(q(z|x) || p(z))", "nat"),
-    "kl_error": ("Monte Carlo standard error of kl", "nat"),
-    "ess": ("effective sample size", "draws"),
-    "khat": ("Pareto shape of the largest weights", "1"),
-}
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    r"""What :func:`evaluate` found, per datum ``[n]`` in nats, float64 on the CPU.
-
-    Attributes:
-        log_evidence: The importance-sampled log p(x).
-        standard_error: Its Monte Carlo standard error.
-        elbo: E_q[log p(x, z) - log q(z | x)].
-        elbo_error: Its Monte Carlo standard error.
-        reconstruction: E_q[log p(x | z)], which is ``elbo + kl``.
-        reconstruction_error: Its Monte Carlo standard error.
-        kl: KL(q(z | x) || p(z)).
-        kl_error: Its Monte Carlo standard error.
-        ess: Effective sample size, in draws.
-        khat: Pareto shape of the largest weights; see :func:`pyrovae.pareto_khat`.
-        num_samples: Draws per datum, K.
-        conventions: What the numbers are of: data set, split, binarisation, K, method, seed.
-    """
-
-    log_evidence: Tensor
-    standard_error: Tensor
-    elbo: Tensor
-    elbo_error: Tensor
-    reconstruction: Tensor
-    reconstruction_error: Tensor
-    kl: Tensor
-    kl_error: Tensor
-    ess: Tensor
-    khat: Tensor
-    num_samples: int
-    conventions: dict[str, Any] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.log_evidence)
-
-    @property
-    def gap(self) -> Tensor:
-        r"""Log p(x) - ELBO, which is KL(q(z | x) || p(z | x)): ``[n]`` in nats."""
-        return self.log_evidence - self.elbo
-
-    @property
-    def bias(self) -> Tensor:
-        r"""What log_evidence falls short of log p(x) by, in expectation: -SE^2 / 2, ``[n]`` in nats."""
-        return -self.standard_error.square() / 2
-
-    def __str__(self) -> str:
-        """The table: means with their two errors apart, the expected bias, and what to believe."""
-        said = self.conventions
-        what = [f"{said['dataset']} {said['split']}" if "dataset" in said else "data of unrecorded origin"]
-        what += [f"{len(self):,} rows"]
-        what += [f"binarisation {said['binarisation']}"] if "binarisation" in said else []
-        what += [f"{said['dequantisation']} dequantisation"] if "dequantisation" in said else []
-        what += [f"K = {self.num_samples:,} draws", "importance sampling"]
-        lines = [", ".join(what), f"{'nats per datum':<34}{'mean':>10}{'test set':>12}{'Monte Carlo':>14}"]
-        rows = {
-            "log p(x)": (self.log_evidence, self.standard_error),
-            "ELBO": (self.elbo, self.elbo_error),
-            "  reconstruction E_q[log p(x|z)]": (self.reconstruction, self.reconstruction_error),
-            "  KL(q(z|x) || p(z))": (self.kl, self.kl_error),
-            "gap KL(q(z|x) || p(z|x))": (self.gap, None),
-        }
-        for name, (values, errors) in rows.items():
-            test_set, monte_carlo = _errors(values, errors)
-            lines.append(f"{name:<34}{values.mean():>10.3f}{_shown(test_set):>12}{_shown(monte_carlo):>14}")
-        if self.num_samples > 1:
-            lines.append(f"{'expected bias of log p(x)':<34}{self.bias.mean():>10.2g}")
-        lines.append(f"effective draws: median {self.ess.median():.0f}, least {self.ess.min():.1f}")
-        return "\n".join([*lines, self._khat_line()])
-
-    def _khat_line(self) -> str:
-        if self.num_samples < FEWEST_DRAWS:
-            return f"k-hat: needs {FEWEST_DRAWS} draws or more"
-        threshold = khat_threshold(self.num_samples)
-        good, useless = int((self.khat < threshold).sum()), int((self.khat > 1).sum())
-        return (
-            f"k-hat: {good:,} rows reliable (below {threshold:.2f}), {len(self) - good - useless:,} "
-            f"doubtful, {useless:,} beyond their draws (above 1): there log p(x) is a lower bound"
-        )
-
-    def to_xarray(self) -> xarray.Dataset:
-        """The per-datum results as an xarray Dataset over ``datum``, with units and conventions."""
-        import xarray
-
-        variables = {
-            name: ("datum", getattr(self, name).numpy(), {"long_name": what, "units": unit})
-            for name, (what, unit) in FIELDS.items()
-        }
-        attributes = {"num_samples": self.num_samples, "conventions": json.dumps(self.conventions)}
-        return xarray.Dataset(variables, {"datum": range(len(self))}, attributes)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the per-datum results as NetCDF; :meth:`load` reads them back."""
-        temporary = f"{os.fspath(path)}.part"
-        self.to_xarray().to_netcdf(temporary, engine="h5netcdf")
-        os.replace(temporary, path)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Evaluation:
-        """Read what :meth:`save` wrote."""
-        import xarray
-
-        with xarray.open_dataset(path, engine="h5netcdf") as dataset:
-            values = {name: torch.from_numpy(dataset[name].to_numpy().copy()) for name in FIELDS}
-            said = json.loads(dataset.attrs["conventions"])
-            return cls(**values, num_samples=int(dataset.attrs["num_samples"]), conventions=said)
-
-
-def _errors(values: Tensor, errors: Tensor | None) -> tuple[float, float]:
-    """Standard errors of a mean: from the choice of data, and from the draws; nan where unknown."""
-    n = len(values)
-    monte_carlo = math.nan if errors is None else errors.norm().item() / n
-    if n == 1:
-        return math.nan, monte_carlo
-    # The spread of estimates is that of the data plus that of the draws.
-    drawn = 0.0 if errors is None or errors.isnan().any() else errors.square().mean().item()
-    return math.sqrt(max(values.var().item() - drawn, 0.0) / n), monte_carlo
-
-
-def _shown(error: float) -> str:
-    if math.isnan(error):
-        return ""
-    return f"± {error:.3f}" if error >= 0.001 or error == 0 else f"± {error:.0e}"
 
 
 @torch.no_grad()
@@ -176,6 +35,8 @@ def evaluate(
     *,
     num_samples: int = 1000,
     chunk_size: int | None = None,
+    target_se: float | None = None,
+    max_samples: int | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
     progress: bool = True,
@@ -189,6 +50,12 @@ def evaluate(
     neither on the chunk size nor on the data that follow, unless there are fewer than 64 rows in
     all. Memory is bounded whatever K. Modules are put in evaluation mode meanwhile.
 
+    With ``target_se`` the draws go where they are needed. A datum whose standard error is above it, or
+    whose k-hat is not reliable, gets as many draws again as it has, until both are good or ``max_samples``
+    are spent; all its draws count, each once. A rule that stops by the draws themselves is not quite
+    unbiased, since draws that miss the largest weights look good early: what it adds to the downward bias
+    of any log of a mean is below the stated error.
+
     Args:
         model: Pyro program of p(x, z); ``vae.model`` or any callable.
         guide: Pyro program of q(z | x).
@@ -196,6 +63,8 @@ def evaluate(
             or a DataLoader.
         num_samples: Draws per datum, K.
         chunk_size: Draws that the model scores at once; smaller needs less memory.
+        target_se: Standard error, in nats, that every datum is to reach; all get K draws if not given.
+        max_samples: Most draws for one datum then; 64 K if not given.
         seed: Of the noise.
         device: Where modules and data go; where they are if not given.
         progress: Show a progress bar on standard error.
@@ -216,6 +85,7 @@ def evaluate(
     """
     check_count("num_samples", num_samples)
     check_count("chunk_size", 1 if chunk_size is None else chunk_size)
+    max_samples = _most(num_samples, target_se, max_samples)
     modules = modules_of(model, guide, device)
     columns: dict[str, list[Tensor]] = {name: [] for name in FIELDS}
     with mode(modules, training=False), tqdm(total=num_rows(data), disable=not progress) as bar:
@@ -225,8 +95,26 @@ def evaluate(
             first = position * ROWS_AT_ONCE
             with plain_errors(f"data rows {first} to {first + rows - 1}"), stream("evaluate", seed, position):
                 structure = structure or inspect(model, guide, *block)
-                found = _evaluate_block(model, guide, block, structure, num_samples, chunk_size)
+                drawn = weigh(model, guide, block, {}, structure, num_samples, chunk_size)
+                tally = Tally.of(drawn, max_samples)
+                found = tally.columns()
             _check_no_nan(found["log_evidence"][:rows], first)
+            if target_se is not None:
+                for row in (row for row in _hard(tally, target_se) if row < rows):
+                    data_of_row = tuple(tensor[row : row + 1] for tensor in block)
+                    more = _more_draws(
+                        model,
+                        guide,
+                        data_of_row,
+                        structure,
+                        tally.row(row),
+                        target_se,
+                        max_samples,
+                        chunk_size,
+                        (seed, first + row),
+                    )
+                    for name, value in more.columns().items():
+                        found[name][row] = value[0]
             for tensor in block:
                 fingerprint = crc32(tensor[:rows].cpu().contiguous().numpy().tobytes(), fingerprint)
             for name, values in found.items():
@@ -241,11 +129,30 @@ def evaluate(
         "fingerprint": f"{fingerprint:08x}",
         "num_samples": num_samples,
         "method": "importance sampling",
+        **({} if target_se is None else {"target_se": target_se, "max_samples": max_samples}),
         "seed": seed,
         "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
         "torch": torch.__version__,
     }
     return Evaluation(**results, num_samples=num_samples, conventions=conventions)
+
+
+def _most(num_samples: int, target_se: float | None, max_samples: int | None) -> int:
+    """The most draws that a datum may come to have."""
+    if target_se is None:
+        if max_samples is not None:
+            raise ValueError(
+                "evaluate: max_samples limits what target_se asks for: pass target_se, or num_samples"
+            )
+        return num_samples
+    check_positive("evaluate: target_se", target_se)
+    if num_samples < FEWEST_DRAWS:
+        raise ValueError(
+            f"evaluate: target_se needs num_samples of {FEWEST_DRAWS} or more, got {num_samples}"
+        )
+    if max_samples is not None and max_samples < num_samples:
+        raise ValueError(f"evaluate: max_samples is {max_samples:,}, below num_samples, {num_samples:,}")
+    return 64 * num_samples if max_samples is None else max_samples
 
 
 def _check_no_nan(values: Tensor, first: int) -> None:
@@ -278,39 +185,37 @@ def _blocks(
     yield rows, tuple(tensor[filler.to(tensor.device)] for tensor in joined)
 
 
-def _evaluate_block(
+def _hard(tally: Tally, target_se: float) -> list[int]:
+    """Rows whose error is above the target, or not to be believed."""
+    error, khat = standard_error(tally.sums), pareto_khat(tally.sums)
+    fine = (error <= target_se) & (khat < khat_threshold(tally.sums.num_samples))
+    fine |= error <= 1e-3 * target_se  # a perfect guide's weights differ by rounding, which has no tail
+    return (~fine).nonzero()[:, 0].tolist()
+
+
+def _more_draws(
     model: Program,
     guide: Program,
-    block: tuple[Tensor, ...],
+    row: tuple[Tensor, ...],
     structure: Structure,
-    num_samples: int,
+    tally: Tally,
+    target_se: float,
+    max_samples: int,
     chunk_size: int | None,
-) -> dict[str, Tensor]:
-    """Every column of the result for one block of data."""
-    sums: WeightSums | None = None
-    moments = torch.zeros(2, 3, len(block[0]), dtype=torch.float64, device=block[0].device)
-    for weights, kl in weigh(model, guide, block, {}, structure, num_samples, chunk_size):
-        chunk = WeightSums.of(weights, num_samples)
-        averaged = torch.stack([weights, weights + kl, kl])  # ELBO, reconstruction, KL
-        if sums is None:  # moments about the first draw lose no digits
-            origin = averaged[:, :1].nan_to_num(neginf=0.0)
-        sums = chunk if sums is None else sums.join(chunk, num_samples)
-        shifted = averaged - origin
-        moments += torch.stack([shifted.sum(1), shifted.square().sum(1)])
-    assert sums is not None
-    mean, mean_square = moments / num_samples
-    variance = (mean_square - mean.square()).clamp(min=0)
-    error = (variance / (num_samples - 1)).sqrt() if num_samples > 1 else torch.full_like(mean, torch.nan)
-    _, reconstruction, kl = mean + origin[:, 0]
-    return {
-        "log_evidence": log_evidence(sums),
-        "standard_error": standard_error(sums),
-        "elbo": elbo(sums),
-        "elbo_error": error[0],
-        "reconstruction": reconstruction,
-        "reconstruction_error": error[1],
-        "kl": kl,
-        "kl_error": error[2],
-        "ess": ess(sums),
-        "khat": pareto_khat(sums),
-    }
+    key: tuple[int, int],
+) -> Tally:
+    """Double a row's draws until its error is below the target, or there would be too many.
+
+    The row fills a block of its own, copied, so that its draws depend on no other row.
+    """
+    tile = tuple(tensor.expand(ROWS_AT_ONCE, *tensor.shape[1:]).contiguous() for tensor in row)
+    for turn in itertools.count():
+        count = tally.sums.num_samples
+        rounds = min(max(count // ROWS_AT_ONCE, 1), (max_samples - count) // ROWS_AT_ONCE)
+        if rounds < 1 or not _hard(tally, target_se):
+            return tally
+        with stream("evaluate more", *key, turn):
+            drawn = weigh(model, guide, tile, {}, structure, rounds, chunk_size)
+            pieces = ((weights.reshape(-1, 1), kl.reshape(-1, 1)) for weights, kl in drawn)
+            tally = tally.join(Tally.of(pieces, max_samples), max_samples)
+    raise AssertionError

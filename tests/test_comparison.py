@@ -10,6 +10,7 @@ import torch
 from components import a_vae, binary
 
 import pyrovae as pv
+from pyrovae.results import FIELDS
 from pyrovae.testing import LinearGaussian
 
 ROWS = 400
@@ -17,7 +18,7 @@ ROWS = 400
 
 def result(log_evidence, error=0.1, khat=0.3, **conventions):
     n = len(log_evidence)
-    of = {name: torch.zeros(n, dtype=torch.float64) for name in pv.evaluation.FIELDS}
+    of = {name: torch.zeros(n, dtype=torch.float64) for name in FIELDS}
     of |= {"log_evidence": log_evidence.double(), "standard_error": torch.full((n,), error).double()}
     of |= {"khat": torch.full((n,), khat).double()}
     said = {

@@ -11,7 +11,7 @@ import torch
 
 import pyrovae as pv
 from pyrovae import dequantisation
-from pyrovae.evaluation import FIELDS
+from pyrovae.results import FIELDS
 
 K = torch.arange(256)
 

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import pyrovae as pv
-from pyrovae.evaluation import FIELDS
+from pyrovae.results import FIELDS
 from pyrovae.testing import LinearGaussian
 
 

@@ -1,0 +1,172 @@
+"""Evaluation: what evaluate found, per datum, and the table that reports it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pyrovae.pareto import FEWEST_DRAWS, khat_threshold
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["FIELDS", "Evaluation"]
+
+FIELDS = {
+    "log_evidence": ("log p(x), importance-sampled", "nat"),
+    "standard_error": ("Monte Carlo standard error of log_evidence", "nat"),
+    "elbo": ("evidence lower bound", "nat"),
+    "elbo_error": ("Monte Carlo standard error of elbo", "nat"),
+    "reconstruction": ("E_q[log p(x|z)]", "nat"),
+    "reconstruction_error": ("Monte Carlo standard error of reconstruction", "nat"),
+    "kl": ("KL(q(z|x) || p(z))", "nat"),
+    "kl_error": ("Monte Carlo standard error of kl", "nat"),
+    "ess": ("effective sample size", "draws"),
+    "khat": ("Pareto shape of the largest weights", "1"),
+    "draws": ("importance draws", "draws"),
+}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    r"""What :func:`pyrovae.evaluate` found, per datum ``[n]`` in nats, float64 on the CPU.
+
+    Attributes:
+        log_evidence: The importance-sampled log p(x).
+        standard_error: Its Monte Carlo standard error.
+        elbo: E_q[log p(x, z) - log q(z | x)].
+        elbo_error: Its Monte Carlo standard error.
+        reconstruction: E_q[log p(x | z)], which is ``elbo + kl``.
+        reconstruction_error: Its Monte Carlo standard error.
+        kl: KL(q(z | x) || p(z)).
+        kl_error: Its Monte Carlo standard error.
+        ess: Effective sample size, in draws.
+        khat: Pareto shape of the largest weights; see :func:`pyrovae.pareto_khat`.
+        draws: Importance draws that the datum got.
+        num_samples: Draws per datum, K; the fewest, where some got more.
+        conventions: What the numbers are of: data set, split, binarisation, K, method, seed.
+    """
+
+    log_evidence: Tensor
+    standard_error: Tensor
+    elbo: Tensor
+    elbo_error: Tensor
+    reconstruction: Tensor
+    reconstruction_error: Tensor
+    kl: Tensor
+    kl_error: Tensor
+    ess: Tensor
+    khat: Tensor
+    draws: Tensor
+    num_samples: int
+    conventions: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.log_evidence)
+
+    @property
+    def gap(self) -> Tensor:
+        r"""Log p(x) - ELBO, which is KL(q(z | x) || p(z | x)): ``[n]`` in nats."""
+        return self.log_evidence - self.elbo
+
+    @property
+    def bias(self) -> Tensor:
+        r"""What log_evidence falls short of log p(x) by, in expectation: -SE^2 / 2, ``[n]`` in nats."""
+        return -self.standard_error.square() / 2
+
+    def __str__(self) -> str:
+        """The table: means with their two errors apart, the expected bias, and what to believe."""
+        said = self.conventions
+        what = [f"{said['dataset']} {said['split']}" if "dataset" in said else "data of unrecorded origin"]
+        what += [f"{len(self):,} rows"]
+        what += [f"binarisation {said['binarisation']}"] if "binarisation" in said else []
+        what += [f"{said['dequantisation']} dequantisation"] if "dequantisation" in said else []
+        what += [self._spent(), "importance sampling"]
+        lines = [", ".join(what), f"{'nats per datum':<34}{'mean':>10}{'test set':>12}{'Monte Carlo':>14}"]
+        rows = {
+            "log p(x)": (self.log_evidence, self.standard_error),
+            "ELBO": (self.elbo, self.elbo_error),
+            "  reconstruction E_q[log p(x|z)]": (self.reconstruction, self.reconstruction_error),
+            "  KL(q(z|x) || p(z))": (self.kl, self.kl_error),
+            "gap KL(q(z|x) || p(z|x))": (self.gap, None),
+        }
+        for name, (values, errors) in rows.items():
+            test_set, monte_carlo = _errors(values, errors)
+            lines.append(f"{name:<34}{values.mean():>10.3f}{_shown(test_set):>12}{_shown(monte_carlo):>14}")
+        if self.num_samples > 1:
+            lines.append(f"{'expected bias of log p(x)':<34}{self.bias.mean():>10.2g}")
+        lines.append(f"effective draws: median {self.ess.median():.0f}, least {self.ess.min():.1f}")
+        if "target_se" in self.conventions:
+            target = self.conventions["target_se"]
+            missed = int((self.standard_error > target).sum())
+            lines.append(f"standard error: {missed:,} rows above the target of {target:g} nats")
+        return "\n".join([*lines, self._khat_line()])
+
+    def _spent(self) -> str:
+        """How many draws there were."""
+        most = int(self.draws.max())
+        if most == self.num_samples:
+            return f"K = {self.num_samples:,} draws"
+        return f"K = {self.num_samples:,} to {most:,} draws, {self.draws.mean():,.0f} on average"
+
+    def _khat_line(self) -> str:
+        if self.num_samples < FEWEST_DRAWS:
+            return f"k-hat: needs {FEWEST_DRAWS} draws or more"
+        thresholds = torch.tensor([khat_threshold(int(draws)) for draws in self.draws])
+        good, useless = int((self.khat < thresholds).sum()), int((self.khat > 1).sum())
+        least, most = (f"{value:.2f}" for value in (thresholds.min(), thresholds.max()))
+        return (
+            f"k-hat: {good:,} rows reliable (below {least if least == most else f'{least} to {most}'}), "
+            f"{len(self) - good - useless:,} "
+            f"doubtful, {useless:,} beyond their draws (above 1): there log p(x) is a lower bound"
+        )
+
+    def to_xarray(self) -> xarray.Dataset:
+        """The per-datum results as an xarray Dataset over ``datum``, with units and conventions."""
+        import xarray
+
+        variables = {
+            name: ("datum", getattr(self, name).numpy(), {"long_name": what, "units": unit})
+            for name, (what, unit) in FIELDS.items()
+        }
+        attributes = {"num_samples": self.num_samples, "conventions": json.dumps(self.conventions)}
+        return xarray.Dataset(variables, {"datum": range(len(self))}, attributes)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the per-datum results as NetCDF; :meth:`load` reads them back."""
+        temporary = f"{os.fspath(path)}.part"
+        self.to_xarray().to_netcdf(temporary, engine="h5netcdf")
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Evaluation:
+        """Read what :meth:`save` wrote."""
+        import xarray
+
+        with xarray.open_dataset(path, engine="h5netcdf") as dataset:
+            values = {name: torch.from_numpy(dataset[name].to_numpy().copy()) for name in FIELDS}
+            said = json.loads(dataset.attrs["conventions"])
+            return cls(**values, num_samples=int(dataset.attrs["num_samples"]), conventions=said)
+
+
+def _errors(values: Tensor, errors: Tensor | None) -> tuple[float, float]:
+    """Standard errors of a mean: from the choice of data, and from the draws; nan where unknown."""
+    n = len(values)
+    monte_carlo = math.nan if errors is None else errors.norm().item() / n
+    if n == 1:
+        return math.nan, monte_carlo
+    # The spread of estimates is that of the data plus that of the draws.
+    drawn = 0.0 if errors is None or errors.isnan().any() else errors.square().mean().item()
+    return math.sqrt(max(values.var().item() - drawn, 0.0) / n), monte_carlo
+
+
+def _shown(error: float) -> str:
+    if math.isnan(error):
+        return ""
+    return f"± {error:.3f}" if error >= 0.001 or error == 0 else f"± {error:.0e}"
