@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         priors,
         testing,
     )
+    from pyrovae.annealing import ais_log_weights, bdmc
     from pyrovae.callbacks import KeepBest
     from pyrovae.checkpoints import load, save
     from pyrovae.comparison import Comparison, compare
@@ -38,6 +39,8 @@ _HOMES = {
     "History": "training",
     "KeepBest": "callbacks",
     "VAE": "vae",
+    "ais_log_weights": "annealing",
+    "bdmc": "annealing",
     "bits_per_dim": "dequantisation",
     "compare": "comparison",
     "elbo": "reductions",
@@ -72,6 +75,8 @@ __all__ = [  # noqa: RUF022 (values first, then the modules)
     "History",
     "KeepBest",
     "VAE",
+    "ais_log_weights",
+    "bdmc",
     "bits_per_dim",
     "compare",
     "elbo",

@@ -11,17 +11,20 @@ from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler
 from tqdm import tqdm
 
+from pyrovae.annealing import ais_log_weights
 from pyrovae.batching import Data, batches, conventions_of, num_rows
 from pyrovae.importance import weigh
 from pyrovae.parameters import check_positive
 from pyrovae.pareto import FEWEST_DRAWS, khat_threshold, pareto_khat
 from pyrovae.programs import Program, Structure, inspect, mode, modules_of, plain_errors
-from pyrovae.reductions import check_count, standard_error
+from pyrovae.reductions import check_count, ess, log_evidence, standard_error
 from pyrovae.results import FIELDS, Evaluation
-from pyrovae.streams import stream
+from pyrovae.streams import seed_of, stream
 from pyrovae.tally import Tally
 
 __all__ = ["evaluate"]
+
+METHODS = {"is": "importance sampling", "ais": "annealed importance sampling"}
 
 ROWS_AT_ONCE = 64
 """Rows that share a stream of noise. Fixed, so that the noise depends on no memory setting."""
@@ -34,9 +37,11 @@ def evaluate(
     data: Data,
     *,
     num_samples: int = 1000,
+    method: str = "is",
     chunk_size: int | None = None,
     target_se: float | None = None,
     max_samples: int | None = None,
+    num_temperatures: int = 1000,
     seed: int = 0,
     device: torch.device | str | None = None,
     progress: bool = True,
@@ -56,15 +61,20 @@ def evaluate(
     unbiased, since draws that miss the largest weights look good early: what it adds to the downward bias
     of any log of a mean is below the stated error.
 
+    With ``method="ais"`` log p(x), its error, effective draws and k-hat are those of K annealed chains,
+    :func:`pyrovae.annealing.ais`; the ELBO and its parts are of K draws of the guide as ever.
+
     Args:
         model: Pyro program of p(x, z); ``vae.model`` or any callable.
         guide: Pyro program of q(z | x).
         data: A tensor ``[n, *event]``, a tuple of tensors (arguments of the programs), a Dataset
             or a DataLoader.
-        num_samples: Draws per datum, K.
+        num_samples: Draws per datum, K, or chains.
+        method: "is", importance sampling, or "ais", annealed importance sampling; 16 chains are many.
         chunk_size: Draws that the model scores at once; smaller needs less memory.
         target_se: Standard error, in nats, that every datum is to reach; all get K draws if not given.
         max_samples: Most draws for one datum then; 64 K if not given.
+        num_temperatures: Of annealing.
         seed: Of the noise.
         device: Where modules and data go; where they are if not given.
         progress: Show a progress bar on standard error.
@@ -86,6 +96,12 @@ def evaluate(
     check_count("num_samples", num_samples)
     check_count("chunk_size", 1 if chunk_size is None else chunk_size)
     max_samples = _most(num_samples, target_se, max_samples)
+    if method not in METHODS or (method == "ais" and target_se is not None):
+        raise ValueError(
+            f"evaluate: method '{method}'"
+            + (" takes no target_se" if method in METHODS else " is not known")
+            + ": use 'is', importance sampling, or 'ais', annealed"
+        )
     modules = modules_of(model, guide, device)
     columns: dict[str, list[Tensor]] = {name: [] for name in FIELDS}
     with mode(modules, training=False), tqdm(total=num_rows(data), disable=not progress) as bar:
@@ -98,6 +114,9 @@ def evaluate(
                 drawn = weigh(model, guide, block, {}, structure, num_samples, chunk_size)
                 tally = Tally.of(drawn, max_samples)
                 found = tally.columns()
+                if method == "ais":
+                    key = seed_of("evaluate by ais", seed, position)
+                    found |= _annealed(model, guide, block, num_samples, num_temperatures, key)
             _check_no_nan(found["log_evidence"][:rows], first)
             if target_se is not None:
                 for row in (row for row in _hard(tally, target_se) if row < rows):
@@ -128,7 +147,8 @@ def evaluate(
         "rows": len(results["elbo"]),
         "fingerprint": f"{fingerprint:08x}",
         "num_samples": num_samples,
-        "method": "importance sampling",
+        "method": METHODS[method],
+        **({"num_temperatures": num_temperatures} if method == "ais" else {}),
         **({} if target_se is None else {"target_se": target_se, "max_samples": max_samples}),
         "seed": seed,
         "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
@@ -153,6 +173,27 @@ def _most(num_samples: int, target_se: float | None, max_samples: int | None) ->
     if max_samples is not None and max_samples < num_samples:
         raise ValueError(f"evaluate: max_samples is {max_samples:,}, below num_samples, {num_samples:,}")
     return 64 * num_samples if max_samples is None else max_samples
+
+
+def _annealed(
+    model: Program,
+    guide: Program,
+    block: tuple[Tensor, ...],
+    num_samples: int,
+    num_temperatures: int,
+    key: int,
+) -> dict[str, Tensor]:
+    """The columns that are reductions of weights, of annealed ones."""
+    weights = ais_log_weights(
+        model, guide, *block, num_samples=num_samples, num_temperatures=num_temperatures, seed=key
+    )
+    columns = {
+        "log_evidence": log_evidence,
+        "standard_error": standard_error,
+        "ess": ess,
+        "khat": pareto_khat,
+    }
+    return {name: reduction(weights) for name, reduction in columns.items()}
 
 
 def _check_no_nan(values: Tensor, first: int) -> None:

@@ -87,7 +87,8 @@ class Evaluation:
         what += [f"{len(self):,} rows"]
         what += [f"binarisation {said['binarisation']}"] if "binarisation" in said else []
         what += [f"{said['dequantisation']} dequantisation"] if "dequantisation" in said else []
-        what += [self._spent(), "importance sampling"]
+        what += [self._spent(), str(said.get("method", "importance sampling"))]
+        what += [f"{said['num_temperatures']:,} temperatures"] if "num_temperatures" in said else []
         lines = [", ".join(what), f"{'nats per datum':<34}{'mean':>10}{'test set':>12}{'Monte Carlo':>14}"]
         rows = {
             "log p(x)": (self.log_evidence, self.standard_error),

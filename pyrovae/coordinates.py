@@ -1,0 +1,90 @@
+"""Latent sites of a pair as points in coordinates without bounds, chains first."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import biject_to, constraints
+
+from pyrovae.distributions import family_of, support_of
+from pyrovae.programs import Site, Structure
+
+__all__ = ["Coordinates", "coordinates"]
+
+
+class Coordinates(NamedTuple):
+    """Maps between the values of latent sites and points without bounds, a tensor for each site.
+
+    Attributes:
+        names: The sites.
+        transforms: To values from points.
+        structure: Of the pair.
+    """
+
+    names: list[str]
+    transforms: list[Any]
+    structure: Structure
+
+    def free(self, values: dict[str, Tensor]) -> list[Tensor]:
+        """Points of values; what has no draws dim gets one."""
+        points = []
+        for name, transform in zip(self.names, self.transforms, strict=True):
+            point = transform.inv(values[name])
+            missing = -self.structure.draws_dim + transform.domain.event_dim - point.dim()
+            points.append(point[(None,) * missing])
+        return points
+
+    def bound(self, points: list[Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """Values of points, and the log volume that the maps give them, ``[S, batch]``."""
+        values, log_volume = {}, torch.zeros((), dtype=torch.float64)
+        for name, transform, point in zip(self.names, self.transforms, points, strict=True):
+            values[name] = value = transform(point)
+            log_volume = log_volume + self._sum(transform.log_abs_det_jacobian(point, value))
+        return values, log_volume
+
+    def square(self, points: list[Tensor]) -> Tensor:
+        """Their squared lengths, ``[S, batch]``."""
+        total = torch.zeros((), dtype=torch.float64)
+        for transform, point in zip(self.transforms, points, strict=True):
+            event_dim = transform.domain.event_dim
+            square = point.square()
+            total = total + self._sum(square.flatten(-event_dim).sum(-1) if event_dim else square)
+        return total
+
+    def spread(self, values: Tensor, like: Tensor) -> Tensor:
+        """Values ``[S or 1, batch]`` in the dims that a point has."""
+        shape = [1] * -self.structure.draws_dim
+        shape[0], shape[self.structure.dim] = values.shape
+        values = values.to(like.dtype) if values.is_floating_point() else values
+        return values.reshape(*shape, *[1] * (like.dim() - len(shape)))
+
+    def _sum(self, density: Tensor) -> Tensor:
+        density = density.double()
+        inner = [d for d in range(self.structure.draws_dim + 1, 0) if d != self.structure.dim]
+        return density.sum(inner) if inner else density
+
+
+def coordinates(sites: list[Site], structure: Structure) -> Coordinates:
+    """Of the model's latent sites.
+
+    Raises:
+        ValueError: A discrete site, or one on a set that torch has no coordinates for, by name.
+    """
+    transforms = []
+    for site in sites:
+        support = support_of(site["fn"])
+        if support is not None and support.is_discrete:
+            raise ValueError(
+                f"site '{site['name']}': {family_of(site['fn'])} is discrete, and annealing moves along "
+                f"gradients: use importance sampling, or sum over the site"
+            )
+        try:
+            transforms.append(biject_to(support if support is not None else constraints.real))
+        except NotImplementedError as error:
+            raise ValueError(
+                f"site '{site['name']}': {family_of(site['fn'])} is over a set without coordinates to "
+                f"anneal in: use importance sampling"
+            ) from error
+    return Coordinates([site["name"] for site in sites], transforms, structure)
