@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 
 from pyrovae.distributions import family_of, support_of
+from pyrovae.importance import by_datum, in_place
 from pyrovae.programs import Site, Structure
 
 __all__ = ["Coordinates", "coordinates"]
@@ -41,7 +42,7 @@ class Coordinates(NamedTuple):
         values, log_volume = {}, torch.zeros((), dtype=torch.float64)
         for name, transform, point in zip(self.names, self.transforms, points, strict=True):
             values[name] = value = transform(point)
-            log_volume = log_volume + self._sum(transform.log_abs_det_jacobian(point, value))
+            log_volume = log_volume + by_datum(transform.log_abs_det_jacobian(point, value), self.structure)
         return values, log_volume
 
     def square(self, points: list[Tensor]) -> Tensor:
@@ -50,20 +51,15 @@ class Coordinates(NamedTuple):
         for transform, point in zip(self.transforms, points, strict=True):
             event_dim = transform.domain.event_dim
             square = point.square()
-            total = total + self._sum(square.flatten(-event_dim).sum(-1) if event_dim else square)
+            total = total + by_datum(
+                square.flatten(-event_dim).sum(-1) if event_dim else square, self.structure
+            )
         return total
 
     def spread(self, values: Tensor, like: Tensor) -> Tensor:
         """Values ``[S or 1, batch]`` in the dims that a point has."""
-        shape = [1] * -self.structure.draws_dim
-        shape[0], shape[self.structure.dim] = values.shape
         values = values.to(like.dtype) if values.is_floating_point() else values
-        return values.reshape(*shape, *[1] * (like.dim() - len(shape)))
-
-    def _sum(self, density: Tensor) -> Tensor:
-        density = density.double()
-        inner = [d for d in range(self.structure.draws_dim + 1, 0) if d != self.structure.dim]
-        return density.sum(inner) if inner else density
+        return in_place(values, self.structure, like.dim() + self.structure.draws_dim)
 
 
 def coordinates(sites: list[Site], structure: Structure) -> Coordinates:

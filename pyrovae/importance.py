@@ -23,8 +23,10 @@ from pyrovae.reductions import WeightSums, check_count, elbo, ess, log_evidence,
 
 __all__ = [
     "WeightSums",
+    "by_datum",
     "elbo",
     "ess",
+    "in_place",
     "log_evidence",
     "log_weights",
     "pareto_khat",
@@ -143,8 +145,19 @@ def sum_by_datum(sites: list[Site], structure: Structure) -> Tensor:
     """Add up the sites' log densities over all plates but the data and the draws: [draws, batch]."""
     total: Tensor | float = 0.0
     for site in sites:
-        density = log_density(site).double()
-        density = density[(None,) * (-structure.draws_dim - density.dim())]
-        inner = [d for d in range(structure.draws_dim + 1, 0) if d != structure.dim]
-        total = total + (density.sum(inner) if inner else density)
+        total = total + by_datum(log_density(site), structure)
     return torch.as_tensor(total, dtype=torch.float64)
+
+
+def by_datum(density: Tensor, structure: Structure) -> Tensor:
+    """One density, summed over all plates but the data and the draws: [draws, batch], float64."""
+    density = density.double()[(None,) * (-structure.draws_dim - density.dim())]
+    inner = [d for d in range(structure.draws_dim + 1, 0) if d != structure.dim]
+    return density.sum(inner) if inner else density
+
+
+def in_place(values: Tensor, structure: Structure, event_dim: int) -> Tensor:
+    """Values [draws, batch], with both in the dims that a site's value has them in."""
+    shape = [1] * -structure.draws_dim
+    shape[0], shape[structure.dim] = values.shape
+    return values.reshape(*shape, *[1] * event_dim)

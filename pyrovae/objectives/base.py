@@ -11,6 +11,7 @@ from pyro import poutine
 from pyro.infer import ELBO
 from torch import Tensor
 
+from pyrovae.importance import in_place
 from pyrovae.objectives.draws import Clock, Draws, draw
 from pyrovae.objectives.shaping import Term
 from pyrovae.programs import (
@@ -299,9 +300,7 @@ class _Paths:
 
     def _shaped(self, weights: Tensor, rank: int, event_dim: int) -> Tensor:
         """The weights, with draws and data in the dims that they have in a site's value."""
-        shape = [1] * -self.structure.draws_dim
-        shape[0], shape[self.structure.dim] = weights.shape
-        factors = weights.reshape(*shape, *[1] * event_dim)
+        factors = in_place(weights, self.structure, event_dim)
         return factors.reshape(factors.shape[-rank:])  # a single draw goes without a dim, and plates may
 
 
