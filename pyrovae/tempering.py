@@ -1,0 +1,188 @@
+"""What annealing is made of: the path between two densities, and moves that leave its points alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyrovae.coordinates import Coordinates, coordinates
+from pyrovae.importance import sum_by_datum
+from pyrovae.programs import Program, Structure, inspect, mode, modules_of, plain_errors, sample_sites
+from pyrovae.reductions import check_count
+from pyrovae.streams import stream
+
+__all__ = ["Annealed", "Path", "anneal", "moving", "path_between", "temperatures", "tune"]
+
+WANTED = 0.65
+"""Share of accepted moves that the step sizes are tuned to."""
+
+Point = list[Tensor]
+
+
+class Annealed(NamedTuple):
+    """What annealing came to.
+
+    Attributes:
+        log_weights: ``[S, batch]`` in nats, float64: of each chain.
+        acceptance: ``[batch]``, share of the moves that were accepted.
+        step_size: ``[T - 1, batch]``, by temperature, in standard deviations of the start.
+    """
+
+    log_weights: Tensor
+    acceptance: Tensor
+    step_size: Tensor
+
+
+class Path:
+    """The densities that annealing goes between, as functions of points in coordinates without bounds."""
+
+    def __init__(self, model: Program, guide: Program, args: Any, structure: Structure, start: str) -> None:
+        self.model, self.guide, self.args, self.structure = model, guide, args, structure
+        self.from_prior = start == "prior"
+        with torch.no_grad():
+            drawn = self._run(guide, None, 64)
+            self.space: Coordinates = coordinates(self._latents(self._run(model, drawn, 64)), structure)
+            spread = self.draw(64)
+        self.scale = [point.std(0, keepdim=True).clamp(min=1e-6) for point in spread]
+
+    def draw(self, num_samples: int) -> Point:
+        """Where chains start."""
+        with torch.no_grad():
+            drawn = self._run(
+                poutine.uncondition(self.model) if self.from_prior else self.guide, None, num_samples
+            )
+        return self.space.free(self._values(drawn))
+
+    def at(self, truth: poutine.Trace, num_samples: int) -> Point:
+        """Every chain at the latents of a run of the model."""
+        free = self.space.free(self._values(truth))
+        return [point.expand(num_samples, *point.shape[1:]).clone() for point in free]
+
+    def ends(self, point: Point) -> tuple[Tensor, Tensor]:
+        """Log densities of the start and of the target, ``[S, batch]`` each."""
+        values, log_volume = self.space.bound(point)
+        known = poutine.Trace()
+        for name, value in values.items():
+            known.add_node(name, name=name, type="sample", value=value, is_observed=False, infer={})
+        num_samples = len(point[0])
+        sites = list(sample_sites(self._run(self.model, known, num_samples)))
+        log_prior = sum_by_datum([site for site in sites if not site["is_observed"]], self.structure)
+        log_likelihood = sum_by_datum([site for site in sites if site["is_observed"]], self.structure)
+        if self.from_prior:
+            start = log_prior
+        else:
+            start = sum_by_datum(
+                list(sample_sites(self._run(self.guide, known, num_samples))), self.structure
+            )
+        return start + log_volume, log_prior + log_likelihood + log_volume
+
+    def _run(self, program: Program, known: poutine.Trace | None, num_samples: int) -> poutine.Trace:
+        if known is not None:
+            program = poutine.replay(program, trace=known)
+        with pyro.plate("_chains", num_samples, dim=self.structure.draws_dim):
+            return poutine.trace(program).get_trace(*self.args)
+
+    def _values(self, trace: Any) -> dict[str, Tensor]:
+        return {name: trace.nodes[name]["value"] for name in self.space.names}
+
+    @staticmethod
+    def _latents(trace: poutine.Trace) -> list[dict[str, Any]]:
+        return [site for site in sample_sites(trace) if not site["is_observed"]]
+
+
+def path_between(model: Program, guide: Program, args: Any, start: str, seed: int) -> Path:
+    """The path from the guide, or the prior, to p(x, z), of a pair that was looked at first."""
+    if start not in ("guide", "prior"):
+        raise ValueError(f"ais: start must be 'guide' or 'prior', got '{start}'")
+    with mode(modules_of(model, guide), training=False), plain_errors(), stream("ais, path", seed):
+        return Path(model, guide, args, inspect(model, guide, *args), start)
+
+
+@contextmanager
+def moving(model: Program, guide: Program) -> Iterator[None]:
+    """Without Pyro's validation: a move that runs out of a float's range is refused, not an error."""
+    with mode(modules_of(model, guide), training=False), plain_errors(), pyro.validation_enabled(False):
+        yield
+
+
+def temperatures(num_temperatures: int, schedule: str) -> Tensor:
+    """From 0 to 1, ``[T + 1]``."""
+    check_count("ais: num_temperatures", num_temperatures)
+    if schedule not in ("sigmoid", "linear"):
+        raise ValueError(f"ais: schedule must be 'sigmoid' or 'linear', got '{schedule}'")
+    even = torch.linspace(0, 1, num_temperatures + 1, dtype=torch.float64)
+    if schedule == "linear":
+        return even
+    bent = (4 * (2 * even - 1)).sigmoid()
+    return (bent - bent[0]) / (bent[-1] - bent[0])
+
+
+def tune(path: Path, betas: Tensor, num_samples: int, num_steps: int) -> Tensor:
+    """Step sizes by temperature and datum, from a pass whose weights are not used: ``[T - 1, batch]``."""
+    return anneal(path, path.draw(num_samples), betas, None, num_steps).step_size
+
+
+def anneal(path: Path, point: Point, betas: Tensor, steps: Tensor | None, num_steps: int) -> Annealed:
+    """Weigh and move by turns; step sizes are tuned on the way where none are given."""
+    start, target = _values(path, point)
+    log_weights, moves, used = torch.zeros_like(start), [], []
+    log_step = torch.full_like(start[0], 0.25).log()
+    for turn, (before, now) in enumerate(zip(betas[:-1].tolist(), betas[1:].tolist(), strict=True)):
+        # Weights that are -inf stay so; a start that has no density there cannot be left by the chain.
+        log_weights = log_weights + (now - before) * (target - start)
+        if turn == len(betas) - 2:
+            break
+        step = log_step.exp() if steps is None else steps[turn]
+        used.append(step)
+        point, start, target, accepted = _move(path, point, start, target, now, step, num_steps)
+        moves.append(accepted.mean(0))
+        if steps is None:
+            log_step = (log_step + 0.3 * (accepted.mean(0) - WANTED)).clamp(-12, 3)
+    acceptance = torch.stack(moves).mean(0) if moves else torch.ones_like(log_step)
+    step_size = torch.stack(used) if used else log_step.new_zeros(0, len(log_step))
+    return Annealed(log_weights, acceptance, step_size)
+
+
+def _values(path: Path, point: Point) -> tuple[Tensor, Tensor]:
+    with torch.no_grad():
+        return path.ends(point)
+
+
+def _slope(path: Path, point: Point, beta: float) -> tuple[Point, Tensor, Tensor]:
+    """The gradient of log pi_beta, and the two log densities."""
+    point = [each.detach().requires_grad_() for each in point]
+    with torch.enable_grad():
+        start, target = path.ends(point)
+        mixed = (1 - beta) * start + beta * target
+        slope = torch.autograd.grad(mixed.sum(), point)
+    return list(slope), start.detach(), target.detach()
+
+
+def _move(
+    path: Path, point: Point, start: Tensor, target: Tensor, beta: float, step: Tensor, num_steps: int
+) -> tuple[Point, Tensor, Tensor, Tensor]:
+    """One Hamiltonian move of every chain, accepted or refused chain by chain."""
+    space = path.space
+    sizes = [space.spread(step[None], each) * scale for each, scale in zip(point, path.scale, strict=True)]
+    momentum = [torch.randn_like(each) for each in point]
+    kinetic = space.square(momentum)
+    there = point
+    slope, _, _ = _slope(path, there, beta)
+    for _ in range(num_steps):
+        half = [m + 0.5 * size * s for m, size, s in zip(momentum, sizes, slope, strict=True)]
+        there = [z + size * m for z, size, m in zip(there, sizes, half, strict=True)]
+        slope, new_start, new_target = _slope(path, there, beta)
+        momentum = [m + 0.5 * size * s for m, size, s in zip(half, sizes, slope, strict=True)]
+    gain = (1 - beta) * (new_start - start) + beta * (new_target - target)
+    log_ratio = gain - 0.5 * (space.square(momentum) - kinetic)
+    chance = log_ratio.nan_to_num(nan=-torch.inf).clamp(max=0).exp()
+    accepted = torch.rand_like(chance) < chance
+    kept = [torch.where(space.spread(accepted, old), new, old) for new, old in zip(there, point, strict=True)]
+    start, target = torch.where(accepted, new_start, start), torch.where(accepted, new_target, target)
+    return kept, start, target, chance
