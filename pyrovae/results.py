@@ -80,6 +80,20 @@ class Evaluation:
         r"""What log_evidence falls short of log p(x) by, in expectation: -SE^2 / 2, ``[n]`` in nats."""
         return -self.standard_error.square() / 2
 
+    @property
+    def corrected(self) -> Tensor:
+        r"""Log_evidence less its expected bias, ``[n]`` in nats: nearer on average, and no lower bound."""
+        return self.log_evidence - self.bias
+
+    def worst(self, count: int = 10) -> Tensor:
+        """Rows whose log p(x) is the least to be believed, the worst first: by k-hat, then by error.
+
+        A k-hat of nan, of fewer draws than it needs, counts for nothing; one of inf, for the most.
+        """
+        order = self.standard_error.nan_to_num(nan=torch.inf).argsort(descending=True, stable=True)
+        khat = self.khat[order].nan_to_num(nan=-torch.inf)
+        return order[khat.argsort(descending=True, stable=True)][:count]
+
     def __str__(self) -> str:
         """The table: means with their two errors apart, the expected bias, and what to believe."""
         said = self.conventions
@@ -151,9 +165,12 @@ class Evaluation:
         import xarray
 
         with xarray.open_dataset(path, engine="h5netcdf") as dataset:
+            count = int(dataset.attrs["num_samples"])
+            if "draws" not in dataset:  # written when every datum had as many
+                dataset = dataset.assign(draws=("datum", [float(count)] * dataset.sizes["datum"]))
             values = {name: torch.from_numpy(dataset[name].to_numpy().copy()) for name in FIELDS}
             said = json.loads(dataset.attrs["conventions"])
-            return cls(**values, num_samples=int(dataset.attrs["num_samples"]), conventions=said)
+            return cls(**values, num_samples=count, conventions=said)
 
 
 def _errors(values: Tensor, errors: Tensor | None) -> tuple[float, float]:

@@ -9,6 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+import xarray
 from components import FEATURES, a_vae
 from pyro import poutine
 from pyro.infer.autoguide import AutoNormal
@@ -302,6 +303,9 @@ def test_netcdf_round_trip_keeps_numbers_units_and_conventions(oracle, tmp_path)
     assert back.conventions == result.conventions
     assert result.to_xarray()["log_evidence"].attrs["units"] == "nat"
     assert [path.name for path in tmp_path.iterdir()] == ["result.nc"]
+    older = xarray.load_dataset(tmp_path / "result.nc").drop_vars("draws")
+    older.to_netcdf(tmp_path / "older.nc", engine="h5netcdf")
+    assert torch.equal(pv.Evaluation.load(tmp_path / "older.nc").draws, result.draws)
 
 
 def test_one_row_and_one_draw_have_no_made_up_errors():
@@ -330,3 +334,20 @@ def test_one_row_and_one_draw_have_no_made_up_errors():
 def test_bad_input_is_refused(data, keywords, message):
     with pytest.raises(ValueError, match=message):
         evaluate(a_vae(), data.to(torch.get_default_dtype()), **keywords)
+
+
+def test_correction_and_the_worst_rows():
+    pair = LinearGaussian(torch.randn(4, 3), widen=2.0)
+    x = pair.sample(2000)
+    result = pv.evaluate(pair.model, pair.guide, x, num_samples=30, progress=False)
+    exact = pair.log_evidence(x).double()
+    plain, corrected = (values.mean() - exact.mean() for values in (result.log_evidence, result.corrected))
+    noise = result.standard_error.norm() / 2000
+    assert plain < -4.5 * noise  # log of a mean is too low
+    assert abs(corrected) < 0.4 * abs(plain)
+    worst = result.worst(7)
+    assert len(worst) == 7
+    assert (result.khat[worst].diff() <= 0).all()
+    assert result.khat[worst[0]] == result.khat.max()
+    few = pv.evaluate(pair.model, pair.guide, x[:50], num_samples=10, progress=False)  # no k-hat: by error
+    assert few.worst(1).item() == few.standard_error.argmax().item()
