@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pyro.distributions as dist
 import pytest
 import torch
 from components import a_vae, binary
 
 import pyrovae as pv
+from pyrovae.testing import LinearGaussian
 
 SLOPES = torch.tensor([2.0, 0.05, 0.0, -1.0])
 
@@ -56,3 +59,43 @@ def test_the_site_is_named():
     assert pv.diagnostics.code_variances(vae.guide, x).shape == (4,)
     with pytest.raises(ValueError, match="the guide has no site 'code': name its latent with site="):
         pv.diagnostics.code_variances(vae.guide, x, site="code")
+
+
+def test_information_of_a_linear_gaussian_lies_between_its_bounds():
+    """I = log det(1 + W' W / noise) / 2, all of the rate, for data of the model and its exact posterior."""
+    oracle = LinearGaussian(0.7 * torch.randn(5, 2))
+    precision = torch.eye(2) + oracle.weight.T @ (oracle.weight / oracle.noise[:, None])
+    exact = 0.5 * torch.logdet(precision).item()
+    found = pv.diagnostics.information(oracle.model, oracle.guide, oracle.sample(1500))
+    assert found.error < 0.05
+    assert abs(found.rate - exact) < 4.5 * found.error
+    assert found.lower - 4.5 * found.error < exact < found.upper + 4.5 * found.error
+    assert found.upper - found.lower < 0.1
+    low, high = found.marginal_kl
+    assert low <= high
+    assert abs(low) < 4.5 * found.error + 0.1
+
+
+def test_codes_that_tell_every_datum_apart_are_beyond_the_bounds_and_say_so():
+    x = torch.eye(8) * 50
+    vae = pv.VAE(
+        pv.priors.StandardNormal(8),
+        pv.likelihoods.Normal(torch.nn.Identity(), scale=1.0),
+        lambda x: dist.Normal(x, 1.0).to_event(1),
+    )
+    found = pv.diagnostics.information(vae.model, vae.guide, x)
+    assert found.lower == pytest.approx(found.distinct) == pytest.approx(math.log(8))
+    assert found.upper > 1000
+    silent = pv.VAE(vae.prior, vae.likelihood, lambda x: dist.Normal(0 * x, 1.0).to_event(1))
+    found = pv.diagnostics.information(silent.model, silent.guide, x)
+    assert found.lower == pytest.approx(0, abs=1e-5)
+    assert found.upper == pytest.approx(0, abs=1e-5)
+    assert found.rate == pytest.approx(0, abs=1e-5)
+
+
+def test_information_asks_for_rows_and_a_site():
+    vae = a_vae()
+    with pytest.raises(ValueError, match="1 row tells nothing of others: at least 2 are needed"):
+        pv.diagnostics.information(vae.model, vae.guide, binary(1))
+    with pytest.raises(ValueError, match="the guide has no site 'u'"):
+        pv.diagnostics.information(vae.model, vae.guide, binary(9), site="u")
