@@ -22,6 +22,9 @@ __all__ = ["Annealed", "Path", "anneal", "moving", "path_between", "temperatures
 WANTED = 0.65
 """Share of accepted moves that the step sizes are tuned to."""
 
+TUNING_CHAINS = 4
+"""Chains that are enough to tune by."""
+
 Point = list[Tensor]
 
 
@@ -125,7 +128,7 @@ def temperatures(num_temperatures: int, schedule: str) -> Tensor:
 
 def tune(path: Path, betas: Tensor, num_samples: int, num_steps: int) -> Tensor:
     """Step sizes by temperature and datum, from a pass whose weights are not used: ``[T - 1, batch]``."""
-    return anneal(path, path.draw(num_samples), betas, None, num_steps).step_size
+    return anneal(path, path.draw(min(num_samples, TUNING_CHAINS)), betas, None, num_steps).step_size
 
 
 def anneal(path: Path, point: Point, betas: Tensor, steps: Tensor | None, num_steps: int) -> Annealed:

@@ -186,7 +186,8 @@ def test_bounds_enclose_and_close_in():
         for difference in (exact - bounds.lower, bounds.upper - exact):
             assert difference.mean() > -3 * difference.std() / 60**0.5
         gaps.append(bounds.gap.mean().item())
-    assert 0 < gaps[1] < 0.6 * gaps[0]
+    noise = (bounds.gap.std() / 60**0.5).item()
+    assert -3 * noise < gaps[1] < 0.6 * gaps[0] - 3 * noise
 
 
 def test_a_vae_by_quadrature():

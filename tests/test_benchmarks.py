@@ -51,3 +51,16 @@ def test_parts_prints_priors_and_guides_against_the_first_line(tmp_path):
     assert sum(line.startswith("standard normal prior, normal guide") for line in lines) == 2
     assert all("±" in line for line in lines if line.startswith(("prior:", "guide:", "proposal:")))
     assert len(list(tmp_path.glob("*.nc"))) == 4
+
+
+def test_evidence_prints_every_way_and_draws_them(tmp_path):
+    arguments = ["--epochs=1", "--rows=3", "--temperatures=10", "--reference=5", f"--folder={tmp_path}"]
+    command = [sys.executable, FOLDER / "evidence.py", *arguments]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    lines = said[said.index("mnist-mini test") :].splitlines()
+    assert "temperatures: bounds" in lines[2]
+    names = ["guide, 1,000 draws", "refined, to 0.05 nats", "annealed, 1", "annealed, 10"]
+    assert [name for name in names if any(line.startswith(name + "  ") for line in lines)] == names
+    assert sum("±" in line for line in lines) == 9
+    assert lines[-1].startswith("refined, to 0.05 nats: ")
+    assert (tmp_path / "evidence.png").read_bytes().startswith(b"\x89PNG")
