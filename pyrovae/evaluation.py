@@ -135,7 +135,8 @@ def evaluate(
                     for name, value in more.columns().items():
                         found[name][row] = value[0]
             for tensor in block:
-                fingerprint = crc32(tensor[:rows].cpu().contiguous().numpy().tobytes(), fingerprint)
+                seen = tensor[:rows].detach().cpu().contiguous().view(torch.uint8)  # numpy lacks bfloat16
+                fingerprint = crc32(seen.numpy().tobytes(), fingerprint)
             for name, values in found.items():
                 columns[name].append(values[:rows].cpu())
             mean = torch.cat(columns["log_evidence"]).mean()

@@ -137,7 +137,6 @@ def anneal(path: Path, point: Point, betas: Tensor, steps: Tensor | None, num_st
     log_weights, moves, used = torch.zeros_like(start), [], []
     log_step = torch.full_like(start[0], 0.25).log()
     for turn, (before, now) in enumerate(zip(betas[:-1].tolist(), betas[1:].tolist(), strict=True)):
-        # Weights that are -inf stay so; a start that has no density there cannot be left by the chain.
         log_weights = log_weights + (now - before) * (target - start)
         if turn == len(betas) - 2:
             break

@@ -351,3 +351,24 @@ def test_correction_and_the_worst_rows():
     assert result.khat[worst[0]] == result.khat.max()
     few = pv.evaluate(pair.model, pair.guide, x[:50], num_samples=10, progress=False)  # no k-hat: by error
     assert few.worst(1).item() == few.standard_error.argmax().item()
+
+
+@pytest.mark.parametrize(
+    "change", [lambda x: x.bfloat16(), lambda x: x.clone().requires_grad_(), lambda x: x.T.contiguous().T]
+)
+def test_rows_of_any_kind_have_a_fingerprint(change):
+    class Model(torch.nn.Module):
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+                pyro.sample("x", dist.Normal(z[..., None], 1.0).to_event(1), obs=x.float())
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.float().mean(-1), 0.7))
+
+    x = change(torch.randn(70, 3))
+    result, again = (pv.evaluate(Model(), guide, x, num_samples=4, progress=False) for _ in range(2))
+    assert result.conventions["fingerprint"] == again.conventions["fingerprint"]
+    other = pv.evaluate(Model(), guide, x.flip(0), num_samples=4, progress=False)
+    assert other.conventions["fingerprint"] != result.conventions["fingerprint"]
