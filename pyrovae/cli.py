@@ -6,22 +6,14 @@ import io
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr
-from dataclasses import asdict
-from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from pyrovae import sources
-from pyrovae.recipes import Recipe, Run, build, one_line, read_run
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from pyrovae.datasets import Dataset
-    from pyrovae.training import History, Training
-    from pyrovae.vae import VAE
+from pyrovae.recipes import Recipe, build, one_line, read_run
+from pyrovae.runs import Keeper, check_writable, describe, prepare
 
 __all__ = ["main"]
 
@@ -93,7 +85,7 @@ class _Train:
         """Train, saving after each epoch; Ctrl-C keeps what was trained."""
         if self.recipe.dataset == "static-mnist":
             sources.find_static_mnist(self.root)
-        _prepare(self.folder, self.overwrite)
+        prepare(self.folder, self.overwrite)
 
         import torch
 
@@ -107,7 +99,7 @@ class _Train:
         with stream("weights", recipe.seed):
             vae = build(recipe, features)
         set_output_bias(vae.likelihood, torch.logit(dataset.train.mean, eps=1e-3))
-        keeper = _Keeper(vae, self.folder, _describe(recipe, dataset, features))
+        keeper = Keeper(vae, self.folder, describe(recipe, dataset, features))
         code = 0
         try:
             fit(
@@ -143,7 +135,7 @@ class _Evaluate:
         target_se: float | None = None,
         max_samples: int | None = None,
         method: Literal["is", "ais"] = "is",
-        num_temperatures: int = 1000,
+        num_temperatures: int | None = None,
         certify: bool = False,
         chunk_size: int | None = None,
         seed: int = 0,
@@ -159,43 +151,35 @@ class _Evaluate:
             target_se: Standard error, in nats, that every datum is to reach by more draws.
             max_samples: Most draws of one datum then; 64 K if not given.
             method: Importance sampling, or annealed importance sampling, for which 16 chains are many.
-            num_temperatures: Of ais.
+            num_temperatures: Of ais, 1000 if not given, or of the annealing in certify, 200.
             certify: Check importance sampling by annealing and bounds from both sides, and say a verdict.
             chunk_size: Draws scored at once; smaller needs less memory.
             seed: Of the draws.
             root: Folder of the data sets, where not $PYROVAE_DATA.
         """
         self.folder, self.split, self.root, self.certify = run, split, root, certify
-        self.num_samples, self.chunk_size, self.target_se = num_samples, chunk_size, target_se
-        wanted = None if proposal == "guide" else proposal
-        self.keywords: dict[str, Any] = {
+        given = {
             "num_samples": num_samples,
-            "proposal": wanted,
-            "target_se": target_se,
             "max_samples": max_samples,
-            "seed": seed,
-        }
-        self.ways: dict[str, Any] = {
-            "method": method,
             "num_temperatures": num_temperatures,
             "chunk_size": chunk_size,
         }
+        for name, value in given.items():
+            if value is not None and value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} is {value}: at least 1 is needed")
+        if certify and (method == "ais" or chunk_size is not None):
+            raise ValueError(
+                "--certify anneals beside importance sampling: leave --method and --chunk-size out"
+            )
+        more = {"proposal": None if proposal == "guide" else proposal, "target_se": target_se, "seed": seed}
+        self.keywords: dict[str, Any] = {k: v for k, v in (given | more).items() if v is not None}
+        self.method = method
 
     def run(self) -> int:
         """Evaluate, print the table and write the per-datum results."""
         sources.choose("split", self.split, ("train", "validation", "test"))
-        for name, value in (
-            ("num-samples", self.num_samples),
-            ("chunk-size", self.chunk_size),
-            ("num-temperatures", self.ways["num_temperatures"]),
-            ("max-samples", self.keywords["max_samples"]),
-        ):
-            if value is not None and value < 1:
-                raise ValueError(f"--{name} is {value}: at least 1 is needed")
-        if self.certify and self.ways["method"] == "ais":
-            raise ValueError("--certify anneals beside importance sampling: leave --method out")
         run = read_run(self.folder)
-        _check_writable(self.folder)
+        check_writable(self.folder)
 
         from pyrovae import certify, datasets, evaluate, load
 
@@ -204,10 +188,10 @@ class _Evaluate:
         data = getattr(dataset, self.split)
         path, partial = self.folder / _results(self.split), self.folder / f"{_results(self.split)}.partial"
         if self.certify:
-            certificate = certify(vae.model, vae.guide, data, **self.keywords)
+            certificate = certify(vae.model, vae.guide, data, **{"proposal": None} | self.keywords)
             result, said = certificate.evaluation, str(certificate)
         else:
-            result = evaluate(vae.model, vae.guide, data, resume=partial, **self.keywords, **self.ways)
+            result = evaluate(vae.model, vae.guide, data, resume=partial, method=self.method, **self.keywords)
             said = str(result)
         result.save(path)
         partial.unlink(missing_ok=True)
@@ -257,90 +241,6 @@ class _Compare:
 def _results(split: str) -> str:
     """The file of a split's per-datum results."""
     return "evaluation.nc" if split == "test" else f"evaluation_{split}.nc"
-
-
-class _Keeper:
-    """Writes a run folder: weights and history after each epoch, figures at the end."""
-
-    def __init__(self, vae: VAE, folder: Path, run: Run) -> None:
-        self.vae, self.folder, self.run = vae, folder, run
-        self.history: History | None = None
-
-    @property
-    def epochs(self) -> int:
-        return 0 if self.history is None else len(self.history)
-
-    def __call__(self, training: Training) -> None:
-        self.history = training.history
-        self.save()
-
-    def save(self) -> None:
-        from pyrovae.checkpoints import save, write_text
-
-        save(self.vae, self.folder, self.run)
-        if self.history is not None:
-            write_text(self.folder / "history.json", dumps(asdict(self.history), indent=1) + "\n")
-
-    def finish(self, dataset: Dataset) -> None:
-        """Draw the figures and say where everything is."""
-        folder = self.folder / "figures"
-        folder.mkdir(exist_ok=True)
-        written = ("recipe.json", "weights.safetensors", "history.json")
-        print(f"{self.folder}: {', '.join(name for name in written if (self.folder / name).exists())}")
-        for name, figure in self._figures(dataset).items():
-            figure.savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
-            print(f"figure: {folder / name}.png")
-
-    def _figures(self, dataset: Dataset) -> dict[str, Figure]:
-        from pyrovae import plots
-        from pyrovae.streams import stream
-
-        test, shape = dataset.test, dataset.test.shape
-        with stream("figures", self.run.recipe.seed):
-            figures = {
-                "reconstructions": plots.reconstructions(self.vae, test[:12], shape),
-                "samples": plots.samples(self.vae, shape),
-                "interpolation": plots.interpolation(self.vae, test[:4], test[4:8], shape),
-            }
-        if self.history is not None:
-            figures = {"learning_curves": plots.learning_curves(self.history), **figures}
-        if self.run.recipe.latent_dim == 2:
-            figures["latent_plane"] = plots.latent_plane(self.vae, shape)
-        return figures
-
-
-def _prepare(folder: Path, overwrite: bool) -> None:
-    """Make sure that a run can be written here, before anything is computed."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file: name a folder")
-    files = ("recipe.json", "weights.safetensors")
-    if any((folder / name).exists() for name in files) and not overwrite:
-        raise ValueError(f"{folder} holds a run already: name another folder, or pass --overwrite")
-    folder.mkdir(parents=True, exist_ok=True)
-    _check_writable(folder)
-
-
-def _check_writable(folder: Path) -> None:
-    probe = folder / ".writable"
-    try:
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise OSError(f"{folder} cannot be written to ({error.strerror}): name another folder") from error
-
-
-def _describe(recipe: Recipe, dataset: Dataset, features: int) -> Run:
-    from importlib.metadata import version
-    from platform import python_version
-
-    packages = ("pyrovae", "torch", "pyro-ppl", "numpy")
-    return Run(
-        recipe=recipe,
-        features=features,
-        shape=dataset.train.shape,
-        conventions=dataset.train.conventions,
-        versions={"python": python_version(), **{name: version(name) for name in packages}},
-    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,108 @@
+"""Run folders of the command line: made sure of, written as training goes on, and described."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from json import dumps
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyrovae.recipes import Recipe, Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from pyrovae.datasets import Dataset
+    from pyrovae.training import History, Training
+    from pyrovae.vae import VAE
+
+__all__ = ["Keeper", "check_writable", "describe", "prepare"]
+
+
+class Keeper:
+    """Writes a run folder: weights and history after each epoch, figures at the end."""
+
+    def __init__(self, vae: VAE, folder: Path, run: Run) -> None:
+        self.vae, self.folder, self.run = vae, folder, run
+        self.history: History | None = None
+
+    @property
+    def epochs(self) -> int:
+        """How many there were."""
+        return 0 if self.history is None else len(self.history)
+
+    def __call__(self, training: Training) -> None:
+        """Save; the callback of :func:`pyrovae.fit`."""
+        self.history = training.history
+        self.save()
+
+    def save(self) -> None:
+        """Write weights, recipe and history."""
+        from pyrovae.checkpoints import save, write_text
+
+        save(self.vae, self.folder, self.run)
+        if self.history is not None:
+            write_text(self.folder / "history.json", dumps(asdict(self.history), indent=1) + "\n")
+
+    def finish(self, dataset: Dataset) -> None:
+        """Draw the figures and say where everything is."""
+        folder = self.folder / "figures"
+        folder.mkdir(exist_ok=True)
+        written = ("recipe.json", "weights.safetensors", "history.json")
+        print(f"{self.folder}: {', '.join(name for name in written if (self.folder / name).exists())}")
+        for name, figure in self._figures(dataset).items():
+            figure.savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
+            print(f"figure: {folder / name}.png")
+
+    def _figures(self, dataset: Dataset) -> dict[str, Figure]:
+        from pyrovae import plots
+        from pyrovae.streams import stream
+
+        test, shape = dataset.test, dataset.test.shape
+        with stream("figures", self.run.recipe.seed):
+            figures = {
+                "reconstructions": plots.reconstructions(self.vae, test[:12], shape),
+                "samples": plots.samples(self.vae, shape),
+                "interpolation": plots.interpolation(self.vae, test[:4], test[4:8], shape),
+            }
+        if self.history is not None:
+            figures = {"learning_curves": plots.learning_curves(self.history), **figures}
+        if self.run.recipe.latent_dim == 2:
+            figures["latent_plane"] = plots.latent_plane(self.vae, shape)
+        return figures
+
+
+def prepare(folder: Path, overwrite: bool) -> None:
+    """Make sure that a run can be written here, before anything is computed."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: name a folder")
+    files = ("recipe.json", "weights.safetensors")
+    if any((folder / name).exists() for name in files) and not overwrite:
+        raise ValueError(f"{folder} holds a run already: name another folder, or pass --overwrite")
+    folder.mkdir(parents=True, exist_ok=True)
+    check_writable(folder)
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be written to."""
+    probe = folder / ".writable"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OSError(f"{folder} cannot be written to ({error.strerror}): name another folder") from error
+
+
+def describe(recipe: Recipe, dataset: Dataset, features: int) -> Run:
+    """What ``recipe.json`` is to hold."""
+    from importlib.metadata import version
+    from platform import python_version
+
+    packages = ("pyrovae", "torch", "pyro-ppl", "numpy")
+    return Run(
+        recipe=recipe,
+        features=features,
+        shape=dataset.train.shape,
+        conventions=dataset.train.conventions,
+        versions={"python": python_version(), **{name: version(name) for name in packages}},
+    )
