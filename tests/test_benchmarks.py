@@ -54,13 +54,13 @@ def test_parts_prints_priors_and_guides_against_the_first_line(tmp_path):
 
 
 def test_evidence_prints_every_way_and_draws_them(tmp_path):
-    arguments = ["--epochs=1", "--rows=3", "--temperatures=10", "--reference=5", f"--folder={tmp_path}"]
+    arguments = ["--epochs=1", "--rows=3", "--temperatures=10", "--reference=50", f"--folder={tmp_path}"]
     command = [sys.executable, FOLDER / "evidence.py", *arguments]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     lines = said[said.index("mnist-mini test") :].splitlines()
-    assert "temperatures: bounds" in lines[2]
-    names = ["guide, 1,000 draws", "refined, to 0.05 nats", "annealed, 1", "annealed, 10"]
+    assert "bounds" in lines[2]
+    names = ["guide, 1,000 draws", "adapted, to 0.05 nats", "annealed, 1", "annealed, 10"]
     assert [name for name in names if any(line.startswith(name + "  ") for line in lines)] == names
-    assert sum("±" in line for line in lines) == 9
-    assert lines[-1].startswith("refined, to 0.05 nats: ")
+    assert sum("±" in line for line in lines) == 10
+    assert lines[-1].startswith("adapted, to 0.05 nats: 3 of 3 rows are there")
     assert (tmp_path / "evidence.png").read_bytes().startswith(b"\x89PNG")
