@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 from torch.distributions import Normal
 
+from pyrovae.tables import mean_errors
+
 if TYPE_CHECKING:
+    from pyrovae.diagnostics import Calibration, Divergences, Gaps
     from pyrovae.training import History
     from pyrovae.vae import VAE
 
-__all__ = ["image_grid", "interpolation", "latent_plane", "learning_curves", "reconstructions", "samples"]
+__all__ = [
+    "calibration",
+    "gaps",
+    "image_grid",
+    "interpolation",
+    "kl",
+    "latent_plane",
+    "learning_curves",
+    "reconstructions",
+    "samples",
+]
 
 BLUE, ORANGE = "#0072B2", "#D55E00"  # Okabe and Ito's, told apart by every eye and in grey
 
@@ -42,9 +57,98 @@ def learning_curves(history: History) -> Figure:
         axes.set(title=title, xlabel="epoch", ylabel="nats per datum")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlim(0, epochs[-1] + 1)
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        _open(axes)
     axes.legend(frameon=False)
+    return figure
+
+
+def calibration(found: Calibration) -> Figure:
+    """Empirical distributions of ranks less the uniform one, and the band that each lies in if q is right.
+
+    Above 0 on the left and below on the right, q is too narrow; above 0 all along, too high.
+
+    Args:
+        found: What :func:`pyrovae.diagnostics.calibration` returned; the five worst are named.
+    """
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    points = torch.cat([torch.zeros(1), found.points, torch.ones(1)])
+    limits = torch.stack([found.lower, found.upper], 1)
+    ends = torch.zeros(1, 2 + len(found.names))
+    (lower, upper, *curves) = torch.cat([ends, torch.cat([limits, found.difference], 1), ends]).unbind(1)
+    axes.fill_between(points, lower, upper, color="0.87", label=f"{found.coverage:.0%} band of one curve")
+    styles: dict[bool, Any] = {
+        False: {"color": BLUE, "linewidth": 1.0, "alpha": 0.7},
+        True: {"color": ORANGE, "linewidth": 1.6, "linestyle": "--"},
+    }
+    outside = found.outside.tolist()
+    for where, style in styles.items():
+        label = f"{'outside' if where else 'within'} ({outside.count(where)})"
+        for place, curve in enumerate(c for c, out in zip(curves, outside, strict=True) if out == where):
+            axes.plot(points, curve, label=None if place else label, **style)
+    for quantity in [q for q in found.p_values.argsort(stable=True).tolist() if outside[q]][:5]:
+        peak = int(curves[quantity].abs().argmax())
+        at = points[peak].item(), curves[quantity][peak].item()
+        away = (0, 4 if at[1] > 0 else -11)
+        axes.annotate(found.names[quantity], at, textcoords="offset points", xytext=away, ha="center")
+    axes.set(xlim=(0, 1), xlabel="rank of the truth among draws of q, scaled to [0, 1]")
+    axes.set(ylabel="share of ranks below, less uniform", title="calibration of $q(z|x)$ on simulated data")
+    axes.margins(y=0.12)
+    figure.legend(frameon=False, ncols=3, loc="outside lower center")
+    _open(axes)
+    return figure
+
+
+def gaps(found: Mapping[str, Gaps]) -> Figure:
+    """Bars of the inference gap, cut into amortisation and approximation, with the error of the whole.
+
+    Args:
+        found: By name of the model, what :func:`pyrovae.diagnostics.gaps` returned.
+    """
+    figure = Figure(figsize=(6.4, 1.3 + 0.5 * len(found)), layout="constrained")
+    axes = figure.subplots()
+    names = list(found)
+    amortisation = [each.amortisation.mean().item() for each in found.values()]
+    approximation = [each.approximation.mean().item() for each in found.values()]
+    whole = [each.inference.mean().item() for each in found.values()]
+    errors = [math.hypot(*mean_errors(each.inference, each.inference_error)) for each in found.values()]
+    axes.barh(names, amortisation, color=BLUE, height=0.6, label="amortisation")
+    axes.barh(
+        names,
+        approximation,
+        left=amortisation,
+        color=ORANGE,
+        height=0.6,
+        hatch="///",
+        edgecolor="white",
+        label="approximation",
+    )
+    axes.errorbar(whole, names, xerr=errors, fmt="none", ecolor="black", capsize=3)
+    axes.invert_yaxis()
+    axes.set(xlabel="log p(x) - ELBO, nats per datum")
+    figure.legend(frameon=False, ncols=2, loc="outside upper center")
+    _open(axes)
+    return figure
+
+
+def kl(found: Divergences) -> Figure:
+    """Bars of the KL of each part, the largest first, with the errors of their means over data.
+
+    Args:
+        found: What :func:`pyrovae.diagnostics.kl_by_dimension` or ``kl_by_site`` returned.
+    """
+    count = len(found)
+    figure = Figure(figsize=(min(max(4.0, 1.2 + 0.35 * count), 11), 3.6), layout="constrained")
+    axes = figure.subplots()
+    order = found.means.argsort(descending=True, stable=True).tolist()
+    errors = [math.hypot(*mean_errors(found.values[:, i], found.errors[:, i])) for i in order]
+    axes.bar(range(count), found.means[order], yerr=errors, color=BLUE, ecolor="black", capsize=2)
+    if count <= 32:
+        axes.set_xticks(range(count), [found.names[i] for i in order], rotation=90 if count > 8 else 0)
+    else:
+        axes.set_xlabel(f"{count:,} parts, the largest first")
+    axes.set(ylabel="nats per datum", title="$KL(q(z|x) \\| p(z))$ by part")
+    _open(axes)
     return figure
 
 
@@ -113,6 +217,13 @@ def latent_plane(vae: VAE, shape: tuple[int, ...], points: int = 20) -> Figure:
     axes.set_yticks([(height + 1) * (i + 0.5) for i in shown], down_labels)
     axes.set(xlabel="$z_1$", ylabel="$z_2$")
     return figure
+
+
+def _open(axes: Axes) -> None:
+    """A faint grid, and no frame above and right."""
+    axes.grid(alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _strip(images: Tensor, height: int, width: int) -> Tensor:

@@ -124,7 +124,7 @@ def test_masked_rows_have_none():
 def test_densities_that_are_no_product_are_named():
     oracle = LinearGaussian(torch.randn(5, 2))
     with pytest.raises(
-        ValueError, match="site 'z' of the guide: MultivariateNormal is no product.*kl_by_site"
+        ValueError, match=r"site 'z' of the guide: MultivariateNormal is no product.*kl_by_site"
     ):
         kl_by_dimension(oracle.model, oracle.guide, oracle.sample(4))
     vae = a_vae()
@@ -159,7 +159,7 @@ def test_of_several_sites_an_auxiliary_one_is_named():
 
     guide = pyro.infer.autoguide.AutoNormal(model)
     guide(torch.zeros(3))
-    with pytest.raises(ValueError, match="site 'z_unconstrained' of the guide .* belongs to none of z, y"):
+    with pytest.raises(ValueError, match=r"site 'z_unconstrained' of the guide .* belongs to none of z, y"):
         kl_by_site(model, guide, torch.zeros(3))
 
 

@@ -1,5 +1,6 @@
 """What the codes do: gaps and where they come from, KL by part, active units, information, calibration."""
 
+from pyrovae.diagnostics.calibration_by_simulation import Calibration, calibration
 from pyrovae.diagnostics.divergences import Divergences, kl_by_dimension, kl_by_site
 from pyrovae.diagnostics.inference_gaps import Gaps, gaps
 from pyrovae.diagnostics.mutual_information import Information, information
@@ -8,12 +9,14 @@ from pyrovae.diagnostics.units import ActiveUnits, active_units, active_units_cu
 
 __all__ = [
     "ActiveUnits",
+    "Calibration",
     "Divergences",
     "Gaps",
     "Information",
     "RateDistortion",
     "active_units",
     "active_units_curve",
+    "calibration",
     "code_variances",
     "gaps",
     "information",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pyro
@@ -31,7 +32,7 @@ from pyrovae.reductions import check_count
 from pyrovae.streams import stream
 from pyrovae.tables import table
 
-__all__ = ["Divergences", "kl_by_dimension", "kl_by_site"]
+__all__ = ["Divergences", "dimension_names", "kl_by_dimension", "kl_by_site"]
 
 AT_ONCE = 2**13
 """Draws times rows that the model scores at once."""
@@ -166,10 +167,7 @@ def kl_by_dimension(
                 f"kl_by_dimension: the model has no latent site '{site}', but {', '.join(latents)}: name it "
                 f"with site="
             )
-        names = [
-            f"{site}[{', '.join(map(str, place))}]" if place else site
-            for place in _places(latents[site]["fn"].event_shape)
-        ]
+        names = dimension_names(site, latents[site]["fn"].event_shape)
         log_q = _by_dimension("guide", of_guide[site], structure)
         log_p = _by_dimension("model", latents[site], structure)
         return dict(zip(names, log_q - log_p, strict=True))
@@ -220,6 +218,12 @@ def _by_dimension(program: str, site: Site, structure: Structure) -> Tensor:
     return by_datum(scale_and_mask(log_prob.movedim(-1, 0), mask=site["mask"]), structure)
 
 
-def _places(shape: torch.Size) -> list[tuple[int, ...]]:
-    """Indices of an event's numbers, in order; one empty index for a number by itself."""
-    return [tuple(index) for index in torch.ones(shape).nonzero().tolist()] if shape else [()]
+def dimension_names(site: str, shape: Sequence[int]) -> list[str]:
+    """Names of the numbers that a value is made of, in order; the site's own for a single one.
+
+    Example:
+        >>> dimension_names("z", (2,)), dimension_names("z", ())
+        (['z[0]', 'z[1]'], ['z'])
+    """
+    places = itertools.product(*(range(size) for size in shape))
+    return [f"{site}[{', '.join(map(str, place))}]" if place else site for place in places]
