@@ -142,7 +142,7 @@ def kl(found: Divergences) -> Figure:
     axes = figure.subplots()
     order = found.means.argsort(descending=True, stable=True).tolist()
     errors = [math.hypot(*mean_errors(found.values[:, i], found.errors[:, i])) for i in order]
-    axes.bar(range(count), found.means[order], yerr=errors, color=BLUE, ecolor="black", capsize=2)
+    axes.bar(range(count), found.means[order].tolist(), yerr=errors, color=BLUE, ecolor="black", capsize=2)
     if count <= 32:
         axes.set_xticks(range(count), [found.names[i] for i in order], rotation=90 if count > 8 else 0)
     else:

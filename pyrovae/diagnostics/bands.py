@@ -83,6 +83,7 @@ def p_value(counts: Tensor, n: int, points: tuple[float, ...]) -> float:
     below, above = _tails(n, points)
     at = torch.arange(len(points)), counts
     worst = 2 * torch.minimum(below[at], above[at]).min().item()
+    worst *= 1 + 1e-9  # the same tail at z and at 1 - z, but for rounding, is as bad
     if len(points) * worst <= LEAST:  # Bonferroni's bound of it
         return LEAST
     return min(max(1 - _stays(n, points, worst), LEAST), 1.0)
