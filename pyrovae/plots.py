@@ -65,37 +65,33 @@ def learning_curves(history: History) -> Figure:
 def calibration(found: Calibration) -> Figure:
     """Empirical distributions of ranks less the uniform one, and the band that each lies in if q is right.
 
-    Above 0 on the left and below on the right, q is too narrow; above 0 all along, too high.
+    Above 0 on the left and below on the right, q is too narrow; above 0 all along, too high. The latents
+    are on the left, the likelihood on the right, each on a scale of its own.
 
     Args:
-        found: What :func:`pyrovae.diagnostics.calibration` returned; the five worst are named.
+        found: What :func:`pyrovae.diagnostics.calibration` returned; of the worst some are named.
     """
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.subplots()
-    points = torch.cat([torch.zeros(1), found.points, torch.ones(1)])
-    limits = torch.stack([found.lower, found.upper], 1)
-    ends = torch.zeros(1, 2 + len(found.names))
-    (lower, upper, *curves) = torch.cat([ends, torch.cat([limits, found.difference], 1), ends]).unbind(1)
-    axes.fill_between(points, lower, upper, color="0.87", label=f"{found.coverage:.0%} band of one curve")
-    styles: dict[bool, Any] = {
-        False: {"color": BLUE, "linewidth": 1.0, "alpha": 0.7},
-        True: {"color": ORANGE, "linewidth": 1.6, "linestyle": "--"},
+    figure = Figure(figsize=(9.6, 4.2), layout="constrained")
+    outside, last = found.outside.tolist(), len(found.names) - 1
+    left, right = figure.subplots(1, 2)
+    of_latents = sum(outside[:last])
+    titles = (
+        f"latents: {of_latents:,} of {last:,} outside",
+        f"$\\log p(x|z)$: {'out' if outside[last] else 'in'}side",
+    )
+    for axes, title, shown in ((left, titles[0], range(last)), (right, titles[1], range(last, last + 1))):
+        _curves(axes, found, [quantity for quantity in found.worst if quantity in shown], outside)
+        axes.set(xlim=(0, 1), title=title)
+        axes.margins(y=0.12)
+        _open(axes)
+    left.set(ylabel="share of ranks below, less uniform")
+    figure.supxlabel("rank of the truth among draws of q, scaled to [0, 1]", fontsize="medium")
+    handles = {
+        label: handle
+        for axes in (left, right)
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    outside = found.outside.tolist()
-    for where, style in styles.items():
-        label = f"{'outside' if where else 'within'} ({outside.count(where)})"
-        for place, curve in enumerate(c for c, out in zip(curves, outside, strict=True) if out == where):
-            axes.plot(points, curve, label=None if place else label, **style)
-    for quantity in [q for q in found.p_values.argsort(stable=True).tolist() if outside[q]][:5]:
-        peak = int(curves[quantity].abs().argmax())
-        at = points[peak].item(), curves[quantity][peak].item()
-        away = (0, 4 if at[1] > 0 else -11)
-        axes.annotate(found.names[quantity], at, textcoords="offset points", xytext=away, ha="center")
-    axes.set(xlim=(0, 1), xlabel="rank of the truth among draws of q, scaled to [0, 1]")
-    axes.set(ylabel="share of ranks below, less uniform", title="calibration of $q(z|x)$ on simulated data")
-    axes.margins(y=0.12)
-    figure.legend(frameon=False, ncols=3, loc="outside lower center")
-    _open(axes)
+    figure.legend(list(handles.values()), list(handles), frameon=False, ncols=3, loc="outside upper center")
     return figure
 
 
@@ -217,6 +213,32 @@ def latent_plane(vae: VAE, shape: tuple[int, ...], points: int = 20) -> Figure:
     axes.set_yticks([(height + 1) * (i + 0.5) for i in shown], down_labels)
     axes.set(xlabel="$z_1$", ylabel="$z_2$")
     return figure
+
+
+def _curves(axes: Axes, found: Calibration, quantities: list[int], outside: list[bool]) -> None:
+    """The band and curves, the worst quantity first; as many names as have room, of those outside."""
+    end = torch.zeros(1, dtype=found.points.dtype)
+    points, lower, upper = (
+        torch.cat([end, values, last]).numpy()
+        for values, last in ((found.points, end + 1), (found.lower, end), (found.upper, end))
+    )
+    axes.fill_between(points, lower, upper, color="0.87", label=f"{found.coverage:.0%} band of one curve")
+    styles: dict[bool, Any] = {
+        False: {"color": BLUE, "linewidth": 1.0, "alpha": 0.7, "label": "within"},
+        True: {"color": ORANGE, "linewidth": 1.4, "linestyle": "--", "label": "outside"},
+    }
+    peaks: list[tuple[float, float]] = []
+    height = found.difference[:, quantities].abs().max().item()
+    for quantity in reversed(quantities):  # the worst on top
+        curve = torch.cat([end, found.difference[:, quantity], end])
+        axes.plot(points, curve.numpy(), **styles[outside[quantity]])
+    for quantity in (quantity for quantity in quantities if outside[quantity]):
+        peak = int(found.difference[:, quantity].abs().argmax())
+        x, y = found.points[peak].item(), found.difference[peak, quantity].item()
+        if all(abs(x - there) > 0.15 or abs(y - level) > 0.15 * height for there, level in peaks):
+            peaks.append((x, y))
+            away = (0, 4 if y > 0 else -11)
+            axes.annotate(found.names[quantity], (x, y), textcoords="offset points", xytext=away, ha="center")
 
 
 def _open(axes: Axes) -> None:

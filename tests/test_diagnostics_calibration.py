@@ -1,4 +1,4 @@
-"""Bands against enumeration and simulation; exact posteriors pass at the stated rate, wrong ones are named."""
+"""Bands against enumeration and simulation; exact posteriors pass, and wrong ones are named."""
 
 from __future__ import annotations
 

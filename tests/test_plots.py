@@ -81,15 +81,19 @@ def test_learning_curves_show_the_history(vae):
 def test_calibration_has_the_band_and_every_curve():
     oracle = LinearGaussian(torch.randn(6, 2), noise=0.5, shift=0.3)
     found = pv.diagnostics.calibration(oracle.model, oracle.guide, torch.zeros(1, 6), num_simulations=300)
-    (axes,) = plots.calibration(found).axes
-    drawn = sorted(tuple(np.round(line.get_ydata(), 9)) for line in axes.lines)
+    left, right = plots.calibration(found).axes
+    lines = [*left.lines, *right.lines]
+    assert len(right.lines) == 1
+    drawn = sorted(tuple(np.round(line.get_ydata(), 9)) for line in lines)
     curves = np.pad(found.difference.numpy().T, ((0, 0), (1, 1)))
     assert drawn == sorted(tuple(np.round(curve, 9)) for curve in curves)
-    dashed = [line for line in axes.lines if line.get_linestyle() == "--"]
+    dashed = [line for line in lines if line.get_linestyle() == "--"]
     assert len(dashed) == int(found.outside.sum()) >= 2
-    named = {text.get_text() for text in axes.texts}
-    assert named == {name for name, out in zip(found.names, found.outside, strict=True) if out}
-    edge = axes.collections[0].get_paths()[0].vertices
+    named = {text.get_text() for axes in (left, right) for text in axes.texts}
+    assert found.names[found.worst[0]] in named
+    assert named <= {name for name, out in zip(found.names, found.outside, strict=True) if out}
+    assert left.get_title() == f"latents: {int(found.outside[:2].sum())} of 2 outside"
+    edge = left.collections[0].get_paths()[0].vertices
     assert edge[:, 1].max() == pytest.approx(found.upper.max().item())
     assert edge[:, 1].min() == pytest.approx(found.lower.min().item())
 

@@ -62,6 +62,12 @@ class Calibration:
         return ((self.difference > above) | (self.difference < below)).any(0)
 
     @property
+    def worst(self) -> list[int]:
+        """All quantities, that of the least p-value first; of equal ones, that of the larger difference."""
+        by_size = self.difference.abs().amax(0).argsort(descending=True, stable=True)
+        return by_size[self.p_values[by_size].argsort(stable=True)].tolist()
+
+    @property
     def verdicts(self) -> tuple[str, ...]:
         """Of each quantity: "calibrated", or what q is against the truth by the larger of two deviations.
 
@@ -86,18 +92,17 @@ class Calibration:
 
     def __str__(self) -> str:
         n, k = self.ranks.shape
-        order = self.p_values.argsort(stable=True).tolist()
         width = max(16, *(len(name) + 2 for name in self.names))
         lines = [
             f"{n:,} data drawn from the model, {self.num_samples:,} draws of q each",
             f"{'':<{width}}{'mean rank':>10}{'p-value':>10}  q is",
         ]
         mean_rank, verdicts = self.ranks.double().mean(0) / self.num_samples, self.verdicts
-        for i in order[:MOST_SHOWN]:
+        for i in self.worst[:MOST_SHOWN]:
             p = _shown(self.p_values[i].item())
             lines.append(f"{self.names[i]:<{width}}{mean_rank[i]:>10.3f}{p:>10}  {verdicts[i]}")
         if k > MOST_SHOWN:
-            lines.append(f"and {k - MOST_SHOWN:,} more with larger p-values")
+            lines.append(f"and {k - MOST_SHOWN:,} more")
         least = self.p_values.min().item()
         least_of_all = "1" if k * least > 1 else _shown(least, k)
         lines.append(

@@ -91,7 +91,7 @@ class Gaps:
         if self.rise is not None:
             error = shown(mean_errors(self.rise, None)[0])
             lines.append(
-                f"the second half of the refining steps raised the ELBO by {self.rise.mean():.4f} {error}"
+                f"the second half of the refining steps raised the ELBO by {self.rise.mean():+.4f} {error}"
             )
         return "\n".join(lines)
 
@@ -132,7 +132,8 @@ def gaps(
         data: What both are called with; some hundred rows are enough.
         refined: Pyro program of q*, for a guide written by hand.
         evidence: Where log p(x) is taken from, a result of the same data. If not given it is importance
-            sampled from both guides, and the higher mean taken: each is a lower bound in expectation.
+            sampled from both guides, and that of the higher mean over data taken: each is a lower bound in
+            expectation.
         num_samples: Draws per datum, for each guide.
         steps: Of refining.
         learning_rate: Of refining, on the scale of the network's output.

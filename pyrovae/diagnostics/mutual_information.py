@@ -44,10 +44,11 @@ class Information(NamedTuple):
         return self.rate - self.upper, self.rate - self.lower
 
     def __str__(self) -> str:
-        low, high = self.marginal_kl
+        low, high = (max(bound, 0.0) for bound in self.marginal_kl)
+        most = min(self.upper, self.rate)  # no KL is below nought
         lines = [
             f"{'rate E KL(q(z|x) || p(z))':<34}{self.rate:>10.3f}",
-            f"{'  mutual information I(x; z)':<34}{self.lower:>10.3f} to {self.upper:.3f}",
+            f"{'  mutual information I(x; z)':<34}{self.lower:>10.3f} to {most:.3f}",
             f"{'  KL(q(z) || p(z))':<34}{low:>10.3f} to {high:.3f}",
             f"nats per datum, each end ± {self.error:.3f}",
         ]
