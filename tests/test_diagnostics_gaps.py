@@ -11,6 +11,7 @@ from torch import nn
 
 import pyrovae as pv
 from pyrovae import guides, likelihoods, networks, priors
+from pyrovae.pareto import khat_threshold
 from pyrovae.testing import LinearGaussian
 
 LATENTS, FEATURES = 3, 6
@@ -47,8 +48,8 @@ def exact_gaps(oracle, x, variance, shift=0.0):
 
 @pytest.fixture
 def oracle():
-    noise = torch.Generator().manual_seed(3)  # of a posterior that no diagonal normal fits
-    return LinearGaussian(torch.randn(FEATURES, LATENTS, generator=noise), noise=0.8)
+    """Of a posterior whose best diagonal normal is 0.2 nats off: its precision is 3.5 I + 2.2."""
+    return LinearGaussian(torch.eye(LATENTS).repeat(2, 1) + 0.3, noise=0.8)
 
 
 def test_gaps_of_a_linear_vae_are_those_in_closed_form(oracle):
@@ -107,6 +108,18 @@ def test_hand_written_programs_bring_their_own_refined_guide(oracle):
     for value, exact, error in pairs:
         assert ((value - exact).abs() < 4.5 * error + 1e-3).all()
     assert found.rise is None
+    assert "k-hat" not in str(found)
+    narrow = LinearGaussian(oracle.weight, noise=0.8, widen=0.3)
+    doubted = pv.diagnostics.gaps(
+        narrow.model, narrow.guide, x, refined=best, num_samples=500, progress=False
+    )
+    assert doubted.source == "refined guide"
+    given = pv.diagnostics.gaps(
+        narrow.model, narrow.guide, x, refined=best, evidence=doubted.guide, num_samples=5, progress=False
+    )
+    beyond = int((doubted.guide.khat > khat_threshold(500)).sum())
+    assert beyond > 35
+    assert f"{beyond} rows have a k-hat that is not reliable: there log p(x), and with it" in str(given)
     with pytest.raises(ValueError, match=r"gaps: of LinearGaussian.guide no parameters .* pass refined="):
         pv.diagnostics.gaps(off.model, off.guide, x)
 

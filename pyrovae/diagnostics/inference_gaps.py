@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from pyrovae.batching import Data, batches, conventions_of
 from pyrovae.evaluation import evaluate
 from pyrovae.guides import Refined
+from pyrovae.pareto import khat_threshold
 from pyrovae.programs import Program
 from pyrovae.reductions import check_count
 from pyrovae.results import Evaluation
@@ -84,10 +86,12 @@ class Gaps:
         }
         found = self.evidence
         of = {"given": "of the result given"}.get(self.source, f"by the {self.source}")
-        beyond = int((found.khat > 1).sum())
         lines = [f"{len(found):,} rows; log p(x) {of}, expected bias {found.bias.mean():.2g}", *table(rows)]
-        if beyond:
-            lines.append(f"{beyond:,} rows have k-hat above 1: there log p(x), and its gaps, are too small")
+        if doubtful := _doubtful(found):
+            lines.append(
+                f"{doubtful:,} rows have a k-hat that is not reliable: there log p(x), and with it the gaps "
+                f"to it, may be too small by more than their errors; a better one goes in by evidence="
+            )
         if self.rise is not None:
             error = shown(mean_errors(self.rise, None)[0])
             lines.append(
@@ -132,8 +136,8 @@ def gaps(
         data: What both are called with; some hundred rows are enough.
         refined: Pyro program of q*, for a guide written by hand.
         evidence: Where log p(x) is taken from, a result of the same data. If not given it is importance
-            sampled from both guides, and that of the higher mean over data taken: each is a lower bound in
-            expectation.
+            sampled from both guides, and that taken of which fewer rows have an unreliable k-hat, or if as
+            many, that of the smaller errors.
         num_samples: Draws per datum, for each guide.
         steps: Of refining.
         learning_rate: Of refining, on the scale of the network's output.
@@ -177,9 +181,10 @@ def gaps(
     if evidence is not None:
         _check_same_data(evidence, before)
         return Gaps(evidence, "given", before, after, rise)
-    if after.log_evidence.mean() > before.log_evidence.mean():
-        return Gaps(after, "refined guide", before, after, rise)
-    return Gaps(before, "guide", before, after, rise)
+    sources = {"refined guide": after, "guide": before}
+    # Not by the higher mean: the fewer draws are to be believed, the further single ones lead it astray.
+    better = min(sources, key=lambda name: (_doubtful(sources[name]), _mean_error(sources[name])))
+    return Gaps(sources[better], better, before, after, rise)
 
 
 class _Once(nn.Module):
@@ -214,6 +219,15 @@ def _refinable(guide: Program) -> nn.Module:
 def _told(found: Evaluation, data: Data) -> Evaluation:
     """With what the data say of themselves."""
     return replace(found, conventions={**conventions_of(data), **found.conventions})
+
+
+def _doubtful(found: Evaluation) -> int:
+    """Rows whose log p(x) is not to be believed."""
+    return sum(k >= khat_threshold(int(s)) for k, s in zip(found.khat.tolist(), found.draws, strict=True))
+
+
+def _mean_error(found: Evaluation) -> float:
+    return found.standard_error.nan_to_num(nan=math.inf).mean().item()
 
 
 def _check_same_data(evidence: Evaluation, found: Evaluation) -> None:
