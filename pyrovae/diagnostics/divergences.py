@@ -209,8 +209,8 @@ def _by_dimension(program: str, site: Site, structure: Structure) -> Tensor:
         base = base.base_dist
     if base.event_shape:
         raise ValueError(
-            f"kl_by_dimension: site '{site['name']}' of the {program}: {family_of(site['fn'])} is no product "
-            f"over its dimensions, and none has a KL of its own: use kl_by_site"
+            f"kl_by_dimension: site '{site['name']}' of the {program}: {family_of(site['fn'])} is no "
+            f"univariate density with .to_event(), and its dimensions have no KL of their own: use kl_by_site"
         )
     event_dim = len(site["fn"].event_shape)
     log_prob = base.log_prob(site["value"])
