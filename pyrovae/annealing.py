@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyrovae.programs import Program, mode, modules_of
 from pyrovae.reductions import check_count
+from pyrovae.remembering import remembering
 from pyrovae.streams import stream
 from pyrovae.tempering import Annealed, anneal, moving, path_between, temperatures, tune
 
@@ -61,6 +62,7 @@ def ais(
     num_steps: int = 5,
     schedule: str = "sigmoid",
     start: str = "guide",
+    chunk_size: int | None = None,
     seed: int = 0,
 ) -> Annealed:
     r"""Annealed importance sampling: chains move from the guide, or the prior, to p(x, z).
@@ -82,6 +84,7 @@ def ais(
         num_steps: Leapfrog steps of a move.
         schedule: "sigmoid", slow at both ends, or "linear".
         start: "guide" or "prior"; the prior does without the guide's densities, and takes longer.
+        chunk_size: Chains that the model scores at once; smaller needs less memory.
         seed: Of all noise.
 
     Returns:
@@ -106,8 +109,8 @@ def ais(
     check_count("ais: num_samples", num_samples)
     check_count("ais: num_steps", num_steps)
     betas = temperatures(num_temperatures, schedule)
-    path = path_between(model, guide, args, start, seed)
-    with moving(model, guide):
+    path = path_between(model, guide, args, start, seed, chunk_size)
+    with moving(model, guide), remembering():
         with stream("ais, tuning", seed):
             steps = tune(path, betas, num_samples, num_steps)
         with stream("ais", seed):
@@ -124,6 +127,7 @@ def bdmc(
     schedule: str = "sigmoid",
     start: str = "guide",
     site: str = "x",
+    chunk_size: int | None = None,
     seed: int = 0,
 ) -> Bounds:
     r"""Bidirectional Monte Carlo: log p(x) of data drawn from the model, from below and from above.
@@ -145,6 +149,7 @@ def bdmc(
         schedule: "sigmoid" or "linear".
         start: "guide" or "prior".
         site: The model's site of the data.
+        chunk_size: Chains that the model scores at once.
         seed: Of all noise.
 
     Returns:
@@ -173,8 +178,8 @@ def bdmc(
         if site not in truth.nodes:
             raise ValueError(f"bdmc: the model has no site '{site}': name that of the data with site=")
         data: Any = truth.nodes[site]["value"]
-    path = path_between(model, guide, (data, *args[1:]), start, seed)
-    with moving(model, guide):
+    path = path_between(model, guide, (data, *args[1:]), start, seed, chunk_size)
+    with moving(model, guide), remembering():
         with stream("ais, tuning", seed):
             steps = tune(path, betas, num_samples, num_steps)
         with stream("ais", seed):

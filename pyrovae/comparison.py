@@ -14,7 +14,7 @@ from pyrovae.results import Evaluation
 
 __all__ = ["Comparison", "Difference", "compare"]
 
-PRIVATE = ("seed", "torch")
+PRIVATE = ("seed", "torch", "weights", "proposal", "chosen")
 """Conventions that may differ between results that are compared."""
 
 SURE = 2.0

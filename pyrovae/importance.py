@@ -24,6 +24,7 @@ from pyrovae.reductions import WeightSums, check_count, elbo, ess, log_evidence,
 __all__ = [
     "WeightSums",
     "by_datum",
+    "draws_in_a_pass",
     "elbo",
     "ess",
     "in_place",
@@ -35,8 +36,8 @@ __all__ = [
     "weigh",
 ]
 
-DRAWS_AT_ONCE = 128
-"""Draws that the guide makes in one pass. Fixed, so that the noise depends on no memory setting."""
+ROWS_IN_A_PASS = 8192
+"""Draws times data that the guide makes in one pass. Fixed: the noise depends on no memory setting."""
 
 
 def log_weights(
@@ -100,10 +101,11 @@ def weigh(
     The mean of the second is KL(q || p(z)), and their sum is log p(x | z_s).
     """
     check_count("num_samples", num_samples)
-    chunk_size = chunk_size if chunk_size is not None else DRAWS_AT_ONCE
+    at_once = draws_in_a_pass(structure)
+    chunk_size = chunk_size if chunk_size is not None else at_once
     check_count("chunk_size", chunk_size)
-    for start in range(0, num_samples, DRAWS_AT_ONCE):
-        num_draws = min(DRAWS_AT_ONCE, num_samples - start)
+    for start in range(0, num_samples, at_once):
+        num_draws = min(at_once, num_samples - start)
         with pyro.plate("_draws", num_draws, dim=structure.draws_dim):
             drawn = poutine.trace(guide).get_trace(*args, **kwargs)
         log_q = sum_by_datum(list(sample_sites(drawn)), structure)
@@ -114,6 +116,11 @@ def weigh(
             log_prior = sum_by_datum([s for s in sites if not s["is_observed"]], structure)
             log_ratio = (log_q[rows] if log_q.dim() else log_q) - log_prior
             yield log_likelihood - log_ratio, log_ratio
+
+
+def draws_in_a_pass(structure: Structure) -> int:
+    """Draws of each datum that the guide makes at once."""
+    return max(ROWS_IN_A_PASS // structure.rows, 1)
 
 
 def _score(

@@ -35,10 +35,11 @@ Site = dict[str, Any]
 
 
 class Structure(NamedTuple):
-    """Where a pair keeps its data: the plate's name, its (negative) dim, and the room above it."""
+    """Where a pair keeps its data: the plate's name, its (negative) dim and size, and the room above it."""
 
     plate: str
     dim: int
+    rows: int
     draws_dim: int  # the first dim left of every plate: importance draws go there
 
 
@@ -110,7 +111,7 @@ def structure_of(guide_trace: poutine.Trace, model_trace: poutine.Trace, *, boun
     for site in model_sites + guide_sites:
         _check_batch_shape(site)
     depth = max(-frame.dim for site in model_sites + guide_sites for frame in _frames(site))
-    return Structure(plate.name, plate.dim, -1 - depth)
+    return Structure(plate.name, plate.dim, plate.size, -1 - depth)
 
 
 def traces(

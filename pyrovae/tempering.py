@@ -12,8 +12,8 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.coordinates import Coordinates, coordinates
-from pyrovae.importance import sum_by_datum
-from pyrovae.programs import Program, Structure, inspect, mode, modules_of, plain_errors, sample_sites
+from pyrovae.importance import draws_in_a_pass, sum_by_datum
+from pyrovae.programs import Program, Site, Structure, inspect, mode, modules_of, plain_errors, sample_sites
 from pyrovae.reductions import check_count
 from pyrovae.streams import stream
 
@@ -45,13 +45,26 @@ class Annealed(NamedTuple):
 class Path:
     """The densities that annealing goes between, as functions of points in coordinates without bounds."""
 
-    def __init__(self, model: Program, guide: Program, args: Any, structure: Structure, start: str) -> None:
+    def __init__(
+        self,
+        model: Program,
+        guide: Program,
+        args: Any,
+        structure: Structure,
+        start: str = "guide",
+        chunk_size: int | None = None,
+        plate: str = "_chains",
+    ) -> None:
+        self.plate = plate
         self.model, self.guide, self.args, self.structure = model, guide, args, structure
         self.from_prior = start == "prior"
+        self.chunk_size = draws_in_a_pass(structure) if chunk_size is None else chunk_size
         with torch.no_grad():
             drawn = self._run(guide, None, 64)
-            self.space: Coordinates = coordinates(self._latents(self._run(model, drawn, 64)), structure)
+            latents = self._latents(self._run(model, drawn, 64))
+            self.space: Coordinates = coordinates(latents, structure)
             spread = self.draw(64)
+        self.frames = {site["name"]: self._within(site) for site in latents}
         self.scale = [point.std(0, keepdim=True).clamp(min=1e-6) for point in spread]
 
     def draw(self, num_samples: int) -> Point:
@@ -67,44 +80,71 @@ class Path:
         free = self.space.free(self._values(truth))
         return [point.expand(num_samples, *point.shape[1:]).clone() for point in free]
 
+    def chunks(self, point: Point) -> Iterator[Point]:
+        """The chains of a point, some at a time."""
+        for start in range(0, len(point[0]), self.chunk_size):
+            yield [each[start : start + self.chunk_size] for each in point]
+
     def ends(self, point: Point) -> tuple[Tensor, Tensor]:
         """Log densities of the start and of the target, ``[S, batch]`` each."""
+        known, log_volume = self._known(point)
+        log_prior, log_likelihood = self._joint(known, len(point[0]))
+        if self.from_prior:
+            start = log_prior
+        else:
+            sites = sample_sites(self._run(self.guide, known, len(point[0])))
+            start = sum_by_datum(list(sites), self.structure)
+        return start + log_volume, log_prior + log_likelihood + log_volume
+
+    def target(self, point: Point) -> Tensor:
+        """Log density of the target alone, ``[S, batch]``."""
+        known, log_volume = self._known(point)
+        return sum(self._joint(known, len(point[0]))) + log_volume
+
+    def _known(self, point: Point) -> tuple[poutine.Trace, Tensor]:
+        """The values at a point, to replay programs with, and the log volume of the map to them."""
         values, log_volume = self.space.bound(point)
         known = poutine.Trace()
         for name, value in values.items():
             known.add_node(name, name=name, type="sample", value=value, is_observed=False, infer={})
-        num_samples = len(point[0])
+        return known, log_volume
+
+    def _joint(self, known: poutine.Trace, num_samples: int) -> tuple[Tensor, Tensor]:
+        """Log p(z) and log p(x | z), ``[S, batch]`` each."""
         sites = list(sample_sites(self._run(self.model, known, num_samples)))
-        log_prior = sum_by_datum([site for site in sites if not site["is_observed"]], self.structure)
-        log_likelihood = sum_by_datum([site for site in sites if site["is_observed"]], self.structure)
-        if self.from_prior:
-            start = log_prior
-        else:
-            start = sum_by_datum(
-                list(sample_sites(self._run(self.guide, known, num_samples))), self.structure
-            )
-        return start + log_volume, log_prior + log_likelihood + log_volume
+        return (
+            sum_by_datum([site for site in sites if not site["is_observed"]], self.structure),
+            sum_by_datum([site for site in sites if site["is_observed"]], self.structure),
+        )
 
     def _run(self, program: Program, known: poutine.Trace | None, num_samples: int) -> poutine.Trace:
         if known is not None:
             program = poutine.replay(program, trace=known)
-        with pyro.plate("_chains", num_samples, dim=self.structure.draws_dim):
+        with pyro.plate(self.plate, num_samples, dim=self.structure.draws_dim):
             return poutine.trace(program).get_trace(*self.args)
 
     def _values(self, trace: Any) -> dict[str, Tensor]:
         return {name: trace.nodes[name]["value"] for name in self.space.names}
+
+    def _within(self, site: Site) -> list[Any]:
+        """The plates that a site is in, but for the data's and the chains'."""
+        outer = (self.structure.dim, self.structure.draws_dim)
+        return [f for f in site["cond_indep_stack"] if f.vectorized and f.dim not in outer]
 
     @staticmethod
     def _latents(trace: poutine.Trace) -> list[dict[str, Any]]:
         return [site for site in sample_sites(trace) if not site["is_observed"]]
 
 
-def path_between(model: Program, guide: Program, args: Any, start: str, seed: int) -> Path:
+def path_between(
+    model: Program, guide: Program, args: Any, start: str, seed: int, chunk_size: int | None = None
+) -> Path:
     """The path from the guide, or the prior, to p(x, z), of a pair that was looked at first."""
+    check_count("ais: chunk_size", 1 if chunk_size is None else chunk_size)
     if start not in ("guide", "prior"):
         raise ValueError(f"ais: start must be 'guide' or 'prior', got '{start}'")
     with mode(modules_of(model, guide), training=False), plain_errors(), stream("ais, path", seed):
-        return Path(model, guide, args, inspect(model, guide, *args), start)
+        return Path(model, guide, args, inspect(model, guide, *args), start, chunk_size)
 
 
 @contextmanager
@@ -153,17 +193,22 @@ def anneal(path: Path, point: Point, betas: Tensor, steps: Tensor | None, num_st
 
 def _values(path: Path, point: Point) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
-        return path.ends(point)
+        start, target = zip(*map(path.ends, path.chunks(point)), strict=True)
+    return torch.cat(start), torch.cat(target)
 
 
 def _slope(path: Path, point: Point, beta: float) -> tuple[Point, Tensor, Tensor]:
     """The gradient of log pi_beta, and the two log densities."""
-    point = [each.detach().requires_grad_() for each in point]
-    with torch.enable_grad():
-        start, target = path.ends(point)
-        mixed = (1 - beta) * start + beta * target
-        slope = torch.autograd.grad(mixed.sum(), point)
-    return list(slope), start.detach(), target.detach()
+    slopes, starts, targets = [], [], []
+    for chunk in path.chunks(point):
+        leaves = [each.detach().requires_grad_() for each in chunk]
+        with torch.enable_grad():
+            start, target = path.ends(leaves)
+            mixed = (1 - beta) * start + beta * target
+            slopes.append(torch.autograd.grad(mixed.sum(), leaves))
+        starts.append(start.detach())
+        targets.append(target.detach())
+    return [torch.cat(each) for each in zip(*slopes, strict=True)], torch.cat(starts), torch.cat(targets)
 
 
 def _move(

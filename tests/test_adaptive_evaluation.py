@@ -37,15 +37,15 @@ class Mixed:
 
 def test_only_the_rows_that_need_draws_get_them():
     pair = Mixed(widen=2.5)
-    result = pair.evaluate(num_samples=50, target_se=0.05)
+    result = pair.evaluate(num_samples=50, target_se=0.1)
     hard = pair.x[:, -1] > 0
     assert (result.draws[~hard] == 50).all()
     assert (result.draws[hard] > 50).all()
-    assert (result.standard_error <= 0.05).all()
+    assert (result.standard_error <= 0.1).all()
     assert len(result.draws.unique()) > 2
     plain = pair.evaluate(num_samples=50)
     assert torch.equal(plain.log_evidence[~hard], result.log_evidence[~hard])
-    assert (plain.standard_error[hard] > 0.05).all()
+    assert (plain.standard_error[hard] > 0.1).all()
 
 
 def test_estimates_are_within_their_errors_as_often_as_these_say():

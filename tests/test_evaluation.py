@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import pyrovae as pv
+from pyrovae.ledger import hash_of
 from pyrovae.results import FIELDS
 from pyrovae.testing import LinearGaussian
 
@@ -282,6 +283,7 @@ def test_table_tells_what_it_is_of():
         "seed": 0,
         "dtype": str(torch.get_default_dtype())[6:],
         "torch": torch.__version__,
+        "weights": hash_of([vae.model, vae.guide]),
     }
     first, header, evidence, *_ = str(result).splitlines()
     assert first == "mnist-mini test, 1,000 rows, binarisation dynamic, K = 2 draws, importance sampling"

@@ -5,7 +5,7 @@ from pyrovae.distributions.discrete import Autoregressive, Bits, OneHots
 from pyrovae.distributions.grey import ContinuousBernoulli, DiscretizedLogistic, Levels, OpenBeta
 from pyrovae.distributions.mixtures import Defensive, GaussianMixture, Widened
 from pyrovae.distributions.proportions import Dirichlet, LogisticNormal
-from pyrovae.distributions.real import LowRankNormal, StudentT
+from pyrovae.distributions.real import LowRankNormal, MultivariateStudentT, StudentT
 from pyrovae.distributions.relaxed import (
     RelaxedOneHots,
     StraightThroughBits,
@@ -28,6 +28,7 @@ __all__ = [
     "Levels",
     "LogisticNormal",
     "LowRankNormal",
+    "MultivariateStudentT",
     "NegativeBinomial",
     "OneHots",
     "OpenBeta",

@@ -13,6 +13,7 @@ from pyrovae.parameters import check_positive
 from pyrovae.parts import Part, as_module
 from pyrovae.programs import Program, log_density, sample_sites
 from pyrovae.reductions import check_count
+from pyrovae.remembering import once
 from pyrovae.streams import stream
 from pyrovae.supports import check_supports
 
@@ -97,14 +98,19 @@ class Refined(nn.Module):
                 "Refined takes gradient steps, which inference mode forbids: use torch.no_grad"
             )
         start = self.guide.net(x)
-        free = start.detach().clone().requires_grad_()
+        refined = once(self, (x,), lambda: self._refine(x, start.detach()))
+        return self.guide.given(start + (refined - start).detach())
+
+    def _refine(self, x: Tensor, start: Tensor) -> Tensor:
+        """The parameters after the steps."""
+        free = start.clone().requires_grad_()
         optimizer = torch.optim.Adam([free], lr=self.learning_rate)
         with torch.enable_grad(), stream("refine", self.seed):
             draws = self._draws(x, free)
             for _ in range(self.steps):
                 (free.grad,) = torch.autograd.grad(-self._bound(x, free, draws), free)
                 optimizer.step()
-        return self.guide.given(start + (free.detach() - start).detach())
+        return free.detach()
 
     def _draws(self, x: Tensor, parameters: Tensor) -> tuple[int, ...]:
         """The shape of a step's draws: a dim of their own, left of every plate of the model."""

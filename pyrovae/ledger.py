@@ -1,0 +1,103 @@
+"""What is finished of a long evaluation, line by line on disk, so that a killed one goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import torch
+from torch import Tensor, nn
+
+from pyrovae.tiles import Tile
+
+__all__ = ["Ledger", "hash_of"]
+
+
+class Ledger:
+    """A file of one JSON line for what is evaluated how, and one for each tile that is done.
+
+    A line that a kill cut short is dropped. Floats are written so that they come back to the last bit.
+
+    Args:
+        path: The file, made if it is not there.
+        said: What the results are of; a file that says something else is refused.
+
+    Raises:
+        ValueError: The file is of another evaluation (the differences are named), or no such file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], said: dict[str, Any]) -> None:
+        self.path = Path(path)
+        self.said = json.loads(json.dumps(said))
+        self._done: dict[int, dict[str, Any]] = {}
+        lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
+        if lines:
+            self._read(lines)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f"{self.path.name}.part")
+        temporary.write_bytes(b"".join(map(_line, (self.said, *self._done.values()))))
+        temporary.replace(self.path)  # less what was cut short
+
+    def find(self, tile: Tile) -> dict[str, Tensor] | None:
+        """The columns of a tile, if they are there.
+
+        Raises:
+            ValueError: They are of other data.
+        """
+        line = self._done.get(tile.position)
+        if line is None:
+            return None
+        if line["crc32"] != crc32(tile.content()):
+            raise ValueError(f"evaluate: {tile.name} are not those that {self.path} is of: name another file")
+        return {name: torch.tensor(values, dtype=torch.float64) for name, values in line["columns"].items()}
+
+    def add(self, tile: Tile, columns: dict[str, Tensor]) -> None:
+        """Write the columns of a tile, and see to it that they are on the disk."""
+        values = {name: column.tolist() for name, column in columns.items()}
+        line = {"tile": tile.position, "crc32": crc32(tile.content()), "columns": values}
+        with self.path.open("ab") as file:
+            file.write(_line(line))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _read(self, lines: list[bytes]) -> None:
+        try:
+            said, *done = [json.loads(line) for line in lines]
+            self._done = {line["tile"]: line for line in done}
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"evaluate: {self.path} holds no evaluation: name another file to resume from"
+            ) from error
+        for key in sorted({*said, *self.said}):
+            if said.get(key) != self.said.get(key):
+                raise ValueError(
+                    f"evaluate: {self.path} is of {key} {said.get(key)}, and this evaluation of "
+                    f"{self.said.get(key)}: finish that one, or delete the file"
+                )
+
+
+def hash_of(modules: list[nn.Module]) -> str:
+    """A hash of the modules' parameters and buffers, by name.
+
+    Example:
+        >>> net = torch.nn.Linear(2, 1)
+        >>> before = hash_of([net])
+        >>> _ = torch.nn.init.ones_(net.weight)
+        >>> before == hash_of([net])
+        False
+    """
+    found = sha256()
+    for module in modules:
+        for name, value in sorted(module.state_dict().items()):
+            if isinstance(value, Tensor):
+                found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+                found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+def _line(content: dict[str, Any]) -> bytes:
+    return json.dumps(content).encode() + b"\n"

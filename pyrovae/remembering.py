@@ -1,0 +1,46 @@
+"""What costs much and comes out the same at every pass over the same data is computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+__all__ = ["once", "remembering"]
+
+Value = TypeVar("Value")
+
+_kept: ContextVar[dict[int, tuple[Any, tuple[Any, ...], Any]] | None] = ContextVar("_kept", default=None)
+
+
+@contextmanager
+def remembering() -> Iterator[None]:
+    """Inside, :func:`once` keeps its last value of each owner: parameters have to stand still meanwhile."""
+    token = _kept.set({} if _kept.get() is None else _kept.get())
+    try:
+        yield
+    finally:
+        _kept.reset(token)
+
+
+def once(owner: object, arguments: tuple[Any, ...], compute: Callable[[], Value]) -> Value:
+    """The value that the owner had for the very same arguments, else what ``compute()`` gives.
+
+    Outside of :func:`remembering` it is computed at each call.
+
+    Example:
+        >>> x, calls = object(), []
+        >>> with remembering():
+        ...     _ = [once(x, (x,), lambda: calls.append(1)) for _ in range(3)]
+        >>> len(calls)
+        1
+    """
+    kept = _kept.get()
+    if kept is None:
+        return compute()
+    entry = kept.get(id(owner))
+    same = entry is not None and len(entry[1]) == len(arguments)
+    if entry is None or not same or any(a is not b for a, b in zip(entry[1], arguments, strict=True)):
+        kept[id(owner)] = entry = (owner, arguments, compute())  # the owner too: its id stays its own
+    return entry[2]

@@ -1,0 +1,147 @@
+"""Data cut into tiles of a fixed number of rows, and computing one with no more memory than there is."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, RandomSampler
+
+from pyrovae.batching import Data, batches
+
+__all__ = ["ROWS_IN_A_TILE", "Memory", "Tile", "tiles"]
+
+ROWS_IN_A_TILE = 64
+"""Rows that share a stream of noise. Fixed: neither noise nor rounding depends on a batch size."""
+
+Value = TypeVar("Value")
+
+
+class Tile(NamedTuple):
+    """Some rows of the data, as arguments of the programs.
+
+    Attributes:
+        position: Which tile of the data it is.
+        rows: How many of its rows are data; those after them repeat the last one.
+        arguments: Tensors of :data:`ROWS_IN_A_TILE` rows.
+    """
+
+    position: int
+    rows: int
+    arguments: tuple[Tensor, ...]
+
+    @property
+    def first(self) -> int:
+        """The place of its first row in the data."""
+        return self.position * ROWS_IN_A_TILE
+
+    @property
+    def name(self) -> str:
+        """Which rows of the data it holds, in words."""
+        return f"data rows {self.first} to {self.first + self.rows - 1}"
+
+    def bare(self) -> Tile:
+        """Without the rows that fill it up."""
+        return self._replace(arguments=tuple(tensor[: self.rows] for tensor in self.arguments))
+
+    def row(self, index: int) -> tuple[Tensor, ...]:
+        """One row as arguments of the programs."""
+        return tuple(tensor[index : index + 1].contiguous() for tensor in self.arguments)
+
+    def content(self) -> bytes:
+        """The bytes of its data, argument after argument."""
+        seen = (tensor[: self.rows].detach().cpu().contiguous() for tensor in self.arguments)
+        return b"".join(tensor.view(torch.uint8).numpy().tobytes() for tensor in seen)  # numpy lacks bfloat16
+
+
+def tiles(
+    data: Data, seed: int, *, batch_size: int | None = None, device: torch.device | str | None = None
+) -> Iterator[Tile]:
+    """The data in tiles, the last one filled up.
+
+    Args:
+        data: As :func:`pyrovae.batching.batches` takes it.
+        seed: Of what is random in the data.
+        batch_size: Rows that are fetched at once; a tile if not given.
+        device: Where they go.
+
+    Raises:
+        ValueError: A DataLoader that shuffles.
+
+    Example:
+        >>> [tile.rows for tile in tiles(torch.zeros(100, 3), seed=0)]
+        [64, 36]
+    """
+    if isinstance(data, DataLoader) and isinstance(data.sampler, RandomSampler):
+        raise ValueError("evaluate: the DataLoader shuffles, so no result would belong to a known row")
+    waiting: list[tuple[Tensor, ...]] = []
+    position = 0
+    for batch in batches(data, batch_size or ROWS_IN_A_TILE, "evaluate", seed, device=device):
+        waiting.append(batch)
+        if sum(len(rows[0]) for rows in waiting) < ROWS_IN_A_TILE:
+            continue
+        joined = [torch.cat(tensors) for tensors in zip(*waiting, strict=True)]
+        whole = len(joined[0]) // ROWS_IN_A_TILE * ROWS_IN_A_TILE
+        for start in range(0, whole, ROWS_IN_A_TILE):
+            part = tuple(tensor[start : start + ROWS_IN_A_TILE].contiguous() for tensor in joined)
+            yield Tile(position, ROWS_IN_A_TILE, part)
+            position += 1
+        waiting = [tuple(tensor[whole:] for tensor in joined)] if whole < len(joined[0]) else []
+    if waiting:
+        joined = [torch.cat(tensors) for tensors in zip(*waiting, strict=True)]
+        rows = len(joined[0])
+        filler = torch.arange(ROWS_IN_A_TILE).clamp(max=rows - 1)
+        yield Tile(position, rows, tuple(tensor[filler.to(tensor.device)] for tensor in joined))
+
+
+class Memory:
+    """Draws scored at once: halved, with a warning, whenever they are more than memory holds.
+
+    Args:
+        chunk_size: Draws to begin with; as many as a pass has if not given.
+    """
+
+    def __init__(self, chunk_size: int | None) -> None:
+        self.chunk_size = chunk_size
+
+    def run(self, compute: Callable[[int | None], Value], draws: int) -> Value:
+        """What ``compute(chunk_size)`` gives, once it fits; each try starts from the beginning.
+
+        Args:
+            compute: Draws its noise from a stream of its own, so that a second try has the same.
+            draws: Draws of a pass.
+
+        Raises:
+            RuntimeError: A single draw does not fit.
+        """
+        while True:
+            try:
+                return compute(self.chunk_size)
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                reason = str(error).split("\n")[0]
+            tried = min(self.chunk_size or draws, draws)  # out here, where the error holds no tensors
+            if tried == 1:
+                raise RuntimeError(
+                    f"evaluate: one draw of {ROWS_IN_A_TILE} rows does not fit into memory ({reason}): "
+                    f"use a device that has more"
+                )
+            self.chunk_size = tried // 2
+            warnings.warn(
+                f"evaluate: {tried} draws at once do not fit into memory, going on with {self.chunk_size}: "
+                f"pass chunk_size={self.chunk_size} to start with it",
+                stacklevel=4,
+            )
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    said = str(error)
+    return (
+        isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        or "DefaultCPUAllocator" in said
+        or "out of memory" in said
+    )
