@@ -158,3 +158,14 @@ def test_rows_have_their_gaps_whatever_follows_them(oracle):
         log_evidence = getattr(all_rows, name).log_evidence[:64]
         torch.testing.assert_close(getattr(some, name).log_evidence, log_evidence)
     assert all_rows.guide.conventions["rows"] == 70
+
+
+def test_each_tile_is_refined_once(oracle, monkeypatch):
+    """However many the passes of draws, and looks at the programs: 130 rows are three tiles."""
+    refine, steps = guides.Refined._refine, []
+    monkeypatch.setattr(
+        guides.Refined, "_refine", lambda self, *given: steps.append(self.steps) or refine(self, *given)
+    )
+    vae, x = linear_vae(oracle), oracle.sample(130)
+    pv.diagnostics.gaps(vae.model, vae.guide, x, num_samples=300, steps=4, progress=False)
+    assert steps == [4, 4, 4, 2, 2, 2]

@@ -15,6 +15,7 @@ from pyrovae.guides import Refined
 from pyrovae.pareto import khat_threshold
 from pyrovae.programs import Program
 from pyrovae.reductions import check_count
+from pyrovae.remembering import remembering
 from pyrovae.results import Evaluation
 from pyrovae.streams import seed_of
 from pyrovae.tables import mean_errors, shown, table
@@ -166,15 +167,16 @@ def gaps(
     if refined is None:
         part = _refinable(guide)
         settings: Any = {"learning_rate": learning_rate, "num_particles": num_particles, "seed": seed}
-        refined = Guide(_Once(Refined(part, model, steps, **settings)))
-        halfway = Guide(_Once(Refined(part, model, steps // 2, **settings))) if steps > 1 else None
+        refined = Guide(Refined(part, model, steps, **settings))
+        halfway = Guide(Refined(part, model, steps // 2, **settings)) if steps > 1 else None
     # Rows that are redrawn at each access have to be the same for all.
     drawn = [torch.cat(tensors) for tensors in zip(*batches(data, 512, "gaps", seed), strict=True)]
 
     def of(program: Program, purpose: str) -> Evaluation:
         key = seed_of(f"gaps, {purpose}", seed)
         sizes: Any = {"num_samples": num_samples, "chunk_size": chunk_size, "device": device}
-        return evaluate(model, program, tuple(drawn), seed=key, progress=progress, **sizes)
+        with remembering():  # from the first look on, or the first tile is refined three times
+            return evaluate(model, program, tuple(drawn), seed=key, progress=progress, **sizes)
 
     before, after = (_told(of(*each), data) for each in ((guide, "guide"), (refined, "refined")))
     rise = None if halfway is None else after.elbo - of(halfway, "refined").elbo  # of the same noise
@@ -185,21 +187,6 @@ def gaps(
     # Not by the higher mean: the fewer draws are to be believed, the further single ones lead it astray.
     better = min(sources, key=lambda name: (_doubtful(sources[name]), _mean_error(sources[name])))
     return Gaps(sources[better], better, before, after, rise)
-
-
-class _Once(nn.Module):
-    """A part that is asked once for a block of data, not again for each chunk of draws."""
-
-    def __init__(self, part: nn.Module) -> None:
-        super().__init__()
-        self.part = part
-        self.asked: Tensor | None = None
-        self.found: Any = None
-
-    def forward(self, x: Tensor) -> Any:
-        if self.asked is None or self.asked.shape != x.shape or not torch.equal(self.asked, x):
-            self.asked, self.found = x, self.part(x)
-        return self.found
 
 
 def _refinable(guide: Program) -> nn.Module:
