@@ -17,10 +17,12 @@ if TYPE_CHECKING:
         objectives,
         plots,
         priors,
+        proposals,
         testing,
     )
     from pyrovae.annealing import ais_log_weights, bdmc
     from pyrovae.callbacks import KeepBest
+    from pyrovae.certificate import Certificate, certify
     from pyrovae.checkpoints import load, save
     from pyrovae.comparison import Comparison, compare
     from pyrovae.dequantisation import bits_per_dim
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 # Where each public name lives. Resolved at first use: the command line answers before torch is in.
 _HOMES = {
+    "Certificate": "certificate",
     "Comparison": "comparison",
     "Evaluation": "results",
     "History": "training",
@@ -42,6 +45,7 @@ _HOMES = {
     "ais_log_weights": "annealing",
     "bdmc": "annealing",
     "bits_per_dim": "dequantisation",
+    "certify": "certificate",
     "compare": "comparison",
     "elbo": "reductions",
     "ess": "reductions",
@@ -65,11 +69,13 @@ _MODULES = (
     "objectives",
     "plots",
     "priors",
+    "proposals",
     "testing",
 )
 
 __version__ = "0.1.0"
 __all__ = [  # noqa: RUF022 (values first, then the modules)
+    "Certificate",
     "Comparison",
     "Evaluation",
     "History",
@@ -78,6 +84,7 @@ __all__ = [  # noqa: RUF022 (values first, then the modules)
     "ais_log_weights",
     "bdmc",
     "bits_per_dim",
+    "certify",
     "compare",
     "elbo",
     "ess",
@@ -99,6 +106,7 @@ __all__ = [  # noqa: RUF022 (values first, then the modules)
     "objectives",
     "plots",
     "priors",
+    "proposals",
     "testing",
 ]
 

@@ -45,14 +45,14 @@ class Adapted(nn.Module):
     weights of q's draws average to p(x) whatever q is. One density with one mode: a mode far from the
     guide's draws stays unseen, which :func:`pyrovae.certify` looks for.
 
-    A program like any other, to evaluate with. It has nothing to train: rounds cost a few thousand draws
-    of each datum.
+    A program like any other, to evaluate with. It has nothing to train: the rounds cost a few thousand
+    draws of each datum. Some 30 coordinates are what so many draws can fit.
 
     Args:
         model: Pyro program of p(x, z).
         guide: Pyro program of q(z | x), where the fit starts; latents continuous.
         rounds: Most rounds; a datum whose draws are good enough stops earlier.
-        num_samples: Draws of a round.
+        num_samples: Draws of a round; 30 for each coordinate, and at least 300, if not given.
         df: nu, degrees of freedom of the tails.
         seed: Of the rounds' draws.
 
@@ -81,14 +81,14 @@ class Adapted(nn.Module):
         model: Program,
         guide: Program,
         *,
-        rounds: int = 10,
-        num_samples: int = 300,
+        rounds: int = 20,
+        num_samples: int | None = None,
         df: float = 8.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
         check_count("Adapted: rounds", rounds)
-        check_count("Adapted: num_samples", num_samples)
+        check_count("Adapted: num_samples", 1 if num_samples is None else num_samples)
         check_positive("Adapted: df", df)
         self._pair = model, guide  # in a tuple: their parameters stay their own
         self.rounds, self.num_samples, self.df, self.seed = rounds, num_samples, df, seed
@@ -118,10 +118,11 @@ class Adapted(nn.Module):
         return path, structure, q
 
 
-def fit(path: Path, rounds: int, num_samples: int, df: float) -> tuple[Tensor, Tensor]:
+def fit(path: Path, rounds: int, num_samples: int | None, df: float) -> tuple[Tensor, Tensor]:
     """Loc ``[rows, d]`` and scale ``[rows, d, d]`` of a t for each datum, float64."""
+    width = sum(scale.numel() for scale in path.scale) // path.structure.rows
+    num_samples = max(30 * width, 300) if num_samples is None else num_samples
     start = _flat(path, path.draw(num_samples)).double()
-    width = start.shape[-1]
     loc, scale_tril = start.mean(0), start.std(0).clamp(min=1e-6).diag_embed()
     least = min(LEAST * width, num_samples / 4)
     count, first, second = 0.0 * loc[:, :1, None], 0.0 * loc, 0.0 * scale_tril
@@ -137,9 +138,10 @@ def fit(path: Path, rounds: int, num_samples: int, df: float) -> tuple[Tensor, T
         size = 1 / weights.square().sum(0)[:, None, None]
         mean = (weights[..., None] * z).sum(0)
         spread = torch.einsum("sb,sbi,sbj->bij", weights, z - mean, z - mean)
-        count = FORGET * count + size
-        first = FORGET * first + size[..., 0] * mean
-        second = FORGET * second + size * (spread + mean[:, :, None] * mean[:, None])
+        keep = (FORGET * tau)[:, None, None]  # nothing of rounds that were far off
+        count = keep * count + size
+        first = keep[..., 0] * first + size[..., 0] * mean
+        second = keep * second + size * (spread + mean[:, :, None] * mean[:, None])
         new_loc = first / count[..., 0]
         covariance = second / count - new_loc[:, :, None] * new_loc[:, None]
         share = width / (width + count)
@@ -205,10 +207,13 @@ def _set(path: Path, drawn: Tensor, draws_dim: int) -> None:
     points = [point[:, 0] for point in _points(path, rows)]  # less the dim that the fit's draws were in
     space = path.space
     for name, transform, point in zip(space.names, space.transforms, points, strict=True):
-        point = point[0] if missing else point  # else they are not among draws
+        frames = path.frames[name]
+        if missing:  # not among draws: no dims left of the site's own plates
+            depth = max(-path.structure.dim, *(-frame.dim for frame in frames), 1)
+            point = point.flatten(0, point.dim() - transform.domain.event_dim - depth)
         value = transform(point)
         log_density = -transform.log_abs_det_jacobian(point, value)
         with ExitStack() as stack:
-            for frame in path.frames[name]:
+            for frame in frames:
                 stack.enter_context(pyro.plate(frame.name, frame.size, dim=frame.dim))
             pyro.sample(name, dist.Delta(value, log_density, transform.codomain.event_dim))

@@ -9,7 +9,7 @@ from contextlib import redirect_stderr
 from dataclasses import asdict
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -131,7 +131,7 @@ class _Train:
 
 
 class _Evaluate:
-    """Estimate log p(x) of each datum by importance sampling, with its error."""
+    """Estimate log p(x) of each datum, with its error, and say how far it can be believed."""
 
     def __init__(
         self,
@@ -139,6 +139,12 @@ class _Evaluate:
         /,
         num_samples: int = 1000,
         split: str = "test",
+        proposal: Literal["auto", "adapted", "refined", "widened", "defensive", "guide"] = "auto",
+        target_se: float | None = None,
+        max_samples: int | None = None,
+        method: Literal["is", "ais"] = "is",
+        num_temperatures: int = 1000,
+        certify: bool = False,
         chunk_size: int | None = None,
         seed: int = 0,
         root: Path | None = None,
@@ -147,39 +153,65 @@ class _Evaluate:
 
         Args:
             run: Folder of the run.
-            num_samples: Importance draws per datum, K.
+            num_samples: Importance draws per datum, K; of ais, chains.
             split: Which split: train, validation or test.
+            proposal: What is drawn from: the guide, a better density made of it, or the best of all.
+            target_se: Standard error, in nats, that every datum is to reach by more draws.
+            max_samples: Most draws of one datum then; 64 K if not given.
+            method: Importance sampling, or annealed importance sampling, for which 16 chains are many.
+            num_temperatures: Of ais.
+            certify: Check importance sampling by annealing and bounds from both sides, and say a verdict.
             chunk_size: Draws scored at once; smaller needs less memory.
             seed: Of the draws.
             root: Folder of the data sets, where not $PYROVAE_DATA.
         """
-        self.folder, self.num_samples, self.chunk_size = run, num_samples, chunk_size
-        self.split, self.seed, self.root = split, seed, root
+        self.folder, self.split, self.root, self.certify = run, split, root, certify
+        self.num_samples, self.chunk_size, self.target_se = num_samples, chunk_size, target_se
+        wanted = None if proposal == "guide" else proposal
+        self.keywords: dict[str, Any] = {
+            "num_samples": num_samples,
+            "proposal": wanted,
+            "target_se": target_se,
+            "max_samples": max_samples,
+            "seed": seed,
+        }
+        self.ways: dict[str, Any] = {
+            "method": method,
+            "num_temperatures": num_temperatures,
+            "chunk_size": chunk_size,
+        }
 
     def run(self) -> int:
         """Evaluate, print the table and write the per-datum results."""
         sources.choose("split", self.split, ("train", "validation", "test"))
-        for name, value in (("num-samples", self.num_samples), ("chunk-size", self.chunk_size)):
+        for name, value in (
+            ("num-samples", self.num_samples),
+            ("chunk-size", self.chunk_size),
+            ("num-temperatures", self.ways["num_temperatures"]),
+            ("max-samples", self.keywords["max_samples"]),
+        ):
             if value is not None and value < 1:
                 raise ValueError(f"--{name} is {value}: at least 1 is needed")
+        if self.certify and self.ways["method"] == "ais":
+            raise ValueError("--certify anneals beside importance sampling: leave --method out")
         run = read_run(self.folder)
         _check_writable(self.folder)
 
-        from pyrovae import datasets, evaluate, load
+        from pyrovae import certify, datasets, evaluate, load
 
         vae = load(self.folder)
         dataset = datasets.load(run.recipe.dataset, self.root, binarisation=run.recipe.binarisation)
-        result = evaluate(
-            vae.model,
-            vae.guide,
-            getattr(dataset, self.split),
-            num_samples=self.num_samples,
-            chunk_size=self.chunk_size,
-            seed=self.seed,
-        )
-        path = self.folder / _results(self.split)
+        data = getattr(dataset, self.split)
+        path, partial = self.folder / _results(self.split), self.folder / f"{_results(self.split)}.partial"
+        if self.certify:
+            certificate = certify(vae.model, vae.guide, data, **self.keywords)
+            result, said = certificate.evaluation, str(certificate)
+        else:
+            result = evaluate(vae.model, vae.guide, data, resume=partial, **self.keywords, **self.ways)
+            said = str(result)
         result.save(path)
-        print(f"{result}\nper datum: {path}")
+        partial.unlink(missing_ok=True)
+        print(f"{said}\nper datum: {path}")
         return 0
 
 

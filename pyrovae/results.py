@@ -116,6 +116,9 @@ class Evaluation:
             lines.append(f"{name:<34}{values.mean():>10.3f}{_shown(test_set):>12}{_shown(monte_carlo):>14}")
         if self.num_samples > 1:
             lines.append(f"{'expected bias of log p(x)':<34}{self.bias.mean():>10.2g}")
+        if "proposal" in said:
+            chosen = f", chosen {said['chosen']}" if "chosen" in said else ""
+            lines.append(f"proposal: {said['proposal']}{chosen}")
         lines.append(f"effective draws: median {self.ess.median():.0f}, least {self.ess.min():.1f}")
         if "target_se" in self.conventions:
             target = self.conventions["target_se"]

@@ -60,8 +60,7 @@ class Path:
         self.from_prior = start == "prior"
         self.chunk_size = draws_in_a_pass(structure) if chunk_size is None else chunk_size
         with torch.no_grad():
-            drawn = self._run(guide, None, 64)
-            latents = self._latents(self._run(model, drawn, 64))
+            latents = self._latents(self._run(model, self._run(guide, None, 1), 1))
             self.space: Coordinates = coordinates(latents, structure)
             spread = self.draw(64)
         self.frames = {site["name"]: self._within(site) for site in latents}
@@ -136,6 +135,15 @@ class Path:
         return [site for site in sample_sites(trace) if not site["is_observed"]]
 
 
+def _check_no_auxiliary(drawn: poutine.Trace) -> None:
+    for site in sample_sites(drawn):
+        if site["infer"].get("is_auxiliary"):
+            raise ValueError(
+                f"site '{site['name']}' of the guide is auxiliary, so that its latents have no density to "
+                f"anneal from: start from another guide, or with start='prior'"
+            )
+
+
 def path_between(
     model: Program, guide: Program, args: Any, start: str, seed: int, chunk_size: int | None = None
 ) -> Path:
@@ -144,7 +152,10 @@ def path_between(
     if start not in ("guide", "prior"):
         raise ValueError(f"ais: start must be 'guide' or 'prior', got '{start}'")
     with mode(modules_of(model, guide), training=False), plain_errors(), stream("ais, path", seed):
-        return Path(model, guide, args, inspect(model, guide, *args), start, chunk_size)
+        path = Path(model, guide, args, inspect(model, guide, *args), start, chunk_size)
+        if start == "guide":
+            _check_no_auxiliary(poutine.trace(guide).get_trace(*args))
+    return path
 
 
 @contextmanager

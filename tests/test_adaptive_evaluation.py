@@ -27,7 +27,8 @@ class Mixed:
 
     def guide(self, x):
         q = self.oracle.posterior(x)
-        widen = torch.where(x[:, -1] > 0, self.widen, 1.0)[:, None, None]
+        last = x[:, -1]
+        widen = torch.where(last > 0, self.widen * (1 + 0.2 * last.clamp(max=2)), 1.0)[:, None, None]
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.MultivariateNormal(q.loc, scale_tril=widen * q.scale_tril))
 
@@ -64,14 +65,14 @@ def test_estimates_are_within_their_errors_as_often_as_these_say():
 def test_stopping_by_the_draws_biases_less_than_the_stated_error():
     """One row many times over: the mean of p-hat / p, and what is left is below the target."""
     pair = Mixed()
-    row = pair.x[pair.x[:, -1] > 0][:1].expand(640, -1)
+    row = pair.x[pair.x[:, -1] > 0][:1].expand(320, -1)
     exact = pair.oracle.log_evidence(row).double()
     result = pair.evaluate(row, num_samples=30, target_se=0.2, max_samples=20_000)
     ratio = (result.log_evidence - exact).exp()
-    noise = (ratio.std() / 640**0.5).item()
+    noise = (ratio.std() / 320**0.5).item()
     assert len(result.draws.unique()) > 2  # it did stop by the draws
     assert abs(ratio.mean().item() - 1) < 0.2 + 4 * noise
-    assert noise < 0.02
+    assert noise < 0.03
 
 
 def test_a_rows_draws_depend_on_no_other_row():
