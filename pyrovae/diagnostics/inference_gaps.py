@@ -136,9 +136,10 @@ def gaps(
         guide: Pyro program of q(z | x): ``vae.guide``, whose parameters are refined, or with ``refined`` any.
         data: What both are called with; some hundred rows are enough.
         refined: Pyro program of q*, for a guide written by hand.
-        evidence: Where log p(x) is taken from, a result of the same data. If not given it is importance
-            sampled from both guides, and that taken of which fewer rows have an unreliable k-hat, or if as
-            many, that of the smaller errors.
+        evidence: Where log p(x) is taken from, a result of the same data, such as one of
+            ``evaluate(..., proposal="auto")`` or ``method="ais"``. If not given it is importance sampled
+            from both guides, and that taken of which fewer rows have an unreliable k-hat, or if as many,
+            that of the smaller errors.
         num_samples: Draws per datum, for each guide.
         steps: Of refining.
         learning_rate: Of refining, on the scale of the network's output.
