@@ -54,6 +54,26 @@ def test_variance_of_each_dimension(told):
     assert pv.diagnostics.active_units(guide, x, threshold=1e-3 if told else 0.02) == (3 if told else 2)
 
 
+def test_curve_of_active_units_has_the_steps_of_the_variances():
+    x = torch.randn(3000, 1)
+    guide = pv.vae.Guide(Line(told=True))
+    curve = pv.diagnostics.active_units_curve(guide, x)
+    torch.testing.assert_close(curve.variances, pv.diagnostics.code_variances(guide, x))
+    assert len(curve.thresholds) == len(curve.counts) == 51
+    for threshold, count in zip(curve.thresholds.tolist(), curve.counts.tolist(), strict=True):
+        assert pv.diagnostics.active_units(guide, x, threshold=threshold) == count
+    low, high = curve.stretch()  # between slopes of 0.05 and of 1
+    assert low == curve.variances[1].item()
+    assert high == curve.variances[3].item()
+    assert curve.stretch(100.0) == (curve.variances[0].item(), math.inf)
+    lines = str(curve).splitlines()
+    assert len(lines) == 2 + 4  # counts 3, 2, 1, 0
+    assert lines[1].split() == ["0.0001", "3", "of", "4"]
+    assert lines[-1].startswith("at 0.01: 2, the same from 0.002")
+    own = pv.diagnostics.active_units_curve(guide, x, thresholds=torch.tensor([0.01, 2.0]))
+    assert own.counts.tolist() == [2, 1]
+
+
 def test_the_site_is_named():
     vae, x = a_vae(), binary(50)
     assert pv.diagnostics.code_variances(vae.guide, x).shape == (4,)
@@ -71,6 +91,8 @@ def test_information_of_a_linear_gaussian_lies_between_its_bounds():
     assert abs(found.rate - exact) < 4.5 * found.error
     assert found.lower - 4.5 * found.error < exact < found.upper + 4.5 * found.error
     assert found.upper - found.lower < 0.1
+    assert f"{found.lower:.3f} to {min(found.upper, found.rate):.3f}" in str(found)
+    assert "take more" not in str(found)
     low, high = found.marginal_kl
     assert low <= high
     assert abs(low) < 4.5 * found.error + 0.1
@@ -86,6 +108,8 @@ def test_codes_that_tell_every_datum_apart_are_beyond_the_bounds_and_say_so():
     found = pv.diagnostics.information(vae.model, vae.guide, x)
     assert found.lower == pytest.approx(found.distinct) == pytest.approx(math.log(8))
     assert found.upper > 1000
+    assert f"{found.lower:.3f} to {found.rate:.3f}" in str(found)  # as I(x; z) is at most the rate
+    assert "near log of the number of data, 2.08, which it cannot exceed: take more" in str(found)
     silent = pv.VAE(vae.prior, vae.likelihood, lambda x: dist.Normal(0 * x, 1.0).to_event(1))
     found = pv.diagnostics.information(silent.model, silent.guide, x)
     assert found.lower == pytest.approx(0, abs=1e-5)

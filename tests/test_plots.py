@@ -8,6 +8,7 @@ import torch
 
 import pyrovae as pv
 from pyrovae import plots
+from pyrovae.testing import LinearGaussian
 
 SHAPE = (2, 3)
 
@@ -75,3 +76,43 @@ def test_learning_curves_show_the_history(vae):
         np.testing.assert_allclose(training.get_ydata(), getattr(history, name))
         np.testing.assert_allclose(validation.get_ydata(), getattr(history, f"validation_{name}"))
         assert list(training.get_xdata()) == [1, 2, 3]
+
+
+def test_calibration_has_the_band_and_every_curve():
+    oracle = LinearGaussian(torch.randn(6, 2), noise=0.5, shift=0.3)
+    found = pv.diagnostics.calibration(oracle.model, oracle.guide, torch.zeros(1, 6), num_simulations=300)
+    left, right = plots.calibration(found).axes
+    lines = [*left.lines, *right.lines]
+    assert len(right.lines) == 1
+    drawn = sorted(tuple(np.round(line.get_ydata(), 9)) for line in lines)
+    curves = np.pad(found.difference.numpy().T, ((0, 0), (1, 1)))
+    assert drawn == sorted(tuple(np.round(curve, 9)) for curve in curves)
+    dashed = [line for line in lines if line.get_linestyle() == "--"]
+    assert len(dashed) == int(found.outside.sum()) >= 2
+    named = {text.get_text() for axes in (left, right) for text in axes.texts}
+    assert found.names[found.worst[0]] in named
+    assert named <= {name for name, out in zip(found.names, found.outside, strict=True) if out}
+    assert left.get_title() == f"latents: {int(found.outside[:2].sum())} of 2 outside"
+    edge = left.collections[0].get_paths()[0].vertices
+    assert edge[:, 1].max() == pytest.approx(found.upper.max().item())
+    assert edge[:, 1].min() == pytest.approx(found.lower.min().item())
+
+
+def test_bars_of_gaps_end_at_the_whole(vae):
+    x = torch.eye(6)
+    settings = {"num_samples": 50, "steps": 5, "progress": False}
+    found = {"a": pv.diagnostics.gaps(vae.model, vae.guide, x, **settings)}
+    (axes,) = plots.gaps(found).axes
+    first, second = axes.patches
+    assert first.get_width() == pytest.approx(found["a"].amortisation.mean().item())
+    assert second.get_x() + second.get_width() == pytest.approx(found["a"].inference.mean().item())
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a"]
+
+
+def test_bars_of_kl_fall(vae):
+    found = pv.diagnostics.kl_by_dimension(vae.model, vae.guide, torch.eye(6))
+    (axes,) = plots.kl(found).axes
+    heights = [patch.get_height() for patch in axes.patches]
+    assert heights == sorted(found.means.tolist(), reverse=True)
+    shown = [label.get_text() for label in axes.get_xticklabels()]
+    assert shown == [found.names[i] for i in found.means.argsort(descending=True)]

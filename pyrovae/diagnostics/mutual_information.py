@@ -1,4 +1,4 @@
-"""What the codes do: which dimensions tell anything about the data, and how many nats in all."""
+"""How many nats the codes tell of the data, and how far they lie from the prior, all together."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from pyrovae.batching import Data, batches
+from pyrovae.diagnostics.units import distribution_of
 from pyrovae.programs import Program, mode, modules_of, plain_errors, traces
 from pyrovae.reductions import check_count
 from pyrovae.streams import stream
 
-__all__ = ["Information", "active_units", "code_variances", "information"]
+__all__ = ["Information", "information"]
 
 BATCH = 512
 PAIRS_AT_ONCE = 2**18
@@ -43,70 +43,21 @@ class Information(NamedTuple):
         """Bounds on KL(q(z) || p(z)), of the codes of all data together: the rate less I(x; z)."""
         return self.rate - self.upper, self.rate - self.lower
 
-
-@torch.no_grad()
-def code_variances(guide: Program, data: Data, *, site: str = "z", num_samples: int = 100) -> Tensor:
-    r"""How much the guide's mean of each dimension varies over the data.
-
-    .. math:: A_j = \operatorname{Var}_x \big( E_{q(z \mid x)}[z_j] \big)
-
-    Args:
-        guide: Pyro program of q(z | x), with the data plate outermost at dim -1.
-        data: What the guide is called with; see :func:`pyrovae.evaluate`.
-        site: The latent's name.
-        num_samples: Draws per datum for a guide whose mean is not known in closed form; what they add
-            to the variance is taken off, so that it may come out a little below nought.
-
-    Returns:
-        ``[*event]``, the variance of each dimension.
-
-    Raises:
-        ValueError: The guide has no such site.
-
-    References:
-        Burda et al., Importance Weighted Autoencoders, 2016, section 5.1. arXiv:1509.00519
-
-    Example:
-        >>> import pyro.distributions as dist
-        >>> from pyrovae.vae import Guide
-        >>> guide = Guide(lambda x: dist.Normal(x * torch.tensor([2.0, 0.0]), 1.0).to_event(1))
-        >>> code_variances(guide, torch.tensor([[1.0, 1.0], [-1.0, 1.0]]))
-        tensor([8., 0.], dtype=torch.float64)
-    """
-    means, noise, modules = [], [], modules_of(guide, guide)
-    with mode(modules, training=False), stream("code variances"):
-        for batch in batches(data, BATCH, "code variances"):
-            q = _distribution(poutine.trace(guide).get_trace(*batch), site)
-            try:
-                means.append(q.mean.double())
-                noise.append(torch.zeros_like(means[-1]))
-            except (NotImplementedError, AttributeError):
-                draws = q.sample((num_samples,)).double()
-                means.append(draws.mean(0))
-                noise.append(draws.var(0) / num_samples)
-    return torch.cat(means).var(0) - torch.cat(noise).mean(0)
-
-
-def active_units(guide: Program, data: Data, *, threshold: float = 0.01, site: str = "z") -> int:
-    r"""Dimensions of the code that tell something about the data: those with :math:`A_j` above a threshold.
-
-    Args:
-        guide: Pyro program of q(z | x).
-        data: What the guide is called with; some hundred rows are enough.
-        threshold: Of :func:`code_variances`, in the square of the code's unit.
-        site: The latent's name.
-
-    References:
-        Burda et al., Importance Weighted Autoencoders, 2016, section 5.1. arXiv:1509.00519
-
-    Example:
-        >>> import pyro.distributions as dist
-        >>> from pyrovae.vae import Guide
-        >>> guide = Guide(lambda x: dist.Normal(x * torch.tensor([2.0, 0.0]), 1.0).to_event(1))
-        >>> active_units(guide, torch.tensor([[1.0, 1.0], [-1.0, 1.0]]))
-        1
-    """
-    return int((code_variances(guide, data, site=site) > threshold).sum())
+    def __str__(self) -> str:
+        low, high = (max(bound, 0.0) for bound in self.marginal_kl)
+        most = min(self.upper, self.rate)  # no KL is below nought
+        lines = [
+            f"{'rate E KL(q(z|x) || p(z))':<34}{self.rate:>10.3f}",
+            f"{'  mutual information I(x; z)':<34}{self.lower:>10.3f} to {most:.3f}",
+            f"{'  KL(q(z) || p(z))':<34}{low:>10.3f} to {high:.3f}",
+            f"nats per datum, each end ± {self.error:.3f}",
+        ]
+        if self.distinct - self.lower < 0.5:  # a limit of the data's number, not of the code
+            lines.append(
+                f"the lower bound is near log of the number of data, {self.distinct:.2f}, which it cannot "
+                f"exceed: take more"
+            )
+        return "\n".join(lines)
 
 
 @torch.no_grad()
@@ -149,7 +100,7 @@ def information(
     with mode(modules_of(model, guide), training=False), stream("information", seed), plain_errors():
         for batch in batches(data, BATCH, "information", seed):
             guide_trace, model_trace = traces(model, guide, batch, {})
-            q, p = (_distribution(trace, site) for trace in (guide_trace, model_trace))
+            q, p = (distribution_of(trace, site) for trace in (guide_trace, model_trace))
             drawn = q.sample((num_samples,))
             guides.append(q)
             codes.append(drawn)
@@ -165,12 +116,6 @@ def information(
     errors = [values.mean(0).std() / rows**0.5 for values in (rate, lower, upper)]
     error = torch.stack(errors).max().item()
     return Information(rate.mean().item(), lower.mean().item(), upper.mean().item(), error, math.log(rows))
-
-
-def _distribution(trace: Any, site: str) -> Any:
-    if site not in trace.nodes:
-        raise ValueError(f"the guide has no site '{site}': name its latent with site=")
-    return trace.nodes[site]["fn"]
 
 
 def _log_sum_of_others(guides: list[Any], codes: Tensor) -> Tensor:

@@ -1,0 +1,56 @@
+"""Tables of means over data, with the error by the choice of data and that by the draws kept apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from torch import Tensor
+
+__all__ = ["mean_errors", "shown", "table"]
+
+
+def table(rows: Mapping[str, tuple[Tensor, Tensor | None]], heading: str = "nats per datum") -> list[str]:
+    r"""Lines of a table, a heading first: mean, test-set error and Monte Carlo error of each row.
+
+    Args:
+        rows: By name, values ``[n]`` with their standard errors ``[n]``, or None where unknown.
+        heading: Of the first column.
+
+    Example:
+        >>> import torch
+        >>> print("\n".join(table({"KL": (torch.tensor([1.0, 3.0]), torch.tensor([0.3, 0.4]))})))
+        nats per datum                          mean    test set   Monte Carlo
+        KL                                     2.000     ± 0.968       ± 0.250
+    """
+    width = max(34, *(len(name) + 2 for name in rows))
+    lines = [f"{heading:<{width}}{'mean':>10}{'test set':>12}{'Monte Carlo':>14}"]
+    for name, (values, errors) in rows.items():
+        test_set, monte_carlo = mean_errors(values, errors)
+        lines.append(f"{name:<{width}}{values.mean():>10.3f}{shown(test_set):>12}{shown(monte_carlo):>14}")
+    return lines
+
+
+def mean_errors(values: Tensor, errors: Tensor | None) -> tuple[float, float]:
+    """Standard errors of a mean over data: from the choice of data, and from the draws; nan where unknown.
+
+    The spread of estimates is that of the data plus that of the draws, which is taken off.
+
+    Example:
+        >>> import torch
+        >>> mean_errors(torch.tensor([1.0, 3.0]), torch.zeros(2))
+        (1.0, 0.0)
+    """
+    n = len(values)
+    monte_carlo = math.nan if errors is None else errors.norm().item() / n
+    if n == 1:
+        return math.nan, monte_carlo
+    drawn = 0.0 if errors is None or errors.isnan().any() else errors.square().mean().item()
+    return math.sqrt(max(values.var().item() - drawn, 0.0) / n), monte_carlo
+
+
+def shown(error: float) -> str:
+    """An error as a table has it; nothing for one that is unknown."""
+    if math.isnan(error):
+        return ""
+    return f"± {error:.3f}" if error >= 0.001 or error == 0 else f"± {error:.0e}"
