@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         diagnostics,
         flows,
         guides,
+        interop,
         likelihoods,
         models,
         networks,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pyrovae.pareto import pareto_khat
     from pyrovae.reductions import elbo, ess, log_evidence, standard_error
     from pyrovae.results import Evaluation
+    from pyrovae.smoothing import expectation, psis
     from pyrovae.training import History, fit
     from pyrovae.vae import VAE
 
@@ -46,11 +48,13 @@ _HOMES = {
     "elbo": "reductions",
     "ess": "reductions",
     "evaluate": "evaluation",
+    "expectation": "smoothing",
     "fit": "training",
     "load": "checkpoints",
     "log_evidence": "reductions",
     "log_weights": "importance",
     "pareto_khat": "pareto",
+    "psis": "smoothing",
     "save": "checkpoints",
     "standard_error": "reductions",
 }
@@ -59,6 +63,7 @@ _MODULES = (
     "diagnostics",
     "flows",
     "guides",
+    "interop",
     "likelihoods",
     "models",
     "networks",
@@ -82,17 +87,20 @@ __all__ = [  # noqa: RUF022 (values first, then the modules)
     "elbo",
     "ess",
     "evaluate",
+    "expectation",
     "fit",
     "load",
     "log_evidence",
     "log_weights",
     "pareto_khat",
+    "psis",
     "save",
     "standard_error",
     "datasets",
     "diagnostics",
     "flows",
     "guides",
+    "interop",
     "likelihoods",
     "models",
     "networks",
