@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from pyrovae.streams import generator, stream
 if TYPE_CHECKING:
     from pyrovae.datasets import Split
 
-__all__ = ["Data", "batches", "conventions_of", "num_rows"]
+__all__ = ["Data", "batches", "conventions_of", "fingerprint", "num_rows"]
 
 Data = Tensor | tuple[Tensor, ...] | Dataset[Any] | DataLoader[Any]
 
@@ -52,6 +53,14 @@ def conventions_of(data: Data) -> dict[str, Any]:
     """What the data's Split says of its conventions, through loaders and subsets; {} for other data."""
     split = _split(data)
     return {} if split is None else dict(split.conventions)
+
+
+def fingerprint(tensors: Iterable[Tensor], before: int = 0) -> int:
+    """Hash the bytes of some rows, on top of those before them."""
+    for tensor in tensors:
+        seen = tensor.detach().cpu().contiguous().view(torch.uint8)  # numpy lacks bfloat16
+        before = crc32(seen.numpy().tobytes(), before)
+    return before
 
 
 def batches(

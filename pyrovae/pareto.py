@@ -65,13 +65,13 @@ class Tail(NamedTuple):
         khat: The shape, ``[batch]``, as :func:`pareto_khat` has it.
         scale: Nan where nothing was fitted.
         cutoff: The weight where the tail begins.
-        count: Draws above the cutoff.
+        length: Draws above the cutoff.
     """
 
     khat: Tensor
     scale: Tensor
     cutoff: Tensor
-    count: Tensor
+    length: Tensor
 
     @property
     def fitted(self) -> Tensor:

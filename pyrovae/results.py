@@ -153,6 +153,19 @@ class Evaluation:
         attributes = {"num_samples": self.num_samples, "conventions": json.dumps(self.conventions)}
         return xarray.Dataset(variables, {"datum": range(len(self))}, attributes)
 
+    def to_arviz(self, *pair_and_data: Any, **options: Any) -> Any:
+        """These results as sample_stats of ArviZ; all groups with ``model, guide, data``.
+
+        A result holds no draws, so that alone it gives no posterior. With the pair and the data it is of,
+        and options, this is :func:`pyrovae.interop.to_arviz`.
+        """
+        from pyrovae import interop
+
+        if not pair_and_data and not options:
+            return interop.statistics_of(self)
+        model, guide, data = pair_and_data
+        return interop.to_arviz(model, guide, data, self, **options)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the per-datum results as NetCDF; :meth:`load` reads them back."""
         temporary = f"{os.fspath(path)}.part"

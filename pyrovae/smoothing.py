@@ -94,14 +94,16 @@ def psis(log_weights: Tensor) -> Tensor:
     Example:
         >>> u = torch.rand(1000, 1, generator=torch.Generator().manual_seed(0))
         >>> log_weights = -0.6 * u.log()  # w = u ** -k with k = 0.6
-        >>> psis(log_weights).exp().sum(0)
-        tensor([1.], dtype=torch.float64)
+        >>> smoothed = psis(log_weights).exp()
+        >>> raw = log_weights.double().softmax(0)
+        >>> round(smoothed.sum().item(), 6), round((smoothed.max() / raw.max()).item(), 2)
+        (1.0, 0.51)
     """
     weights = log_weights.double()
     tail = fit_tail(WeightSums.of(weights))
     smoothed = weights.clone()
-    for n in tail.count[tail.fitted].unique().tolist():
-        chosen = (tail.fitted & (tail.count == n)).nonzero()[:, 0]
+    for n in tail.length[tail.fitted].unique().tolist():
+        chosen = (tail.fitted & (tail.length == n)).nonzero()[:, 0]
         k, scale, cutoff = (part[chosen] for part in (tail.khat, tail.scale, tail.cutoff))
         level = (torch.arange(n, 0, -1, dtype=k.dtype, device=k.device) - 0.5)[:, None] / n
         exponent = -torch.log1p(-level)

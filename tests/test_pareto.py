@@ -14,7 +14,6 @@ from pyrovae.pareto import khat_threshold
 from pyrovae.testing import LinearGaussian
 
 
-
 @pytest.mark.parametrize("scale", [0.3, 1.0, 3.0, 30.0])
 @pytest.mark.parametrize("num_samples", [30, 100, 900, 2500])  # tails of whole length: 1.x rounds it down
 def test_agrees_with_arviz(scale, num_samples):

@@ -90,15 +90,14 @@ def test_huge_ranges_and_lost_draws_still_add_up_to_one(num_samples):
 
 
 def test_smoothing_brings_heavy_tailed_means_nearer():
-    """E[u ** a] under weights u ** -k is (1 - k) / (1 - k + a): k = 0.8 has no variance, and PSIS is for it."""
-    k, power = 0.8, 0.25
+    """Weights of k = 0.6 have no variance; 400 means of a value that is N(0, 1) whatever the weight."""
     u = torch.rand(500, 400, dtype=torch.float64)
-    exact = (1 - k) / (1 - k + power)
+    values = torch.randn(500, 400, dtype=torch.float64)
     raw, smoothed = (
-        pv.expectation(-k * u.log(), u**power, smooth=smooth).mean - exact for smooth in (False, True)
+        pv.expectation(-0.6 * u.log(), values, smooth=smooth).mean.square().mean().sqrt()
+        for smooth in (False, True)
     )
-    # Measured over ten seeds: 0.84 to 0.89.
-    assert smoothed.square().mean().sqrt() < 0.95 * raw.square().mean().sqrt()
+    assert smoothed < 0.9 * raw  # over ten seeds the ratio was 0.69 to 0.82
 
 
 @pytest.mark.parametrize("smooth", [False, True])
