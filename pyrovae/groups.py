@@ -47,6 +47,9 @@ NOTES = {
     ),
 }
 
+WORTH_PACKING = 2**16
+"""Bytes above which a variable is compressed in files: each that is costs some thousand."""
+
 
 class Column(NamedTuple):
     """Values, and the names of their dims."""
@@ -140,7 +143,8 @@ def datasets(
                 continue
             what, unit = _described(group, name)
             array = (values.float() if values.dtype in (torch.bfloat16, torch.half) else values).numpy()
-            variables[name] = (dims, array, {"long_name": what, "units": unit})
+            packed = {"zlib": True} if array.nbytes > WORTH_PACKING else {}
+            variables[name] = (dims, array, {"long_name": what, "units": unit}, packed)
             labels |= {dim: coords.get(dim, range(n)) for dim, n in zip(dims, array.shape, strict=True)}
         said = {"inference_library": "pyrovae", "inference_library_version": __version__, **attributes}
         said |= {"note": NOTES[group]} if group in NOTES else {}

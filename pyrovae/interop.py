@@ -84,7 +84,7 @@ def to_arviz(
         dims: By site, names of the dims of one value; "z_dim_0" and so on if not given.
         coords: By dim, labels.
         seed: Of the draws.
-        chunk_size: Draws that the model scores at once.
+        chunk_size: Draws that the model scores at once; another size draws x anew.
         device: Where modules and data go.
 
     Returns:
@@ -118,9 +118,10 @@ def to_arviz(
                             model, guide, block, structure, num_samples, num_draws, chunk_size, predictive
                         )
                     chains.append(drawn)
+                    if position == chain == 0:  # before there are too many
+                        one = columns_of(chains, block, rows, dims or {})
+                        _check_size(one, num_chains, num_rows(data) / rows)
             blocks.append(columns_of(chains, block, rows, dims or {}))
-            if position == 0:
-                _check_size(blocks[0], num_rows(data) / rows)
             first, seen = first + rows, fingerprint([argument[:rows] for argument in block], seen)
     if result is not None:
         _check_is_of(result, first, f"{seen:08x}")
@@ -133,8 +134,11 @@ def to_arviz(
     return _assembled(datasets(columns, coords or {}, attributes))
 
 
-def _check_size(columns: Columns, times: float) -> None:
-    size = times * sum(values.numel() * values.element_size() for _, values in columns.values())
+def _check_size(columns: Columns, num_chains: int, times: float) -> None:
+    """Refuse draws that would fill the memory, judged by those of one chain and block."""
+    size = 0.0
+    for dims, values in columns.values():
+        size += times * values.numel() * values.element_size() * (num_chains if "chain" in dims else 1)
     if size > LARGEST:
         raise ValueError(
             f"to_arviz: the draws would fill {size / 2**30:.0f} GiB: pass fewer rows, such as "
@@ -226,7 +230,8 @@ def to_elpd(result: Evaluation, *, relative_to: Evaluation | None = None) -> Any
 def write_netcdf(tree: Any, path: str | os.PathLike[str]) -> None:
     """Write what :func:`to_arviz` returned, as NetCDF that both lines of ArviZ read."""
     temporary = f"{os.fspath(path)}.part"
-    tree.to_netcdf(temporary, engine="h5netcdf")  # 1.x brings no engine of its own
+    options = {"compress": False} if _is_old() else {}  # the large variables ask for it themselves
+    tree.to_netcdf(temporary, engine="h5netcdf", **options)  # 1.x brings no engine of its own
     os.replace(temporary, path)
 
 

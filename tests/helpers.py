@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from importlib.metadata import version
 
-import arviz
 import torch
 from torch import nn
 
-IS_OLD_ARVIZ = arviz.__version__.startswith("0.")
+IS_OLD_ARVIZ = version("arviz").startswith("0.")
 
 
 def snapshot(module: nn.Module) -> list[torch.Tensor]:
@@ -32,6 +32,8 @@ def psislw_of_arviz(log_weights: torch.Tensor) -> tuple[torch.Tensor, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it overflows in its own way on wide ranges
         if IS_OLD_ARVIZ:
+            import arviz
+
             smoothed, khat = arviz.psislw(values)
         else:
             from arviz_stats.base import array_stats
