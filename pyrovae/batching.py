@@ -17,7 +17,7 @@ from pyrovae.streams import generator, stream
 if TYPE_CHECKING:
     from pyrovae.datasets import Split
 
-__all__ = ["Data", "batches", "conventions_of", "fingerprint", "num_rows"]
+__all__ = ["Data", "batches", "conventions_of", "fingerprint", "num_rows", "rows_of"]
 
 Data = Tensor | tuple[Tensor, ...] | Dataset[Any] | DataLoader[Any]
 
@@ -120,6 +120,11 @@ def _split(data: Any) -> Split | None:
     while data is not None and not hasattr(data, "drawing"):
         data = getattr(data, "dataset", None)
     return data
+
+
+def rows_of(data: Data, rows: Tensor) -> tuple[Tensor, ...]:
+    """Some rows, by their numbers, as arguments of model and guide; a loader's are those of its dataset."""
+    return _take(data.dataset if isinstance(data, DataLoader) else data, rows)
 
 
 def _take(data: Tensor | tuple[Tensor, ...] | Dataset[Any], rows: Tensor) -> tuple[Tensor, ...]:

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from torch import Tensor
 from torch.distributions import Normal
 
+from pyrovae.batching import Data, num_rows, rows_of
+from pyrovae.pareto import FEWEST_DRAWS, khat_threshold
+
 if TYPE_CHECKING:
+    from pyrovae.results import Evaluation
     from pyrovae.training import History
     from pyrovae.vae import VAE
 
-__all__ = ["image_grid", "interpolation", "latent_plane", "learning_curves", "reconstructions", "samples"]
+__all__ = [
+    "image_grid",
+    "interpolation",
+    "latent_plane",
+    "learning_curves",
+    "reconstructions",
+    "reliability",
+    "samples",
+    "worst",
+]
 
 BLUE, ORANGE = "#0072B2", "#D55E00"  # Okabe and Ito's, told apart by every eye and in grey
+SMALLEST_ERROR = 1e-3
+"""Nats: standard errors below it are shown at it."""
 
 
 def learning_curves(history: History) -> Figure:
@@ -59,9 +75,7 @@ def image_grid(
         labels: One for each row.
         title: Of the figure.
     """
-    if len(shape) != 2:
-        raise ValueError(f"image_grid: expected images of shape (height, width), got {shape}")
-    height, width = shape
+    height, width = _check_shape("image_grid", shape)
     canvas = torch.cat([_strip(row.detach().cpu(), height, width) for row in rows], 0)[:-1, :-1]
     columns = max(len(row) for row in rows)
     size = (0.7 * columns + (1.2 if labels else 0), 0.7 * len(rows) + (0.3 if title else 0))
@@ -113,6 +127,92 @@ def latent_plane(vae: VAE, shape: tuple[int, ...], points: int = 20) -> Figure:
     axes.set_yticks([(height + 1) * (i + 0.5) for i in shown], down_labels)
     axes.set(xlabel="$z_1$", ylabel="$z_2$")
     return figure
+
+
+def worst(result: Evaluation, data: Data, shape: tuple[int, ...], count: int = 12) -> Figure:
+    """The data whose log p(x) is the least to be believed, each above its number, log p(x) and k-hat.
+
+    Args:
+        result: What :func:`pyrovae.evaluate` returned.
+        data: What it is of; images in [0, 1], the first argument where there are several.
+        shape: Height and width of an image.
+        count: How many.
+    """
+    if num_rows(data) != len(result):
+        raise ValueError(f"worst: the result is of {len(result):,} rows, the data have {num_rows(data):,}")
+    _check_shape("worst", shape)
+    rows = result.worst(count)
+    images = rows_of(data, rows)[0].detach().cpu()
+    down = math.ceil(len(rows) / 6)
+    across = math.ceil(len(rows) / down)
+    figure = Figure(figsize=(1.5 * across, 2.1 * down + 0.4), layout="constrained")
+    grid = list(figure.subplots(down, across, squeeze=False).flat)
+    for axes, row, image in zip(grid, rows.tolist(), images, strict=False):
+        axes.imshow(image.reshape(shape).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axes.set(xticks=[], yticks=[])
+        value, error = result.log_evidence[row].item(), result.standard_error[row].item()
+        label = f"row {row}\n${value:.1f} \\pm {error:.2g}$\n$\\hat k$ = {_said(result.khat[row].item())}"
+        axes.set_xlabel(label, fontsize=9)
+    for axes in grid[len(rows) :]:
+        axes.set_visible(False)
+    title = "least to be believed: log p(x) in nats ± its Monte Carlo error, and $\\hat k$"
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def reliability(result: Evaluation) -> Figure:
+    """Each datum's standard error against its k-hat: how far log p(x) can be believed, and for how many.
+
+    Infinite k-hats are at the edges: on the left where the largest weights are equal, on the right where a
+    few draws have all the weight.
+
+    Args:
+        result: What :func:`pyrovae.evaluate` returned, of 25 draws or more.
+    """
+    if result.num_samples < FEWEST_DRAWS:
+        raise ValueError(f"reliability: k-hat needs {FEWEST_DRAWS} draws, there were {result.num_samples}")
+    khat = result.khat
+    threshold = torch.tensor([khat_threshold(int(draws)) for draws in result.draws], dtype=khat.dtype)
+    least, most = threshold.min().item(), threshold.max().item()
+    below = f"{least:.2f}" if most - least < 0.005 else f"{least:.2f} to {most:.2f}"
+    groups = {
+        f"reliable (below {below})": (khat < threshold, BLUE, "o"),
+        "doubtful": ((khat >= threshold) & (khat <= 1), ORANGE, "^"),
+        "beyond their draws (above 1)": (khat > 1, "black", "x"),
+    }
+    shown = torch.cat([khat[khat.isfinite()], torch.tensor([0.0, 1.1])])
+    left, right = shown.min().item(), shown.max().item()
+    margin = 0.04 * (right - left)
+    x = khat.clamp(left - margin, right + margin)
+    y = result.standard_error.clamp(min=SMALLEST_ERROR)
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for label, (chosen, colour, marker) in groups.items():
+        points = axes.scatter(x[chosen], y[chosen], s=20, c=colour, marker=marker, alpha=0.6, linewidths=1)
+        points.set_label(f"{int(chosen.sum()):,} {label}")
+    for line in {least, most, 1.0}:
+        axes.axvline(line, color="0.4", linestyle="--", linewidth=1, zorder=0)
+    axes.set(xlabel="Pareto $\\hat k$", ylabel="standard error of log p(x), nats", yscale="log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlim(left - 2 * margin, right + 2 * margin)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, title=f"{len(result):,} data, by $\\hat k$")
+    return figure
+
+
+def _said(khat: float) -> str:
+    if math.isnan(khat):
+        return "unknown"
+    return f"{khat:.2f}" if math.isfinite(khat) else ("$\\infty$" if khat > 0 else "$-\\infty$")
+
+
+def _check_shape(where: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if len(shape) != 2:
+        raise ValueError(f"{where}: expected images of shape (height, width), got {shape}")
+    return shape
 
 
 def _strip(images: Tensor, height: int, width: int) -> Tensor:

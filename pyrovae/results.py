@@ -153,17 +153,19 @@ class Evaluation:
         attributes = {"num_samples": self.num_samples, "conventions": json.dumps(self.conventions)}
         return xarray.Dataset(variables, {"datum": range(len(self))}, attributes)
 
-    def to_arviz(self, *pair_and_data: Any, **options: Any) -> Any:
-        """These results as sample_stats of ArviZ; all groups with ``model, guide, data``.
+    def to_arviz(self, model: Any = None, guide: Any = None, data: Any = None, **options: Any) -> Any:
+        """These results as ArviZ's sample_stats; all its groups with the pair and the data they are of.
 
-        A result holds no draws, so that alone it gives no posterior. With the pair and the data it is of,
-        and options, this is :func:`pyrovae.interop.to_arviz`.
+        A result holds no draws, so alone it gives no posterior. The options are those of
+        :func:`pyrovae.interop.to_arviz`.
         """
         from pyrovae import interop
 
-        if not pair_and_data and not options:
+        missing = [argument is None for argument in (model, guide, data)]
+        if all(missing) and not options:
             return interop.statistics_of(self)
-        model, guide, data = pair_and_data
+        if any(missing):
+            raise ValueError("to_arviz: draws need model, guide and data: pass all three, or nothing at all")
         return interop.to_arviz(model, guide, data, self, **options)
 
     def save(self, path: str | os.PathLike[str]) -> None:

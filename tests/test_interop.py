@@ -250,6 +250,8 @@ def test_errors_say_what_to_do(monkeypatch):
         call(dims={"z": ["a", "b"]})
     with pytest.raises(ValueError, match="coords of 'pixel', which is no dim"):
         call(coords={"pixel": [1, 2]})
+    with pytest.raises(ValueError, match="pass all three"):
+        evaluate(oracle, x, num_samples=30).to_arviz(oracle.model, oracle.guide)
     with pytest.raises(ValueError, match="num_chains is 0"):
         call(num_chains=0)
 
