@@ -15,7 +15,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from components import FEATURES, a_vae
+from components import FEATURES, LATENTS, LIKELIHOODS, a_vae
 from helpers import IS_OLD_ARVIZ
 
 import pyrovae as pv
@@ -237,6 +237,16 @@ def test_same_seed_same_draws_and_a_network_without_room_for_draws():
     np.testing.assert_allclose(draws["single"], draws["a"], rtol=1e-6)
     assert (draws["a"] != draws["other"]).all()
     assert (draws["a"][0] != draws["a"][1]).any()
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_every_likelihood_draws_data_of_its_own_kind(likelihood):
+    vae = a_vae(likelihood=likelihood)
+    x = LIKELIHOODS[likelihood].data(5)
+    tree = to_arviz(vae.model, vae.guide, x, num_samples=30, num_draws=3, num_chains=1)
+    drawn = torch.as_tensor(of(tree, "posterior_predictive", "x"))
+    assert drawn.shape == (1, 3, 5, FEATURES)
+    assert vae.decode(torch.zeros(LATENTS)).support.check(drawn).all()
 
 
 def test_errors_say_what_to_do(monkeypatch):
