@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         diagnostics,
         flows,
         guides,
+        interop,
         likelihoods,
         models,
         networks,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from pyrovae.pareto import pareto_khat
     from pyrovae.reductions import elbo, ess, log_evidence, standard_error
     from pyrovae.results import Evaluation
+    from pyrovae.smoothing import expectation, psis
     from pyrovae.training import History, fit
     from pyrovae.vae import VAE
 
@@ -50,11 +52,13 @@ _HOMES = {
     "elbo": "reductions",
     "ess": "reductions",
     "evaluate": "evaluation",
+    "expectation": "smoothing",
     "fit": "training",
     "load": "checkpoints",
     "log_evidence": "reductions",
     "log_weights": "importance",
     "pareto_khat": "pareto",
+    "psis": "smoothing",
     "save": "checkpoints",
     "standard_error": "reductions",
 }
@@ -63,6 +67,7 @@ _MODULES = (
     "diagnostics",
     "flows",
     "guides",
+    "interop",
     "likelihoods",
     "models",
     "networks",
@@ -89,17 +94,20 @@ __all__ = [  # noqa: RUF022 (values first, then the modules)
     "elbo",
     "ess",
     "evaluate",
+    "expectation",
     "fit",
     "load",
     "log_evidence",
     "log_weights",
     "pareto_khat",
+    "psis",
     "save",
     "standard_error",
     "datasets",
     "diagnostics",
     "flows",
     "guides",
+    "interop",
     "likelihoods",
     "models",
     "networks",

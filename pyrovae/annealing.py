@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from pyro import poutine
 from torch import Tensor
 
-from pyrovae.programs import Program, mode, modules_of
+from pyrovae.programs import Program
 from pyrovae.reductions import check_count
 from pyrovae.remembering import remembering
+from pyrovae.simulation import simulate
 from pyrovae.streams import stream
 from pyrovae.tempering import Annealed, anneal, moving, path_between, temperatures, tune
 
@@ -172,13 +172,8 @@ def bdmc(
     check_count("bdmc: num_samples", num_samples)
     check_count("bdmc: num_steps", num_steps)
     betas = temperatures(num_temperatures, schedule)
-    with mode(modules_of(model, guide), training=False):
-        with stream("bdmc, data", seed), torch.no_grad():
-            truth = poutine.trace(poutine.uncondition(model)).get_trace(*args)
-        if site not in truth.nodes:
-            raise ValueError(f"bdmc: the model has no site '{site}': name that of the data with site=")
-        data: Any = truth.nodes[site]["value"]
-    path = path_between(model, guide, (data, *args[1:]), start, seed, chunk_size)
+    truth, args = simulate(model, *args, site=site, caller="bdmc", key=(seed,))
+    path = path_between(model, guide, args, start, seed, chunk_size)
     with moving(model, guide), remembering():
         with stream("ais, tuning", seed):
             steps = tune(path, betas, num_samples, num_steps)
@@ -189,4 +184,4 @@ def bdmc(
             back = anneal(path, at_truth, betas.flip(0), steps.flip(0), num_steps)
     count = torch.tensor(float(num_samples), dtype=torch.float64)
     lower = forward.log_weights.logsumexp(0) - count.log()
-    return Bounds(lower, count.log() - back.log_weights.logsumexp(0), data)
+    return Bounds(lower, count.log() - back.log_weights.logsumexp(0), args[0])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from pyrovae.streams import generator, stream
 if TYPE_CHECKING:
     from pyrovae.datasets import Split
 
-__all__ = ["Data", "batches", "conventions_of", "num_rows"]
+__all__ = ["Data", "batches", "conventions_of", "fingerprint", "num_rows", "rows_of"]
 
 Data = Tensor | tuple[Tensor, ...] | Dataset[Any] | DataLoader[Any]
 
@@ -52,6 +53,14 @@ def conventions_of(data: Data) -> dict[str, Any]:
     """What the data's Split says of its conventions, through loaders and subsets; {} for other data."""
     split = _split(data)
     return {} if split is None else dict(split.conventions)
+
+
+def fingerprint(tensors: Iterable[Tensor], before: int = 0) -> int:
+    """Hash the bytes of some rows, on top of those before them."""
+    for tensor in tensors:
+        seen = tensor.detach().cpu().contiguous().view(torch.uint8)  # numpy lacks bfloat16
+        before = crc32(seen.numpy().tobytes(), before)
+    return before
 
 
 def batches(
@@ -111,6 +120,11 @@ def _split(data: Any) -> Split | None:
     while data is not None and not hasattr(data, "drawing"):
         data = getattr(data, "dataset", None)
     return data
+
+
+def rows_of(data: Data, rows: Tensor) -> tuple[Tensor, ...]:
+    """Some rows, by their numbers, as arguments of model and guide; a loader's are those of its dataset."""
+    return _take(data.dataset if isinstance(data, DataLoader) else data, rows)
 
 
 def _take(data: Tensor | tuple[Tensor, ...] | Dataset[Any], rows: Tensor) -> tuple[Tensor, ...]:

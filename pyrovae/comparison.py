@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.results import Evaluation
+from pyrovae.tables import shown
 
 __all__ = ["Comparison", "Difference", "compare"]
 
@@ -90,10 +91,8 @@ class Comparison:
         for name, found in self.differences.items():
             row = f"{name:<{width}}{found.mean:>10.3f}"
             if name != self.reference:
-                row += (
-                    f"{found.difference:>+12.3f}{_shown(found.test_set):>11}{_shown(found.monte_carlo):>13}"
-                )
-                row += f"{_shown(found.training):>10}"
+                row += f"{found.difference:>+12.3f}{shown(found.test_set):>11}{shown(found.monte_carlo):>13}"
+                row += f"{shown(found.training):>10}"
             lines.append(f"{row}  {found.verdict}".rstrip())
         return "\n".join([*lines, *self._notes()])
 
@@ -229,7 +228,3 @@ def _of_training(runs: list[Evaluation]) -> float:
 
 def _bias(runs: list[Evaluation]) -> Tensor:
     return torch.stack([run.bias.mean() for run in runs]).mean().nan_to_num(0.0)
-
-
-def _shown(error: float) -> str:
-    return "" if math.isnan(error) else f"± {error:.3f}"

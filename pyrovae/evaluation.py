@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import os
-from zlib import crc32
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyrovae.batching import Data, conventions_of, num_rows
+from pyrovae.batching import Data, conventions_of, fingerprint, num_rows
 from pyrovae.estimates import Estimator
 from pyrovae.ledger import Ledger, hash_of
 from pyrovae.parameters import check_positive
 from pyrovae.pareto import FEWEST_DRAWS
-from pyrovae.programs import Program, Structure, inspect, mode, modules_of, plain_errors
+from pyrovae.programs import Program, mode, modules_of, plain_errors
 from pyrovae.proposals import choose
 from pyrovae.reductions import check_count
 from pyrovae.results import FIELDS, Evaluation
-from pyrovae.streams import stream
-from pyrovae.tiles import ROWS_IN_A_TILE, Memory, Tile, tiles
+from pyrovae.tiles import ROWS_IN_A_TILE, Memory, look, tiles
 
 __all__ = ["evaluate"]
 
@@ -120,13 +118,13 @@ def evaluate(
         "weights": hash_of(modules),
     }
     columns: dict[str, list[Tensor]] = {name: [] for name in FIELDS}
-    estimator, ledger, fingerprint = None, None, 0
+    estimator, ledger, seen = None, None, 0
     with mode(modules, training=False), tqdm(total=num_rows(data), disable=not progress) as bar:
         bar.set_description("evaluate")
         for tile in tiles(data, seed, batch_size=batch_size, device=device):
             if estimator is None:
                 with plain_errors(tile.name):
-                    structure, first = _look(model, guide, tile)
+                    structure, first = look(model, guide, tile)
                     chosen = choose(model, guide, proposal, first.arguments, seed)
                 said |= chosen.said
                 ledger = None if resume is None else Ledger(resume, said)
@@ -151,7 +149,7 @@ def evaluate(
                     ledger.add(tile, found)
             for name, values in found.items():
                 columns[name].append(values)
-            fingerprint = crc32(tile.content(), fingerprint)
+            seen = fingerprint(tile.data(), seen)
             mean = torch.cat(columns["log_evidence"]).mean()
             bar.set_postfix_str(f"log p(x) {mean:.2f}", refresh=False)
             bar.update(tile.rows)
@@ -159,21 +157,10 @@ def evaluate(
     conventions = {
         **conventions_of(data),
         "rows": len(results["elbo"]),
-        "fingerprint": f"{fingerprint:08x}",
+        "fingerprint": f"{seen:08x}",
         **said,
     }
     return Evaluation(**results, num_samples=num_samples, conventions=conventions)
-
-
-def _look(model: Program, guide: Program, tile: Tile) -> tuple[Structure, Tile]:
-    """The structure of a pair, and its first tile; bare, where a guide's rows are fixed and are so many."""
-    with stream("evaluate, a look"):
-        if tile.rows < ROWS_IN_A_TILE:
-            try:
-                return inspect(model, guide, *tile.arguments), tile
-            except Exception:  # whatever a guide of fixed rows may say: the second look tells
-                tile = tile.bare()
-        return inspect(model, guide, *tile.arguments), tile
 
 
 def _check_method(method: str, target_se: float | None) -> None:

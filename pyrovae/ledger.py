@@ -7,11 +7,11 @@ import os
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import torch
 from torch import Tensor, nn
 
+from pyrovae.batching import fingerprint
 from pyrovae.tiles import Tile
 
 __all__ = ["Ledger", "hash_of"]
@@ -51,14 +51,14 @@ class Ledger:
         line = self._done.get(tile.position)
         if line is None:
             return None
-        if line["crc32"] != crc32(tile.content()):
+        if line["crc32"] != fingerprint(tile.data()):
             raise ValueError(f"evaluate: {tile.name} are not those that {self.path} is of: name another file")
         return {name: torch.tensor(values, dtype=torch.float64) for name, values in line["columns"].items()}
 
     def add(self, tile: Tile, columns: dict[str, Tensor]) -> None:
         """Write the columns of a tile, and see to it that they are on the disk."""
         values = {name: column.tolist() for name, column in columns.items()}
-        line = {"tile": tile.position, "crc32": crc32(tile.content()), "columns": values}
+        line = {"tile": tile.position, "crc32": fingerprint(tile.data()), "columns": values}
         with self.path.open("ab") as file:
             file.write(_line(line))
             file.flush()

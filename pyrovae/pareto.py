@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyrovae.reductions import WeightSums, as_sums, tail_length
 
-__all__ = ["khat_threshold", "pareto_khat"]
+__all__ = ["Tail", "fit_tail", "khat_threshold", "pareto_khat"]
 
 FEWEST_DRAWS, SHORTEST_TAIL = 25, 5
 DOMINANT = 0.2  # of all weight: more than this in four draws is no mean of many
@@ -54,32 +55,57 @@ def pareto_khat(log_weights: Tensor | WeightSums) -> Tensor:
         >>> round(pareto_khat(-0.5 * u.log()).item(), 1)  # w = u ** -k with k = 0.5
         0.5
     """
-    sums = as_sums(log_weights)
-    tail = tail_length(sums.num_samples)
-    largest = sums.largest[: tail + 1]
-    khat = torch.full_like(sums.log_sum, torch.nan)
-    if sums.num_samples < FEWEST_DRAWS:
-        return khat
-    best, cutoff = largest[0], largest[-1]
+    return fit_tail(as_sums(log_weights)).khat
+
+
+class Tail(NamedTuple):
+    """The generalised Pareto distribution of each datum's largest weights, as parts of the largest one.
+
+    Attributes:
+        khat: The shape, ``[batch]``, as :func:`pareto_khat` has it.
+        scale: Nan where nothing was fitted.
+        cutoff: The weight where the tail begins.
+        length: Draws above the cutoff.
+    """
+
+    khat: Tensor
+    scale: Tensor
+    cutoff: Tensor
+    length: Tensor
+
+    @property
+    def fitted(self) -> Tensor:
+        """Where there is a distribution, and not only a verdict: ``[batch]``."""
+        return self.khat.isfinite() & self.scale.isfinite()
+
+
+def fit_tail(sums: WeightSums) -> Tail:
+    """Fit the tail of every datum that has one."""
+    largest = sums.largest[: tail_length(sums.num_samples) + 1]
+    best, last = largest[0], largest[-1]
     # Weights relative to the largest; a cutoff that would underflow counts as the smallest normal.
     smallest = math.log(torch.finfo(torch.float64).tiny)
-    threshold = (cutoff - best).clamp(min=smallest).exp()
-    excess = (largest[:-1] - best).exp() - threshold
+    cutoff = (last - best).clamp(min=smallest).exp()
+    excess = (largest[:-1] - best).exp() - cutoff
     count = (excess > 0).sum(0)
+    khat, scale = torch.full_like(cutoff, torch.nan), torch.full_like(cutoff, torch.nan)
+    if sums.num_samples < FEWEST_DRAWS:
+        return Tail(khat, scale, cutoff, count)
     usable = (best < torch.inf) & ~sums.log_sum.isnan()
     few = (largest[: SHORTEST_TAIL - 1].logsumexp(0) - sums.log_sum).exp()
     verdict = torch.where((few < DOMINANT) & (count < SHORTEST_TAIL), -torch.inf, torch.inf)
     khat = torch.where(usable, verdict, khat)
-    khat = torch.where(best.isfinite() & (best - cutoff < EQUAL), -torch.inf, khat)
-    fitted = usable & (count >= SHORTEST_TAIL) & (best - cutoff >= EQUAL)
+    khat = torch.where(best.isfinite() & (best - last < EQUAL), -torch.inf, khat)
+    fitted = usable & (count >= SHORTEST_TAIL) & (best - last >= EQUAL)
     for n in count[fitted].unique().tolist():
         chosen = fitted & (count == n)
-        khat[chosen] = _fit_shape(excess[:n, chosen].flip(0)).nan_to_num(nan=torch.inf)
-    return khat
+        k, scale[chosen] = _fit(excess[:n, chosen].flip(0))
+        khat[chosen] = k.nan_to_num(nan=torch.inf)
+    return Tail(khat, scale, cutoff, count)
 
 
-def _fit_shape(excess: Tensor) -> Tensor:
-    """Zhang and Stephens' estimate of k from ascending positive excesses ``[n, batch]``.
+def _fit(excess: Tensor) -> tuple[Tensor, Tensor]:
+    """Zhang and Stephens' estimate of shape and scale from ascending positive excesses ``[n, batch]``.
 
     A posterior mean under a prior that pulls k toward 0.5 with the weight of ten draws.
     """
@@ -92,4 +118,4 @@ def _fit_shape(excess: Tensor) -> Tensor:
     profile = n * ((-theta / k).log() - k - 1)
     theta = (profile.softmax(0) * theta).sum(0)
     k = torch.log1p(-theta * excess).mean(0)
-    return (n * k + 10 * 0.5) / (n + 10)
+    return (n * k + 10 * 0.5) / (n + 10), -k / theta

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.pareto import FEWEST_DRAWS, khat_threshold
+from pyrovae.tables import table
 
 if TYPE_CHECKING:
     import xarray
@@ -103,7 +103,6 @@ class Evaluation:
         what += [f"{said['dequantisation']} dequantisation"] if "dequantisation" in said else []
         what += [self._spent(), str(said.get("method", "importance sampling"))]
         what += [f"{said['num_temperatures']:,} temperatures"] if "num_temperatures" in said else []
-        lines = [", ".join(what), f"{'nats per datum':<34}{'mean':>10}{'test set':>12}{'Monte Carlo':>14}"]
         rows = {
             "log p(x)": (self.log_evidence, self.standard_error),
             "ELBO": (self.elbo, self.elbo_error),
@@ -111,9 +110,7 @@ class Evaluation:
             "  KL(q(z|x) || p(z))": (self.kl, self.kl_error),
             "gap KL(q(z|x) || p(z|x))": (self.gap, None),
         }
-        for name, (values, errors) in rows.items():
-            test_set, monte_carlo = _errors(values, errors)
-            lines.append(f"{name:<34}{values.mean():>10.3f}{_shown(test_set):>12}{_shown(monte_carlo):>14}")
+        lines = [", ".join(what), *table(rows)]
         if self.num_samples > 1:
             lines.append(f"{'expected bias of log p(x)':<34}{self.bias.mean():>10.2g}")
         if "proposal" in said:
@@ -156,6 +153,21 @@ class Evaluation:
         attributes = {"num_samples": self.num_samples, "conventions": json.dumps(self.conventions)}
         return xarray.Dataset(variables, {"datum": range(len(self))}, attributes)
 
+    def to_arviz(self, model: Any = None, guide: Any = None, data: Any = None, **options: Any) -> Any:
+        """These results as ArviZ's sample_stats; all its groups with the pair and the data they are of.
+
+        A result holds no draws, so alone it gives no posterior. The options are those of
+        :func:`pyrovae.interop.to_arviz`.
+        """
+        from pyrovae import interop
+
+        missing = [argument is None for argument in (model, guide, data)]
+        if all(missing) and not options:
+            return interop.statistics_of(self)
+        if any(missing):
+            raise ValueError("to_arviz: draws need model, guide and data: pass all three, or nothing at all")
+        return interop.to_arviz(model, guide, data, self, **options)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the per-datum results as NetCDF; :meth:`load` reads them back."""
         temporary = f"{os.fspath(path)}.part"
@@ -174,20 +186,3 @@ class Evaluation:
             values = {name: torch.from_numpy(dataset[name].to_numpy().copy()) for name in FIELDS}
             said = json.loads(dataset.attrs["conventions"])
             return cls(**values, num_samples=count, conventions=said)
-
-
-def _errors(values: Tensor, errors: Tensor | None) -> tuple[float, float]:
-    """Standard errors of a mean: from the choice of data, and from the draws; nan where unknown."""
-    n = len(values)
-    monte_carlo = math.nan if errors is None else errors.norm().item() / n
-    if n == 1:
-        return math.nan, monte_carlo
-    # The spread of estimates is that of the data plus that of the draws.
-    drawn = 0.0 if errors is None or errors.isnan().any() else errors.square().mean().item()
-    return math.sqrt(max(values.var().item() - drawn, 0.0) / n), monte_carlo
-
-
-def _shown(error: float) -> str:
-    if math.isnan(error):
-        return ""
-    return f"± {error:.3f}" if error >= 0.001 or error == 0 else f"± {error:.0e}"

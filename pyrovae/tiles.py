@@ -11,8 +11,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler
 
 from pyrovae.batching import Data, batches
+from pyrovae.programs import Program, Structure, inspect
+from pyrovae.remembering import remembering
+from pyrovae.streams import stream
 
-__all__ = ["ROWS_IN_A_TILE", "Memory", "Tile", "tiles"]
+__all__ = ["ROWS_IN_A_TILE", "Memory", "Tile", "look", "tiles"]
 
 ROWS_IN_A_TILE = 64
 """Rows that share a stream of noise. Fixed: neither noise nor rounding depends on a batch size."""
@@ -45,16 +48,15 @@ class Tile(NamedTuple):
 
     def bare(self) -> Tile:
         """Without the rows that fill it up."""
-        return self._replace(arguments=tuple(tensor[: self.rows] for tensor in self.arguments))
+        return self._replace(arguments=self.data())
 
     def row(self, index: int) -> tuple[Tensor, ...]:
         """One row as arguments of the programs."""
         return tuple(tensor[index : index + 1].contiguous() for tensor in self.arguments)
 
-    def content(self) -> bytes:
-        """The bytes of its data, argument after argument."""
-        seen = (tensor[: self.rows].detach().cpu().contiguous() for tensor in self.arguments)
-        return b"".join(tensor.view(torch.uint8).numpy().tobytes() for tensor in seen)  # numpy lacks bfloat16
+    def data(self) -> tuple[Tensor, ...]:
+        """Its rows of data alone."""
+        return tuple(tensor[: self.rows] for tensor in self.arguments)
 
 
 def tiles(
@@ -95,6 +97,21 @@ def tiles(
         rows = len(joined[0])
         filler = torch.arange(ROWS_IN_A_TILE).clamp(max=rows - 1)
         yield Tile(position, rows, tuple(tensor[filler.to(tensor.device)] for tensor in joined))
+
+
+def look(model: Program, guide: Program, tile: Tile) -> tuple[Structure, Tile]:
+    """The structure of a pair, seen on its first tile; bare, where a guide's rows are fixed and are so many.
+
+    Raises:
+        ValueError: As :func:`pyrovae.programs.inspect`.
+    """
+    with stream("a first look"), remembering():
+        if tile.rows < ROWS_IN_A_TILE:
+            try:
+                return inspect(model, guide, *tile.arguments), tile
+            except Exception:  # whatever a guide of fixed rows may say: the second look tells
+                tile = tile.bare()
+        return inspect(model, guide, *tile.arguments), tile
 
 
 class Memory:

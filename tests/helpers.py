@@ -1,9 +1,14 @@
-"""What several tests ask of a module's parameters."""
+"""What several tests ask: of a module's parameters, and of ArviZ."""
 
 from __future__ import annotations
 
+import warnings
+from importlib.metadata import version
+
 import torch
 from torch import nn
+
+IS_OLD_ARVIZ = version("arviz").startswith("0.")
 
 
 def snapshot(module: nn.Module) -> list[torch.Tensor]:
@@ -16,3 +21,22 @@ def all_moved(before: list[torch.Tensor], module: nn.Module) -> bool:
 
 def none_moved(before: list[torch.Tensor], module: nn.Module) -> bool:
     return all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
+
+
+def psislw_of_arviz(log_weights: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """ArviZ's smoothed log-weights and k-hat of one datum.
+
+    Trap: psislw took log-weights up to 0.23, and takes their negatives from 1.0.
+    """
+    values = log_weights.double().numpy().copy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it overflows in its own way on wide ranges
+        if IS_OLD_ARVIZ:
+            import arviz
+
+            smoothed, khat = arviz.psislw(values)
+        else:
+            from arviz_stats.base import array_stats
+
+            smoothed, khat = array_stats.psislw(-values)
+    return torch.as_tensor(smoothed), float(khat)

@@ -8,6 +8,8 @@ import torch
 
 import pyrovae as pv
 from pyrovae import plots
+from pyrovae.pareto import khat_threshold
+from pyrovae.results import FIELDS, Evaluation
 from pyrovae.testing import LinearGaussian
 
 SHAPE = (2, 3)
@@ -116,3 +118,59 @@ def test_bars_of_kl_fall(vae):
     assert heights == sorted(found.means.tolist(), reverse=True)
     shown = [label.get_text() for label in axes.get_xticklabels()]
     assert shown == [found.names[i] for i in found.means.argsort(descending=True)]
+
+
+def a_result(khat: list[float], error: list[float], num_samples: int = 1000) -> Evaluation:
+    columns = {name: torch.arange(len(khat)).double() - 90 for name in FIELDS}
+    columns |= {"khat": torch.tensor(khat).double(), "standard_error": torch.tensor(error).double()}
+    columns |= {"draws": torch.full((len(khat),), float(num_samples))}
+    return Evaluation(**columns, num_samples=num_samples)
+
+
+@pytest.mark.parametrize("kind", ["tensor", "tuple", "loader"])
+def test_worst_data_stand_above_their_own_numbers(kind):
+    x = torch.rand(9, 6)
+    khat = [0.1, 0.9, torch.nan, 2.0, 0.2, torch.inf, 0.3, 0.3, -torch.inf]
+    result = a_result(khat, [0.1, 0.2, 0.3, 0.04, 0.5, 0.6, 0.7, 0.8, 0.0])
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x), batch_size=4)
+    data = {"tensor": x, "tuple": (x, torch.zeros(9)), "loader": loader}[kind]
+    figure = plots.worst(result, data, SHAPE, count=8)
+    figure.draw_without_rendering()
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert len(shown) == 8
+    for axes, row in zip(shown, (5, 3, 1, 7, 6, 4, 0, 8), strict=True):
+        np.testing.assert_allclose(axes.images[0].get_array(), x[row].reshape(SHAPE).numpy())
+        assert axes.get_xlabel().startswith(f"row {row}\n${row - 90:.1f} \\pm")
+    assert [axes.get_xlabel().split(" = ")[1] for axes in shown[:2]] == ["$\\infty$", "2.00"]
+
+
+def test_worst_of_other_data_is_refused():
+    result = a_result([0.1, 0.2], [0.1, 0.1])
+    with pytest.raises(ValueError, match="the result is of 2 rows, the data have 3"):
+        plots.worst(result, torch.rand(3, 6), SHAPE)
+    with pytest.raises(ValueError, match="expected images of shape"):
+        plots.worst(result, torch.rand(2, 6), (6,))
+
+
+def test_reliability_puts_each_datum_in_its_place():
+    result = a_result([0.1, 0.9, 0.65, 2.0, torch.inf, -torch.inf], [0.1, 0.2, 0.3, 0.4, 0.5, 0.0])
+    figure = plots.reliability(result)
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    reliable, doubtful, beyond = (points.get_offsets() for points in axes.collections)
+    np.testing.assert_allclose(reliable[:2], [[0.1, 0.1], [0.65, 0.3]])
+    np.testing.assert_allclose(doubtful, [[0.9, 0.2]])
+    np.testing.assert_allclose(beyond[0], [2.0, 0.4])
+    assert reliable[2][0] < 0.0  # a perfect guide: at the left edge, and inside the figure
+    assert beyond[1][0] > 2.0
+    lowest, highest = axes.get_xlim()
+    assert lowest < reliable[2][0] < beyond[1][0] < highest
+    assert {line.get_xdata()[0] for line in axes.lines} == {khat_threshold(1000), 1.0}
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["3 reliable (below 0.67)", "1 doubtful", "2 beyond their draws (above 1)"]
+
+
+def test_reliability_of_a_perfect_guide_and_of_too_few_draws():
+    plots.reliability(a_result([-torch.inf] * 3, [0.0] * 3)).draw_without_rendering()
+    with pytest.raises(ValueError, match="k-hat needs 25 draws, there were 10"):
+        plots.reliability(a_result([torch.nan], [0.1], num_samples=10))

@@ -1,38 +1,29 @@
-"""Figures: each function takes results and returns a matplotlib figure, which it neither shows nor saves."""
+"""Figures of numbers: training, evaluation and diagnostics."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-from torch import Tensor
-from torch.distributions import Normal
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from pyrovae.pareto import FEWEST_DRAWS, khat_threshold
 from pyrovae.tables import mean_errors
 
 if TYPE_CHECKING:
     from pyrovae.diagnostics import Calibration, Divergences, Gaps
+    from pyrovae.results import Evaluation
     from pyrovae.training import History
-    from pyrovae.vae import VAE
 
-__all__ = [
-    "calibration",
-    "gaps",
-    "image_grid",
-    "interpolation",
-    "kl",
-    "latent_plane",
-    "learning_curves",
-    "reconstructions",
-    "samples",
-]
+__all__ = ["calibration", "gaps", "kl", "learning_curves", "reliability"]
 
 BLUE, ORANGE = "#0072B2", "#D55E00"  # Okabe and Ito's, told apart by every eye and in grey
+SMALLEST_ERROR = 1e-3
+"""Nats: standard errors below it are shown at it."""
 
 
 def learning_curves(history: History) -> Figure:
@@ -148,70 +139,46 @@ def kl(found: Divergences) -> Figure:
     return figure
 
 
-def image_grid(
-    rows: Sequence[Tensor], shape: tuple[int, ...], labels: Sequence[str] = (), title: str = ""
-) -> Figure:
-    """Rows of images in grey, black for 0 and white for 1.
+def reliability(result: Evaluation) -> Figure:
+    """Each datum's standard error against its k-hat: how far log p(x) can be believed, and for how many.
+
+    Infinite k-hats are at the edges: on the left where the largest weights are equal, on the right where a
+    few draws have all the weight.
 
     Args:
-        rows: Each row ``[columns, pixels]``, values in [0, 1].
-        shape: Height and width of an image.
-        labels: One for each row.
-        title: Of the figure.
+        result: What :func:`pyrovae.evaluate` returned, of 25 draws or more.
     """
-    if len(shape) != 2:
-        raise ValueError(f"image_grid: expected images of shape (height, width), got {shape}")
-    height, width = shape
-    canvas = torch.cat([_strip(row.detach().cpu(), height, width) for row in rows], 0)[:-1, :-1]
-    columns = max(len(row) for row in rows)
-    size = (0.7 * columns + (1.2 if labels else 0), 0.7 * len(rows) + (0.3 if title else 0))
-    figure = Figure(figsize=size, layout="constrained")
+    if result.num_samples < FEWEST_DRAWS:
+        raise ValueError(f"reliability: k-hat needs {FEWEST_DRAWS} draws, there were {result.num_samples}")
+    khat = result.khat
+    threshold = torch.tensor([khat_threshold(int(draws)) for draws in result.draws], dtype=khat.dtype)
+    least, most = threshold.min().item(), threshold.max().item()
+    below = f"{least:.2f}" if most - least < 0.005 else f"{least:.2f} to {most:.2f}"
+    groups = {
+        f"reliable (below {below})": (khat < threshold, BLUE, "o"),
+        "doubtful": ((khat >= threshold) & (khat <= 1), ORANGE, "^"),
+        "beyond their draws (above 1)": (khat > 1, "black", "x"),
+    }
+    shown = torch.cat([khat[khat.isfinite()], torch.tensor([0.0, 1.1])])
+    left, right = shown.min().item(), shown.max().item()
+    margin = 0.04 * (right - left)
+    x = khat.clamp(left - margin, right + margin)
+    y = result.standard_error.clamp(min=SMALLEST_ERROR)
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(canvas.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes.set_xticks([])
-    axes.set_yticks([(height + 1) * (i + 0.5) for i in range(len(labels))], labels)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    axes.set_title(title)
-    return figure
-
-
-def reconstructions(vae: VAE, x: Tensor, shape: tuple[int, ...]) -> Figure:
-    """Data above their reconstructions, the mean of p(x | z) at the mean of q(z | x)."""
-    with torch.no_grad():
-        return image_grid([x, vae.reconstruct(x)], shape, ["data", "reconstruction"])
-
-
-def samples(vae: VAE, shape: tuple[int, ...], rows: int = 8, columns: int = 12) -> Figure:
-    """Means of p(x | z) at draws of the prior."""
-    with torch.no_grad():
-        z = vae.prior().expand((rows * columns,)).sample()
-        means = vae.decode(z).mean
-    return image_grid(list(means.split(columns)), shape, title="mean of p(x|z) at draws of the prior")
-
-
-def interpolation(vae: VAE, a: Tensor, b: Tensor, shape: tuple[int, ...], steps: int = 12) -> Figure:
-    """Means of p(x | z) on lines between codes, a row for each pair of ``a`` and ``b`` ``[n, pixels]``."""
-    with torch.no_grad():
-        lines = vae.interpolate(a, b, steps)
-    return image_grid(list(lines.unbind(1)), shape, title="mean of p(x|z) on the line between two codes")
-
-
-def latent_plane(vae: VAE, shape: tuple[int, ...], points: int = 20) -> Figure:
-    """Means of p(x | z) over a two-dimensional latent space, at the normal's even quantiles."""
-    levels = torch.linspace(0.5 / points, 1 - 0.5 / points, points)
-    axis = Normal(0.0, 1.0).icdf(levels)
-    down, across = torch.meshgrid(axis.flip(0), axis, indexing="ij")
-    with torch.no_grad():
-        means = vae.decode(torch.stack([across, down], -1)).mean
-    figure = image_grid(list(means), shape, title="mean of p(x|z) over the latent plane")
-    axes = figure.axes[0]
-    height, width = shape
-    shown = range(0, points, max(points // 10, 1))
-    axes.set_xticks([(width + 1) * (i + 0.5) for i in shown], [f"{axis[i]:.1f}" for i in shown])
-    down_labels = [f"{axis[points - 1 - i]:.1f}" for i in shown]
-    axes.set_yticks([(height + 1) * (i + 0.5) for i in shown], down_labels)
-    axes.set(xlabel="$z_1$", ylabel="$z_2$")
+    for label, (chosen, colour, marker) in groups.items():
+        points = axes.scatter(x[chosen], y[chosen], s=20, c=colour, marker=marker, alpha=0.6, linewidths=1)
+        points.set_label(f"{int(chosen.sum()):,} {label}")
+    for line in {least, most, 1.0}:
+        axes.axvline(line, color="0.4", linestyle="--", linewidth=1, zorder=0)
+    axes.set(xlabel="Pareto $\\hat k$", ylabel="standard error of log p(x), nats", yscale="log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlim(left - 2 * margin, right + 2 * margin)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, title=f"{len(result):,} data, by $\\hat k$")
     return figure
 
 
@@ -246,10 +213,3 @@ def _open(axes: Axes) -> None:
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _strip(images: Tensor, height: int, width: int) -> Tensor:
-    """One row of images side by side, a grey line after and below each."""
-    padded = torch.full((len(images), height + 1, width + 1), 0.5)
-    padded[:, :height, :width] = images.reshape(-1, height, width)
-    return padded.permute(1, 0, 2).reshape(height + 1, -1)
