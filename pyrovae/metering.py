@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pyrovae.programs import Program, Site, log_density, plain_errors, sample_sites
 from pyrovae.streams import stream
 from pyrovae.supports import check_supports
+from pyrovae.watching import leaves_of
 
 __all__ = ["Meter"]
 
@@ -96,7 +97,7 @@ class Meter:
                 buffer.copy_(before)
         values: list[Any] = [site["value"] for site in capture.trace.nodes.values()]
         met = [value.unconstrained() if hasattr(value, "unconstrained") else value for value in values]
-        found = [*self.module.parameters(), *met, *_leaves(loss)]
+        found = [*self.module.parameters(), *met, *leaves_of(loss)]
         unique: dict[int, Tensor] = {id(leaf): leaf for leaf in found if leaf.requires_grad}
         if not unique:
             raise ValueError("fit: no trainable parameter in model or guide: nothing the loss depends on")
@@ -146,17 +147,3 @@ class _Recorded(nn.Module):
         """Of all runs, or of the first few: an objective may score the guide again on its own draws."""
         for trace in self.traces[:runs]:
             yield from sample_sites(trace)
-
-
-def _leaves(loss: Tensor) -> list[Tensor]:
-    """The leaf tensors that a loss depends on: a closure's parameters belong to no module."""
-    waiting, seen, leaves = [loss.grad_fn], set(), []
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            leaves.append(node.variable)
-        waiting += [parent for parent, _ in node.next_functions]
-    return leaves
