@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pyrovae.callbacks import KeepBest
     from pyrovae.checkpoints import load, save
     from pyrovae.comparison import Comparison, compare
+    from pyrovae.compilation import compile
     from pyrovae.dequantisation import bits_per_dim
     from pyrovae.evaluation import evaluate
     from pyrovae.importance import log_weights
@@ -43,6 +44,7 @@ _HOMES = {
     "bdmc": "annealing",
     "bits_per_dim": "dequantisation",
     "compare": "comparison",
+    "compile": "compilation",
     "elbo": "reductions",
     "ess": "reductions",
     "evaluate": "evaluation",
@@ -79,6 +81,7 @@ __all__ = [  # noqa: RUF022 (values first, then the modules)
     "bdmc",
     "bits_per_dim",
     "compare",
+    "compile",
     "elbo",
     "ess",
     "evaluate",

@@ -24,14 +24,14 @@ LIBRARIES = tuple(str(Path(module.__file__ or "").parent) for module in (torch, 
 )
 HIDDEN = (
     "<",
-    *(str(Path(__file__).with_name(name)) for name in ("capture.py", "graphs.py", "compilation.py")),
+    *(str(Path(__file__).with_name(name)) for name in ("capture.py", "graphs.py", "compilation.py", "precision.py")),
     str(Path(linecache.__file__).parent) + "/contextlib.py",
 )
 """Lines that say nothing of where it was: those of the capture itself."""
 
 READS = {
     getattr(torch.Tensor, name)
-    for name in ("__bool__", "__int__", "__float__", "__index__", "__complex__", "tolist", "numpy")
+    for name in ("item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__complex__")
 }
 """What makes a Python value of a tensor."""
 
@@ -138,12 +138,12 @@ class _Static(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is torch.Tensor.item:
-            return func(*args) if self._known(args[0]) else args[0].detach()
         if func in READS:
             if self._known(args[0]):
                 with disable_proxy_modes_tracing():
                     return func(*args, **kwargs)
+            if func is torch.Tensor.item:
+                return args[0].detach()
             if func is torch.Tensor.__bool__ and _caller() in ("warn_if_nan", "compute_expectation"):
                 return False
             raise NotCapturable("the value of a tensor decides what runs")
@@ -169,7 +169,10 @@ class _Static(TorchFunctionMode):
             if node in seen:
                 continue
             seen.add(node)
-            if node.op != "call_function" or _draws(node):
+            if node.op == "get_attr":
+                outside = getattr(mode.tracer.root, node.target)  # type: ignore[union-attr]
+                self.read.append((outside, outside._version))
+            elif node.op != "call_function" or _draws(node):
                 return False
             if any(_changes_in_place(user) for user in node.users):
                 return False
@@ -194,7 +197,7 @@ def _changes_in_place(node: fx.Node) -> bool:
 def _caller() -> str:
     """The function of Pyro's that called into torch, if it was Pyro's: the nearest outside torch."""
     frame = sys._getframe(2)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(LIBRARIES[0]):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith((LIBRARIES[0], *HIDDEN)):
         frame = frame.f_back
     return frame.f_code.co_name if frame.f_code.co_filename.startswith(LIBRARIES[1]) else ""
 

@@ -118,6 +118,8 @@ class Graphs:
             return None
         leaves, spec = pytree.tree_flatten((args, kwargs))
         key = gradients, spec, *map(_signature, leaves), torch.is_autocast_enabled("cpu")
+        if key in self._graphs and check and self._graphs[key] and self._graphs[key].stale():
+            del self._graphs[key]
         if key not in self._graphs:
             if len(self._graphs) >= MOST:
                 self._warn(
@@ -278,6 +280,10 @@ class _Graph:
         if backend == "inductor":
             self.module = _inductor(self.module, self.example)
         del self.example
+
+    def stale(self) -> bool:
+        """Whether a value that went into Python was changed since."""
+        return any(tensor._version != version for tensor, version in self.read)
 
     def run(self, tensors: list[Tensor], clock: Clock | None) -> Result:
         """The outputs for these arguments, at this time of training."""
