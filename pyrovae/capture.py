@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import linecache
 import sys
 from collections.abc import Callable, Sequence
@@ -17,16 +18,12 @@ from torch.overrides import TorchFunctionMode
 
 from pyrovae.streams import stream
 
-__all__ = ["Captured", "NotCapturable", "capture", "check"]
+__all__ = ["Captured", "NotCapturableError", "capture", "check"]
 
-LIBRARIES = tuple(str(Path(module.__file__ or "").parent) for module in (torch, pyro)) + (
-    str(Path(__file__).parent),
-)
-HIDDEN = (
-    "<",
-    *(str(Path(__file__).with_name(name)) for name in ("capture.py", "graphs.py", "compilation.py", "precision.py")),
-    str(Path(linecache.__file__).parent) + "/contextlib.py",
-)
+HERE = Path(__file__).parent
+LIBRARIES = (*(str(Path(module.__file__ or "").parent) for module in (torch, pyro)), str(HERE))
+OURS = ("capture.py", "graphs.py", "inductor.py", "compilation.py", "precision.py")
+HIDDEN = ("<", *(str(HERE / name) for name in OURS), contextlib.__file__)
 """Lines that say nothing of where it was: those of the capture itself."""
 
 READS = {
@@ -36,7 +33,7 @@ READS = {
 """What makes a Python value of a tensor."""
 
 
-class NotCapturable(Exception):
+class NotCapturableError(Exception):
     """What a function does that no fixed graph of operations can do."""
 
 
@@ -70,9 +67,10 @@ def capture(function: Callable[[], tuple[Tensor, ...]], inputs: Sequence[Tensor]
         inputs: What may have other values the next time.
 
     Raises:
-        NotCapturable: It does; the message says what, and where in the caller's code.
+        NotCapturableError: It does; the message says what, and where in the caller's code.
     """
-    static, outputs = _Static(), []
+    static = _Static()
+    outputs: list[Tensor] = []
 
     def run(*_: Tensor) -> tuple[Tensor, ...]:
         with static:
@@ -84,7 +82,7 @@ def capture(function: Callable[[], tuple[Tensor, ...]], inputs: Sequence[Tensor]
         with stream("capture"), pyro.validation_enabled(False):
             graph = make_fx(run, tracing_mode="real")(*inputs)
     except Exception as error:  # whatever it is, the same run without a graph did not raise it
-        raise NotCapturable(f"{_cause(error)}, {place(error)}") from error
+        raise NotCapturableError(f"{_cause(error)}, {place(error)}") from error
     return Captured(graph, _lifted(graph, inputs), static.read, tuple(outputs))
 
 
@@ -92,14 +90,14 @@ def check(captured: Captured, inputs: Sequence[Tensor]) -> None:
     """Run the graph on what it was captured on, and on the same draws: it has to give the same.
 
     Raises:
-        NotCapturable: It does not.
+        NotCapturableError: It does not.
     """
     with stream("capture"), torch.no_grad():
         again = captured.graph(*inputs, *captured.others)
     for output, first in zip(again, captured.outputs, strict=True):
-        size = first.abs().max() if first.numel() else 0.0
+        size = first.nan_to_num(0.0, 0.0, 0.0).abs().max() if first.numel() else 0.0
         if not torch.allclose(output, first, rtol=1e-3, atol=1e-4 * float(size), equal_nan=True):
-            raise NotCapturable(
+            raise NotCapturableError(
                 "the graph gives another loss or gradient than the program on the same draws: does it seed "
                 "torch's generator itself?"
             )
@@ -146,7 +144,7 @@ class _Static(TorchFunctionMode):
                 return args[0].detach()
             if func is torch.Tensor.__bool__ and _caller() in ("warn_if_nan", "compute_expectation"):
                 return False
-            raise NotCapturable("the value of a tensor decides what runs")
+            raise NotCapturableError("the value of a tensor decides what runs")
         if func is functional.one_hot and args[1:] + tuple(kwargs.values()) not in ((), (-1,)):
             return _one_hot(args[0], *args[1:], **kwargs)
         if func is torch.Tensor.register_hook and _caller() == "warn_if_nan":
@@ -170,7 +168,7 @@ class _Static(TorchFunctionMode):
                 continue
             seen.add(node)
             if node.op == "get_attr":
-                outside = getattr(mode.tracer.root, node.target)  # type: ignore[union-attr]
+                outside = getattr(mode.tracer.root, str(node.target))  # type: ignore[union-attr]
                 self.read.append((outside, outside._version))
             elif node.op != "call_function" or _draws(node):
                 return False
@@ -207,7 +205,7 @@ def _cause(error: Exception) -> str:
         error = error.__cause__
     if "trying to get value out of a tracing tensor" in str(error):
         return "the value of a tensor decides what runs"
-    if isinstance(error, NotCapturable):
+    if isinstance(error, NotCapturableError):
         return str(error)
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
@@ -223,7 +221,7 @@ def _lifted(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> list[Tensor]:
             continue  # made in the run, by torch.tensor
         tensor = getattr(graph, str(node.target))
         if any(_changes_in_place(user) and user.args[0] is node for user in node.users):
-            raise NotCapturable(
+            raise NotCapturableError(
                 f"a tensor of shape {tuple(tensor.shape)} that is no buffer of a module is changed in place"
             )
         if id(tensor) not in found:

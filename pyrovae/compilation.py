@@ -94,17 +94,16 @@ class CompiledLoss(ELBOModule):
 
     def __init__(
         self,
-        model: Program,
-        guide: Program,
-        elbo: ELBO,
+        model: Any,
+        guide: Any,
+        elbo: Any,
         *,
         precision: Precision = "float32",
         backend: Backend = "inductor",
     ) -> None:
         super().__init__(model, guide, elbo)
-        self.graphs = Graphs(
-            self._loss, (model, guide), elbo, precision=precision, backend=backend
-        )
+        self.elbo: Any
+        self.graphs = Graphs(self._loss, (model, guide), elbo, precision=precision, backend=backend)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The loss, differentiable."""
@@ -152,7 +151,7 @@ class Compiled(ELBO):
         if not isinstance(elbo, ELBO):
             raise TypeError(f"Compiled: takes a Pyro ELBO, such as Trace_ELBO(), got {elbo!r}")
         super().__init__(num_particles=elbo.num_particles, vectorize_particles=elbo.vectorize_particles)
-        self.elbo = elbo
+        self.elbo: Any = elbo
         self.options: dict[str, Any] = {"precision": precision, "backend": backend}
         self._pairs: list[CompiledLoss] = []
 

@@ -10,42 +10,26 @@ from typing import Any, Literal, NamedTuple
 
 import pyro
 import torch
-
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pyrovae.capture import NotCapturable, capture, check
+from pyrovae.capture import NotCapturableError, capture, check
+from pyrovae.inductor import Code, Result
 from pyrovae.objectives.base import Objective
 from pyrovae.objectives.draws import Clock
 from pyrovae.precision import Precision, check_precision, networks_in
 from pyrovae.streams import stream
 from pyrovae.watching import Watch, leaves_of
 
-__all__ = ["Backend", "Graphs", "Result"]
+__all__ = ["Backend", "Graphs"]
 
 Backend = Literal["inductor", "none"]
 """What makes code of a graph: torch's compiler, or nothing: the graph runs as it was captured."""
 
 MOST = 8
 """Graphs of one loss: each costs seconds to compile, and shapes without end would cost without end."""
-
-
-class Result(NamedTuple):
-    """What one run came to.
-
-    Attributes:
-        loss: Without a graph of its own.
-        more: What the function gave besides.
-        leaves: Tensors that the loss depends on and that require gradients.
-        gradients: Of each; None where it has none.
-    """
-
-    loss: Tensor
-    more: tuple[Tensor, ...]
-    leaves: list[Tensor]
-    gradients: list[Tensor | None]
 
 
 class Graphs:
@@ -57,6 +41,7 @@ class Graphs:
         objective: The loss it is of: one with a clock ticks at each step.
         precision: Of the networks.
         backend: Of the graphs.
+        finite: Whether a run tells, by one number, if its loss and all its gradients are finite.
     """
 
     def __init__(
@@ -67,6 +52,7 @@ class Graphs:
         *,
         precision: Precision = "float32",
         backend: Backend = "inductor",
+        finite: bool = False,
     ) -> None:
         check_precision(precision)
         if backend not in ("inductor", "none"):
@@ -74,10 +60,12 @@ class Graphs:
         self.function, self.programs, self.objective = function, programs, objective
         self.precision: Precision = precision
         self.backend: Backend = backend
+        self.finite = finite
+        self.worth: Callable[[int], bool] | None = None  # whether a graph of so many nodes is to be compiled
         self.names: list[str] = []  # of parameters met in Pyro's store
         self.seconds = 0.0  # spent on making graphs
         self.cause: str | None = None  # why nothing runs through graphs
-        self._graphs: dict[Any, _Graph | None] = {}
+        self._graphs: dict[Any, Code | None] = {}
         self._watch: Watch | None = None
         self._warned: set[str] = set()
 
@@ -108,7 +96,7 @@ class Graphs:
 
     def prepare(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], *, gradients: bool, check: bool = True
-    ) -> _Graph | None:
+    ) -> Code | None:
         """The graph for arguments of this shape, made if it is not there; None where there is none."""
         if any(not getattr(handler, "param_only", False) for handler in _PYRO_STACK):
             return None  # a handler around the call, which the graph would not see
@@ -118,7 +106,8 @@ class Graphs:
             return None
         leaves, spec = pytree.tree_flatten((args, kwargs))
         key = gradients, spec, *map(_signature, leaves), torch.is_autocast_enabled("cpu")
-        if key in self._graphs and check and self._graphs[key] and self._graphs[key].stale():
+        graph = self._graphs.get(key)
+        if graph is not None and check and graph.stale():
             del self._graphs[key]
         if key not in self._graphs:
             if len(self._graphs) >= MOST:
@@ -140,7 +129,7 @@ class Graphs:
 
     def _make(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Any], gradients: bool
-    ) -> _Graph | None:
+    ) -> Code | None:
         """A graph for arguments of this shape; None, with a warning, where there can be none."""
         started = time.perf_counter()
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
@@ -148,8 +137,12 @@ class Graphs:
         self._watch = self._watched()
         try:
             graph = self._captured(first, args, kwargs, tensors, gradients)
-            graph.compile(self.backend)
-        except NotCapturable as error:
+            if self.worth is not None and not self.worth(graph.nodes):
+                self.cause = "compiling would take longer than it saves"
+                return None
+            if self.backend == "inductor":
+                graph.compile(tensors)
+        except NotCapturableError as error:
             self._watch = self._watched()
             self.cause = str(error)
             self._warn(f"{error}: runs without a compiled graph")
@@ -164,9 +157,14 @@ class Graphs:
         before = self._watched()
         buffers, clock = before.tensors("buffers"), _Noting()
         sites = _Sites()
-        with stream("first run"), _unchanged(buffers, before.tensors("parameters")), sites:
-            with self._clocked(clock), torch.set_grad_enabled(gradients):
-                loss, *_ = self.eager(*args, **kwargs)
+        with (
+            stream("first run"),
+            _unchanged(buffers, before.tensors("parameters")),
+            self._clocked(clock),
+            torch.set_grad_enabled(gradients),
+            sites,
+        ):
+            loss, *_ = self.eager(*args, **kwargs)
         store = pyro.get_param_store()._params
         self.names = [name for name in dict.fromkeys([*self.names, *sites.parameters]) if name in store]
         found = [*before.tensors("parameters"), *(store[name] for name in self.names)]
@@ -183,7 +181,7 @@ class Graphs:
         kwargs: dict[str, Any],
         tensors: list[Tensor],
         gradients: bool,
-    ) -> _Graph:
+    ) -> Code:
         wanted = [tensor for tensor in (*first.leaves, *tensors) if tensor.requires_grad and gradients]
         device = tensors[0].device if tensors else torch.device("cpu")
         values = torch.zeros(max(len(first.schedules), 1), dtype=torch.float64, device=device)
@@ -195,13 +193,17 @@ class Graphs:
                 loss = torch.as_tensor(loss)
                 if not gradients:
                     return loss.detach(), *more
+                found: tuple[Tensor | None, ...]
                 if loss.requires_grad:
                     found = torch.autograd.grad(loss, wanted, allow_unused=True)
                 else:  # a loss that adds its gradients itself
                     found = tuple(leaf.grad for leaf in wanted)
             has.extend(gradient is not None for gradient in found)
-            kept = [gradient for gradient in found if gradient is not None]
-            return loss.detach(), *(each.detach() for each in more), *kept
+            kept: list[Tensor] = [gradient for gradient in found if gradient is not None]
+            outputs = [loss.detach(), *(each.detach() for each in more)]
+            if self.finite:  # one number to look at: a sum is not finite where a term is not
+                outputs.append(torch.stack([each.detach().sum().double() for each in (loss, *kept)]).sum())
+            return *outputs, *kept
 
         inputs = [*first.leaves, *first.buffers, values, *tensors]
         versions = [tensor._version for tensor in inputs]
@@ -213,15 +215,19 @@ class Graphs:
             check(captured, inputs)
         for tensor, version in zip(inputs, versions, strict=True):
             if tensor._version != version and not any(tensor is buffer for buffer in first.buffers):
-                raise NotCapturable(
-                    f"a tensor of shape {tuple(tensor.shape)} that is no buffer of a module is changed in place"
+                raise NotCapturableError(
+                    f"a tensor of shape {tuple(tensor.shape)} that is no buffer of a module is changed in "
+                    f"place"
                 )
         if sites.sites != first.sites:
-            raise NotCapturable(f"the sites change from run to run: {_difference(first.sites, sites.sites)}")
+            raise NotCapturableError(
+                f"the sites change from run to run: {_difference(first.sites, sites.sites)}"
+            )
         edited = self._watched().changed_since(self._watch)  # type: ignore[arg-type]
         if edited:
-            raise NotCapturable(f"'{edited}' is changed by the run itself")
-        return _Graph(captured.graph, inputs, captured.others, captured.read, tensors, first, wanted, has)
+            raise NotCapturableError(f"'{edited}' is changed by the run itself")
+        fixed = [*first.leaves, *first.buffers]
+        return Code(captured, fixed, values, tensors, first.schedules, wanted, has, gradients and self.finite)
 
     @contextmanager
     def _clocked(self, clock: Any) -> Iterator[None]:
@@ -248,67 +254,6 @@ class _Found(NamedTuple):
     buffers: list[Tensor]
     schedules: list[Callable[[Clock], float]]
     sites: list[tuple[Any, ...]]
-
-
-class _Graph:
-    """One graph, and where its inputs come from."""
-
-    def __init__(
-        self,
-        module: torch.fx.GraphModule,
-        inputs: list[Tensor],
-        others: list[Tensor],
-        read: list[tuple[Tensor, int]],
-        tensors: list[Tensor],
-        first: _Found,
-        wanted: list[Tensor],
-        has: list[bool],
-    ) -> None:
-        self.module: Callable[..., tuple[Tensor, ...]] = module
-        self.example, self.others, self.read = [*inputs, *others], others, read
-        self.fixed = [*first.leaves, *first.buffers]
-        self.schedules = first.schedules
-        self.no_values = inputs[len(self.fixed)]
-        own = {id(tensor) for tensor in first.leaves}
-        self.wanted = [tensor if id(tensor) in own else None for tensor in wanted]
-        self.positions = [_position(tensor, tensors) for tensor in wanted]
-        self.has = has
-        self.copied: list[int] | None = None
-
-    def compile(self, backend: Backend) -> None:
-        """Make code of the graph."""
-        if backend == "inductor":
-            self.module = _inductor(self.module, self.example)
-        del self.example
-
-    def stale(self) -> bool:
-        """Whether a value that went into Python was changed since."""
-        return any(tensor._version != version for tensor, version in self.read)
-
-    def run(self, tensors: list[Tensor], clock: Clock | None) -> Result:
-        """The outputs for these arguments, at this time of training."""
-        values = self.no_values
-        if self.schedules:
-            now = [schedule(clock) for schedule in self.schedules]  # type: ignore[arg-type]
-            values = torch.tensor(now, dtype=torch.float64).to(values.device, non_blocking=True)
-        inputs = [*self.fixed, values, *tensors, *self.others]
-        with torch.no_grad():
-            outputs = list(self.module(*inputs))
-            if self.copied is None:  # an output that is an input would change with it
-                places = {tensor.untyped_storage().data_ptr() for tensor in inputs}
-                self.copied = [
-                    i for i, each in enumerate(outputs) if each.untyped_storage().data_ptr() in places
-                ]
-            for i in self.copied:
-                outputs[i] = outputs[i].clone()
-        number = sum(self.has)
-        found = iter(outputs[len(outputs) - number :])
-        gradients = [next(found) if has else None for has in self.has]
-        leaves = [
-            tensor if tensor is not None else tensors[place]
-            for tensor, place in zip(self.wanted, self.positions, strict=True)
-        ]
-        return Result(outputs[0], tuple(outputs[1 : len(outputs) - number]), leaves, gradients)
 
 
 class _Noting:
@@ -343,7 +288,7 @@ class _Live:
         return self
 
     def __getattr__(self, name: str) -> Any:
-        raise NotCapturable(f"a term reads clock.{name} itself: let it ask clock.at(schedule)")
+        raise NotCapturableError(f"a term reads clock.{name} itself: let it ask clock.at(schedule)")
 
 
 class _Sites(Messenger):
@@ -371,10 +316,6 @@ def _signature(leaf: Any) -> Any:
     except TypeError:
         return id(leaf)
     return type(leaf), leaf
-
-
-def _position(tensor: Tensor, tensors: list[Tensor]) -> int:
-    return next((i for i, each in enumerate(tensors) if each is tensor), -1)
 
 
 def _difference(first: list[tuple[Any, ...]], second: list[tuple[Any, ...]]) -> str:
@@ -408,24 +349,3 @@ def _without_grad(leaves: list[Tensor]) -> Iterator[None]:
     finally:
         for leaf, gradient in kept:
             leaf.grad = gradient
-
-
-def _inductor(module: torch.fx.GraphModule, example: list[Tensor]) -> Callable[..., tuple[Tensor, ...]]:
-    """Compiled by torch's inductor, with the random numbers of eager torch."""
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            return torch._inductor.compile(module, example, options={"fallback_random": True})
-    except Exception as error:
-        kind = type(error).__name__ + type(error.__cause__).__name__ + str(error)[:500]
-        if "InvalidCxxCompiler" in kind or "No working C++ compiler" in kind:
-            raise NotCapturable(
-                "there is no C++ compiler: install g++ (on Debian and Ubuntu, apt install g++)"
-            ) from error
-        if "TritonMissing" in kind:
-            raise NotCapturable("there is no Triton: pip install triton") from error
-        raise NotCapturable(
-            f"torch's compiler fails: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        ) from error
-
-

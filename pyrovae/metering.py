@@ -62,14 +62,15 @@ class Meter:
 
         The two parts are nan under enumeration, and the ELBO then is the loss with its sign turned.
         """
-        loss = loss.detach().double().cpu()
+        loss = _wide(loss.detach())
         enumerated = any(site["infer"].get("_enumerate_dim") is not None for site in self.model.sites())
         if enumerated or len(self.model.traces) != self.runs:  # in parallel, or a run for each value
-            return torch.stack([loss, -loss, torch.tensor(torch.nan), torch.tensor(torch.nan)])
+            unknown = torch.full_like(loss, torch.nan)
+            return torch.stack([loss, -loss, unknown, unknown])
         observed, prior, guide = (
             sum(
-                (log_density(site).sum().double().cpu() for site in sites),
-                torch.zeros((), dtype=torch.float64),
+                (_wide(log_density(site).sum()) for site in sites),
+                torch.zeros_like(loss),
             )
             for sites in (
                 [site for site in self.model.sites() if site["is_observed"]],
@@ -124,6 +125,11 @@ class Meter:
     def _forget(self) -> None:
         self.model.traces.clear()
         self.guide.traces.clear()
+
+
+def _wide(value: Tensor) -> Tensor:
+    """In float64, where the device has it."""
+    return value.cpu().double() if value.device.type == "mps" else value.double()
 
 
 class _Recorded(nn.Module):
