@@ -75,7 +75,13 @@ class Graphs:
             return self.function(*args, **kwargs)
 
     def run(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, gradients: bool, check: bool = True
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        gradients: bool,
+        check: bool = True,
+        fresh: bool = True,
     ) -> Result | None:
         """The function's outputs, and the gradients of the first; None where it has to run by itself.
 
@@ -84,12 +90,13 @@ class Graphs:
             kwargs: Likewise.
             gradients: Whether they are wanted.
             check: Look whether anything was edited since the last run.
+            fresh: Whether the outputs are to outlive the next run, on a GPU too.
         """
         graph = self.prepare(args, kwargs, gradients=gradients, check=check)
         if graph is None:
             return None
         tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        result = graph.run(tensors, getattr(self.objective, "clock", None))
+        result = graph.run(tensors, getattr(self.objective, "clock", None), fresh=fresh)
         if gradients and isinstance(self.objective, Objective):
             self.objective.tick()
         return result

@@ -65,24 +65,38 @@ class Code:
         positions = {id(tensor): position for position, tensor in enumerate(tensors)}
         self.wanted = [positions.get(id(tensor), tensor) for tensor in wanted]
         self.copied: list[int] | None = None
+        self.replay: _Replay | None = None
 
     def compile(self, tensors: list[Tensor]) -> None:
-        """Let torch's compiler make it fast."""
-        self.module = inductor(self.module, [*self.fixed, self.values, *tensors, *self.others])
+        """Let torch's compiler make it fast; on a GPU, let one launch start all of it."""
+        inputs = [*self.fixed, self.values, *tensors, *self.others]
+        self.module = inductor(self.module, inputs)
+        if all(tensor.is_cuda for tensor in inputs):
+            self.replay = _Replay(self.module, self.fixed)
 
     def stale(self) -> bool:
-        """Whether a value that went into Python was changed since."""
-        return any(tensor._version != version for tensor, version in self.read)
+        """Whether a value that went into Python, or a place that a replay reads, was changed since."""
+        moved = self.replay is not None and self.replay.moved()
+        return moved or any(tensor._version != version for tensor, version in self.read)
 
-    def run(self, tensors: list[Tensor], clock: Clock | None) -> Result:
-        """The outputs for these arguments, at this time of training."""
+    def run(self, tensors: list[Tensor], clock: Clock | None, *, fresh: bool = True) -> Result:
+        """The outputs for these arguments, at this time of training.
+
+        Args:
+            tensors: The arguments.
+            clock: The time.
+            fresh: Whether the outputs are to outlive the next run, on a GPU too.
+        """
         values = self.values
         if self.schedules:
             now = [schedule(clock) for schedule in self.schedules]  # type: ignore[arg-type]
             values = torch.tensor(now, dtype=torch.float64).to(values.device, non_blocking=True)
         inputs = [*self.fixed, values, *tensors, *self.others]
         with torch.no_grad():
-            outputs = list(self.module(*inputs))
+            run = self.module if self.replay is None else self.replay
+            outputs = list(run(*inputs))
+            if self.replay is not None and fresh:
+                outputs = [each.clone() for each in outputs]
             if self.copied is None:  # an output that is an input would change with it
                 places = {tensor.untyped_storage().data_ptr() for tensor in inputs}
                 self.copied = [
@@ -96,6 +110,55 @@ class Code:
         leaves = [tensors[each] if isinstance(each, int) else each for each in self.wanted]
         total = outputs[first - 1] if self.finite else None
         return Result(outputs[0], tuple(outputs[1 : first - self.finite]), leaves, gradients, total)
+
+
+class _Replay:
+    """A function of tensors on a GPU, recorded once as a CUDA graph: one launch for all its kernels.
+
+    Parameters and buffers are read where they are, arguments are copied to where the record reads them.
+    The outputs are overwritten by the next run. Draws go on from torch's generator.
+
+    Args:
+        function: Of the inputs.
+        fixed: The first inputs, which stay where they are.
+    """
+
+    def __init__(self, function: Callable[..., tuple[Tensor, ...]], fixed: list[Tensor]) -> None:
+        self.function, self.fixed = function, fixed
+        self.places = [tensor.data_ptr() for tensor in fixed]
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.arguments: list[Tensor] = []
+        self.outputs: tuple[Tensor, ...] = ()
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        if self.graph is None:
+            self._record(inputs)
+        for place, argument in zip(self.arguments, inputs[len(self.fixed) :], strict=True):
+            if place is not argument:
+                place.copy_(argument)
+        self.graph.replay()  # type: ignore[union-attr]
+        return self.outputs
+
+    def moved(self) -> bool:
+        """Whether a parameter or a buffer is elsewhere now."""
+        return self.places != [tensor.data_ptr() for tensor in self.fixed]
+
+    def _record(self, inputs: tuple[Tensor, ...]) -> None:
+        kept, state = [tensor.clone() for tensor in self.fixed], torch.cuda.get_rng_state()
+        self.arguments = [tensor.clone() for tensor in inputs[len(self.fixed) :]]
+        arguments = [*self.fixed, *self.arguments]
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # libraries set themselves up at their first runs
+            for _ in range(3):
+                self.function(*arguments)
+        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.set_rng_state(state)
+        for tensor, before in zip(self.fixed, kept, strict=True):
+            tensor.copy_(before)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.outputs = self.function(*arguments)
 
 
 def inductor(module: Any, example: list[Tensor]) -> Callable[..., tuple[Tensor, ...]]:

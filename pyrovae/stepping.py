@@ -103,8 +103,8 @@ class Stepper:
         if not self.graphs.seconds:
             self.say("compile")
         with plain_errors(where):
-            state = torch.get_rng_state() if batch[0].device.type == "cpu" else None
-            result = self.graphs.run(batch, {}, gradients=True, check=check)
+            state = _random_state(self.parameters[0].device)
+            result = self.graphs.run(batch, {}, gradients=True, check=check, fresh=False)
         if self.graphs.seconds != before or result is None:
             self.say("train")
         if result is None:
@@ -142,28 +142,35 @@ class Stepper:
             self.compile = False
         self.graphs.worth = lambda nodes: saved > seconds_to_compile(nodes)
 
-    def _taken(self, result: Result, batch: tuple[Tensor, ...], where: str, state: Tensor | None) -> Tensor:
-        self.optimizer.zero_grad()
+    def _taken(self, result: Result, batch: tuple[Tensor, ...], where: str, state: Tensor) -> Tensor:
+        for parameter in self.parameters:
+            parameter.grad = None
         for leaf, gradient in zip(result.leaves, result.gradients, strict=True):
             leaf.grad = gradient
         total: Any = result.finite
         if self.watched is not None:
-            self.watched.step(total, (batch, where, result), self._blame)
+            self.watched.step(total, (batch, where, state), self._blame)
         elif not math.isfinite(total.item()):
-            self._blame(batch, where, result, state)
+            self._blame(batch, where, state)
         self.optimizer.step()
         return result.more[0]
 
-    def _blame(
-        self, batch: tuple[Tensor, ...], where: str, result: Result, state: Tensor | None = None
-    ) -> None:
-        """Say what of a compiled step was not finite, by a second run on the same noise."""
-        if not torch.isfinite(result.loss):
-            with torch.random.fork_rng(enabled=state is not None, devices=()), torch.no_grad():
-                if state is not None:
-                    torch.set_rng_state(state)
-                self._run(*batch)
-            self._refuse_loss(result.loss, where)
+    def _blame(self, batch: tuple[Tensor, ...], where: str, state: Tensor) -> None:
+        """Say what of a compiled step was not finite, by further runs at its parameters and on its noise."""
+        device = self.parameters[0].device
+        clock = getattr(self.meter.objective, "clock", None)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else ()):
+            _set_random_state(device, state)
+            result: Any = self.graphs.run(batch, {}, gradients=True, check=False)
+            if clock is not None:
+                self.meter.objective.clock = clock
+            if not torch.isfinite(result.loss):
+                _set_random_state(device, state)
+                with torch.no_grad():
+                    self._run(*batch)
+                self._refuse_loss(result.loss, where)
+        for leaf, gradient in zip(result.leaves, result.gradients, strict=True):
+            leaf.grad = gradient
         self._check_gradients(where)
 
     def _eagerly(self, batch: tuple[Tensor, ...], where: str) -> Tensor:
@@ -202,6 +209,17 @@ def _runs_ahead(optimizer: torch.optim.Optimizer, parameters: list[Tensor]) -> b
     return parameters[0].is_cuda and getattr(optimizer, "_step_supports_amp_scaling", False)
 
 
+def _random_state(device: torch.device) -> Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _set_random_state(device: torch.device, state: Tensor) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
+
+
 class _Ahead:
     """On a device that runs ahead: from a bad step on the optimiser's kernel leaves the parameters alone.
 
@@ -230,8 +248,6 @@ class _Ahead:
         if self.bad is None:
             return
         if self.bad.item():
-            batch, where, result = self.latest[-int(self.since.item())]
-            for leaf, gradient in zip(result.leaves, result.gradients, strict=True):
-                leaf.grad = gradient
-            blame(batch, where, result)
+            blame(*self.latest[-int(self.since.item())])
+            self.bad.zero_(), self.since.zero_()  # a sum that overflowed, of numbers that are finite
         self.optimizer.found_inf = None
