@@ -1,59 +1,86 @@
-"""One training step of an MLP VAE (784-400-50, batch 128): plain PyTorch, stock Pyro SVI, pyrovae's fit.
+"""One training step of a VAE: plain PyTorch, stock Pyro, NumPyro, pyrovae, and the floor under all of them.
 
-    python benchmarks/step.py [rounds]
+    python benchmarks/step.py [--rounds 30] [--nets mlp conv] [--batches 128 1024] [--device cuda]
+                              [--numpyro PYTHON] [--only NAME ...] [--json runs/step.json]
 
-The contestants take turns within one process, a few steps each, so that a change of the machine's speed
-meets them all. Quote the ratios of the medians: absolute times differ between machines and days.
+The nets are an MLP 784-400-50 and its mirror, and convolutions of 16 and 32 channels (each halving the
+image) with 50 latents. The data are bits that stay where they are, so what is timed is loss, gradients and
+Adam's step. The contestants take turns, some steps each, within one process (NumPyro's in a process of its
+own, which waits for its turn), so that a change of the machine's speed meets them all. Quote the ratios of
+the medians: absolute times differ between machines and days. The floor is the step's matrix products and
+convolutions by themselves, and a fused Adam of as many parameters. NumPyro needs an environment of its own
+(`python -m venv numpyro; numpyro/bin/pip install numpyro`), and is left out without one.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import platform
 import statistics
-import sys
+import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pyro
 import torch
 from pyro.infer import SVI, Trace_ELBO
+from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import pyrovae as pv
 from pyrovae import guides, likelihoods, networks, priors
 from pyrovae.metering import Meter
-from pyrovae.training import _step
+from pyrovae.stepping import Stepper
 
-LATENTS, FEATURES, HIDDEN, BATCH, STEPS = 50, 784, [400], 128, 5
+LATENTS, SIDE, HIDDEN, CHANNELS = 50, 28, [400], [16, 32]
+FEATURES = SIDE * SIDE
+AT_ONCE = 5
+"""Steps of a turn."""
 
-
-def a_vae() -> pv.VAE:
-    return pv.VAE(
-        priors.StandardNormal(LATENTS),
-        likelihoods.Bernoulli(networks.MLP(LATENTS, FEATURES, hidden=HIDDEN)),
-        guides.Normal(networks.MLP(FEATURES, 2 * LATENTS, hidden=HIDDEN)),
-    )
+Step = Callable[[], object]
 
 
-def plain_pytorch(x: torch.Tensor) -> Callable[[], object]:
-    vae = a_vae()
+def a_vae(net: str, device: str) -> pv.VAE:
+    torch.manual_seed(0)
+    if net == "mlp":
+        encoder: nn.Module = networks.MLP(FEATURES, 2 * LATENTS, hidden=HIDDEN)
+        decoder: nn.Module = networks.MLP(LATENTS, FEATURES, hidden=HIDDEN)
+    else:
+        encoder = networks.ConvEncoder((SIDE, SIDE), 2 * LATENTS, channels=CHANNELS)
+        decoder = networks.ConvDecoder(LATENTS, (SIDE, SIDE), channels=CHANNELS[::-1])
+    vae = pv.VAE(priors.StandardNormal(LATENTS), likelihoods.Bernoulli(decoder), guides.Normal(encoder))
+    return vae.to(device)
+
+
+def plain_pytorch(net: str, x: Tensor, *, compiled: bool) -> Step:
+    vae = a_vae(net, x.device.type)
     encoder, decoder = vae.guide.part.net, vae.likelihood.net
-    optimizer = torch.optim.Adam(vae.parameters())
+    optimizer = torch.optim.Adam(vae.parameters(), fused=compiled)
 
-    def step() -> None:
-        optimizer.zero_grad()
+    def loss(x: Tensor) -> Tensor:
         loc, log_variance = encoder(x).chunk(2, -1)
         z = loc + (log_variance / 2).exp() * torch.randn_like(loc)
         reconstruction = binary_cross_entropy_with_logits(decoder(z), x, reduction="sum")
         kl = 0.5 * (loc.square() + log_variance.exp() - 1 - log_variance).sum()
-        (reconstruction + kl).backward()
+        return reconstruction + kl
+
+    if compiled:
+        loss = torch.compile(loss, mode="reduce-overhead" if x.is_cuda else None)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss(x).backward()
         optimizer.step()
 
     return step
 
 
-def stock_pyro(x: torch.Tensor, validate: bool) -> Callable[[], object]:
-    vae = a_vae()
+def stock_pyro(net: str, x: Tensor, *, validate: bool) -> Step:
+    vae = a_vae(net, x.device.type)
     svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss=Trace_ELBO())
 
     def step() -> None:
@@ -63,38 +90,177 @@ def stock_pyro(x: torch.Tensor, validate: bool) -> Callable[[], object]:
     return step
 
 
-def fit_step(x: torch.Tensor) -> Callable[[], object]:
-    vae = a_vae()
+def ours(net: str, x: Tensor, *, compile: bool, precision: str = "float32") -> Step:
+    vae = a_vae(net, x.device.type)
     meter = Meter(vae.model, vae.guide, Trace_ELBO())
     parameters = meter.parameters((x,))
-    optimizer = torch.optim.Adam(parameters)
-    return lambda: _step(meter, optimizer, parameters, (x,), where="")
+    stepper = Stepper(
+        meter,
+        torch.optim.Adam(parameters, fused=True),
+        parameters,
+        compile=compile,
+        precision=precision,
+        num_steps=10**9,
+    )
+
+    def step() -> None:  # what fit does for a batch; it looks for edits once an epoch
+        stepper.step((x,), "the benchmark", check=False)
+
+    if compile:
+        step()
+        if stepper.graphs.cause:
+            raise RuntimeError(stepper.graphs.cause)
+    return step
+
+
+class _Heavy(TorchDispatchMode):
+    """Notes the matrix products and convolutions of a run, with what they are of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, ...]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name in ("mm", "addmm", "bmm", "convolution", "convolution_backward"):
+            detached = [arg.detach().clone() if isinstance(arg, Tensor) else arg for arg in args]
+            self.calls.append((func, detached, kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def floor(net: str, x: Tensor) -> Step:
+    vae = a_vae(net, x.device.type)
+    heavy = _Heavy()
+    with heavy:
+        Trace_ELBO()(vae.model, vae.guide)(x).backward()
+    optimizer = torch.optim.Adam(vae.parameters(), fused=True)
+
+    def step() -> None:
+        with torch.no_grad():
+            for func, args, kwargs in heavy.calls:
+                func(*args, **kwargs)
+        optimizer.step()
+
+    return step
+
+
+class NumPyro:
+    """NumPyro's steps, in a process of its own that waits for its turn."""
+
+    def __init__(self, python: str, net: str, batch: int) -> None:
+        script = str(Path(__file__).with_name("step_numpyro.py"))
+        sizes = [str(each) for each in (net, batch, LATENTS, HIDDEN[0], *CHANNELS)]
+        self.process = subprocess.Popen(
+            [python, script, *sizes], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.process.stdout.readline()  # it has compiled  # type: ignore[union-attr]
+
+    def turn(self, form: str) -> float:
+        """Seconds of a step, in one of its two forms."""
+        self.process.stdin.write(form + "\n")  # type: ignore[union-attr]
+        self.process.stdin.flush()  # type: ignore[union-attr]
+        return float(self.process.stdout.readline())  # type: ignore[union-attr]
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.stdin.close()  # type: ignore[union-attr]
+        self.process.wait()
+
+
+BASELINE, COMPILED = "plain PyTorch, eager", "pyrovae, compiled"
+CONTESTANTS: dict[str, Callable[[str, Tensor], Step]] = {
+    BASELINE: lambda net, x: plain_pytorch(net, x, compiled=False),
+    "plain PyTorch, compiled, fused Adam": lambda net, x: plain_pytorch(net, x, compiled=True),
+    "stock Pyro SVI": lambda net, x: stock_pyro(net, x, validate=True),
+    "stock Pyro SVI, validation off": lambda net, x: stock_pyro(net, x, validate=False),
+    "pyrovae, eager": lambda net, x: ours(net, x, compile=False),
+    COMPILED: lambda net, x: ours(net, x, compile=True),
+    "pyrovae, compiled, bfloat16": lambda net, x: ours(net, x, compile=True, precision="bfloat16"),
+    "floor: products and Adam": floor,
+}
+NUMPYRO = {"NumPyro, jitted update": "update", "NumPyro, 50 steps in a loop": "loop"}
+
+
+def measure(net: str, batch: int, arguments: argparse.Namespace) -> dict[str, float]:
+    """Median seconds of a step, by contestant."""
+    x = torch.bernoulli(torch.full((batch, FEATURES), 0.3)).to(arguments.device)
+    torch.compiler.reset()
+    steps = {name: make(net, x) for name, make in CONTESTANTS.items() if name in arguments.only}
+    peer = NumPyro(arguments.numpyro, net, batch) if arguments.numpyro else None
+    turns: dict[str, Callable[[], float]] = {
+        name: lambda step=step: timed(step, x.is_cuda) for name, step in steps.items()
+    }
+    if peer is not None:
+        turns |= {name: lambda form=form: peer.turn(form) for name, form in NUMPYRO.items()}
+    times: dict[str, list[float]] = {name: [] for name in turns}
+    for round_ in range(arguments.rounds + 2):
+        for name, turn in turns.items():
+            taken = turn()
+            if round_ >= 2:  # the first two warm up
+                times[name].append(taken)
+    if peer is not None:
+        peer.close()
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def timed(step: Step, on_gpu: bool) -> float:
+    if on_gpu:
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(AT_ONCE):
+        step()
+    if on_gpu:
+        torch.cuda.synchronize()
+    return (time.perf_counter() - started) / AT_ONCE
+
+
+def machine(device: str) -> str:
+    cpu = platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        found = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+        cpu = found[0].split(":")[1].strip() if found else cpu
+    name = f"{cpu}, {torch.get_num_threads()} threads"
+    if device != "cpu":
+        name = f"{torch.cuda.get_device_name()}, {name}"
+    return f"{name}, torch {torch.__version__}, Pyro {pyro.__version__}"
+
+
+def table(title: str, medians: dict[str, float]) -> str:
+    base, mine = medians.get(BASELINE), medians.get(COMPILED)
+    lines = [f"{title:<38}{'ms':>9}{'to eager':>10}{'compiled to it':>16}"]
+    for name, median in medians.items():
+        ratio = f"{median / base:.2f}" if base else ""
+        against = f"{mine / median:.2f}" if mine else ""
+        lines.append(f"{name:<38}{1e3 * median:>9.3f}{ratio:>10}{against:>16}")
+    return "\n".join(lines)
 
 
 def main() -> None:
     """Take turns, print medians and ratios."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 30
-    x = torch.bernoulli(torch.full((BATCH, FEATURES), 0.3))
-    contestants = {
-        "plain PyTorch, eager": plain_pytorch(x),
-        "stock Pyro SVI, validation off": stock_pyro(x, validate=False),
-        "stock Pyro SVI": stock_pyro(x, validate=True),
-        "pyrovae fit": fit_step(x),
-    }
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for round_ in range(rounds + 2):
-        for name, step in contestants.items():
-            start = time.perf_counter()
-            for _ in range(STEPS):
-                step()
-            if round_ >= 2:  # the first two warm up
-                times[name].append((time.perf_counter() - start) / STEPS)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    plain = medians["plain PyTorch, eager"]
-    print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(f"{'one training step':<34}{'ms':>8}{'ratio':>8}")
-    for name, median in medians.items():
-        print(f"{name:<34}{1e3 * median:>8.2f}{median / plain:>8.2f}")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--nets", nargs="*", default=["mlp", "conv"], choices=["mlp", "conv"])
+    parser.add_argument("--batches", nargs="*", type=int, default=[128, 1024])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--numpyro", metavar="PYTHON", help="of an environment that has NumPyro")
+    parser.add_argument("--only", nargs="*", default=list(CONTESTANTS), choices=list(CONTESTANTS))
+    parser.add_argument("--json", type=Path, default=Path("runs/step.json"))
+    arguments = parser.parse_args()
+    where = machine(arguments.device)
+    print(where)
+    if not arguments.numpyro:
+        print("NumPyro is left out: name the Python of an environment that has it, --numpyro PYTHON")
+    results: dict[str, Any] = {"machine": where, "rounds": arguments.rounds, "seconds": {}}
+    for net in arguments.nets:
+        for batch in arguments.batches:
+            title = f"one step, {net}, batch {batch}"
+            medians = measure(net, batch, arguments)
+            results["seconds"][title] = medians
+            print(f"\n{table(title, medians)}", flush=True)
+            arguments.json.parent.mkdir(parents=True, exist_ok=True)
+            arguments.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

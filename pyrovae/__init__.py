@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pyrovae.certificate import Certificate, certify
     from pyrovae.checkpoints import load, save
     from pyrovae.comparison import Comparison, compare
+    from pyrovae.compilation import compile
     from pyrovae.dequantisation import bits_per_dim
     from pyrovae.evaluation import evaluate
     from pyrovae.importance import log_weights
@@ -49,6 +50,7 @@ _HOMES = {
     "bits_per_dim": "dequantisation",
     "certify": "certificate",
     "compare": "comparison",
+    "compile": "compilation",
     "elbo": "reductions",
     "ess": "reductions",
     "evaluate": "evaluation",
@@ -91,6 +93,7 @@ __all__ = [  # noqa: RUF022 (values first, then the modules)
     "bits_per_dim",
     "certify",
     "compare",
+    "compile",
     "elbo",
     "ess",
     "evaluate",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pyrovae.programs import Program, Site, log_density, plain_errors, sample_sites
 from pyrovae.streams import stream
 from pyrovae.supports import check_supports
+from pyrovae.watching import leaves_of
 
 __all__ = ["Meter"]
 
@@ -61,14 +62,15 @@ class Meter:
 
         The two parts are nan under enumeration, and the ELBO then is the loss with its sign turned.
         """
-        loss = loss.detach().double().cpu()
+        loss = _wide(loss.detach())
         enumerated = any(site["infer"].get("_enumerate_dim") is not None for site in self.model.sites())
         if enumerated or len(self.model.traces) != self.runs:  # in parallel, or a run for each value
-            return torch.stack([loss, -loss, torch.tensor(torch.nan), torch.tensor(torch.nan)])
+            unknown = torch.full_like(loss, torch.nan)
+            return torch.stack([loss, -loss, unknown, unknown])
         observed, prior, guide = (
             sum(
-                (log_density(site).sum().double().cpu() for site in sites),
-                torch.zeros((), dtype=torch.float64),
+                (_wide(log_density(site).sum()) for site in sites),
+                torch.zeros_like(loss),
             )
             for sites in (
                 [site for site in self.model.sites() if site["is_observed"]],
@@ -96,7 +98,7 @@ class Meter:
                 buffer.copy_(before)
         values: list[Any] = [site["value"] for site in capture.trace.nodes.values()]
         met = [value.unconstrained() if hasattr(value, "unconstrained") else value for value in values]
-        found = [*self.module.parameters(), *met, *_leaves(loss)]
+        found = [*self.module.parameters(), *met, *leaves_of(loss)]
         unique: dict[int, Tensor] = {id(leaf): leaf for leaf in found if leaf.requires_grad}
         if not unique:
             raise ValueError("fit: no trainable parameter in model or guide: nothing the loss depends on")
@@ -125,6 +127,11 @@ class Meter:
         self.guide.traces.clear()
 
 
+def _wide(value: Tensor) -> Tensor:
+    """In float64, where the device has it."""
+    return value.cpu().double() if value.device.type == "mps" else value.double()
+
+
 class _Recorded(nn.Module):
     """A program that keeps the traces of its runs, and its parameters in sight of the optimiser."""
 
@@ -146,17 +153,3 @@ class _Recorded(nn.Module):
         """Of all runs, or of the first few: an objective may score the guide again on its own draws."""
         for trace in self.traces[:runs]:
             yield from sample_sites(trace)
-
-
-def _leaves(loss: Tensor) -> list[Tensor]:
-    """The leaf tensors that a loss depends on: a closure's parameters belong to no module."""
-    waiting, seen, leaves = [loss.grad_fn], set(), []
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            leaves.append(node.variable)
-        waiting += [parent for parent, _ in node.next_functions]
-    return leaves

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from pyro.distributions import Delta, constraints
+from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
 from pyrovae.distributions import family_of, support_of
+from pyrovae.streams import stream
 
 __all__ = ["check_fit", "check_supports", "is_delta"]
 
@@ -38,7 +40,8 @@ def check_supports(
             continue
         check_fit(where, guide, prior)
         support = support_of(prior)
-        if bound and support is not None and not _inside(support, site["value"]):
+        checked = bound and support is not None and is_validation_enabled()
+        if checked and not _inside(support, site["value"]):
             raise ValueError(
                 f"{_misfit(where, guide, prior)}: it draws values that the prior does not give, "
                 f"and the ELBO is -inf; use a guide over the prior's support"
@@ -60,7 +63,7 @@ def check_fit(where: str, guide: Any, prior: Any) -> None:
             f"{_misfit(where, guide, prior)}: one is over {_kind(here)}, the other over {_kind(there)}; use "
             f"two of one kind"
         )
-    reached = _draw(prior)
+    reached = _draw(prior) if is_validation_enabled() else None
     if reached is not None and not _inside(here, reached):
         raise ValueError(
             f"{_misfit(where, guide, prior)}: it cannot reach values that the prior gives, and log p(x) "
@@ -102,9 +105,9 @@ def is_delta(distribution: Any) -> bool:
 
 
 def _draw(distribution: Any) -> Tensor | None:
-    """A draw, of a distribution that can draw: an improper prior cannot."""
+    """A draw, of a distribution that can draw: an improper prior cannot. No other draw is moved by it."""
     try:
-        with torch.no_grad():
+        with stream("support"), torch.no_grad():
             return distribution.sample()
     except NotImplementedError:
         return None

@@ -54,7 +54,7 @@ class Objective(ELBO):
         structure = self._structure(model, guide, args, kwargs)
         value, surrogate, scale = self._terms(model, guide, args, kwargs, structure)
         if torch.is_grad_enabled():
-            self.clock = self.clock._replace(step=self.clock.step + 1)
+            self.tick()
         return -scale * (value + surrogate - surrogate.detach())
 
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
@@ -68,6 +68,10 @@ class Objective(ELBO):
         if loss.requires_grad:
             loss.backward(retain_graph=self.retain_graph)
         return loss.item()
+
+    def tick(self) -> None:
+        """Count a step."""
+        self.clock = self.clock.ticked()
 
     def _terms(
         self, model: Program, guide: Program, args: Any, kwargs: Any, structure: Structure

@@ -23,6 +23,14 @@ class Clock(NamedTuple):
     step: int = 0
     epoch: int = 0
 
+    def at(self, schedule: Callable[[Clock], float]) -> float:
+        """What a schedule comes to now. Read so, and not by itself, it stays live in a compiled step."""
+        return schedule(self)
+
+    def ticked(self) -> Clock:
+        """A step later."""
+        return self._replace(step=self.step + 1)
+
 
 class Draws(NamedTuple):
     """What one pass came to: ``[S, batch]`` each, in nats, unscaled.

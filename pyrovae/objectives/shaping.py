@@ -294,7 +294,7 @@ def _only(drawn: Draws, owner: str) -> Site:
 
 
 def _at(value: float | Schedule, clock: Clock) -> float:
-    return value(clock) if callable(value) else value
+    return clock.at(value) if callable(value) else value
 
 
 def _time(clock: Clock, unit: str) -> float:

@@ -1,0 +1,235 @@
+"""A function of tensors, run once and written down as the graph of its operations."""
+
+from __future__ import annotations
+
+import contextlib
+import linecache
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from torch import Tensor, fx
+from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, get_proxy_mode, make_fx
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from pyrovae.streams import stream
+
+__all__ = ["Captured", "NotCapturableError", "capture", "check"]
+
+HERE = Path(__file__).parent
+LIBRARIES = (*(str(Path(module.__file__ or "").parent) for module in (torch, pyro)), str(HERE))
+OURS = ("capture.py", "graphs.py", "inductor.py", "compilation.py", "precision.py")
+HIDDEN = ("<", *(str(HERE / name) for name in OURS), contextlib.__file__)
+"""Lines that say nothing of where it was: those of the capture itself."""
+
+READS = {
+    getattr(torch.Tensor, name)
+    for name in ("item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__complex__")
+}
+"""What makes a Python value of a tensor."""
+
+
+class NotCapturableError(Exception):
+    """What a function does that no fixed graph of operations can do."""
+
+
+class Captured(NamedTuple):
+    """The graph of one run.
+
+    Attributes:
+        graph: Takes the inputs and then the others, in a list, and gives the outputs as a tuple.
+        others: Tensors from outside that the run met besides its inputs; the graph takes them as they
+            are at each call.
+        read: Tensors from outside whose values went into Python, and their versions then.
+        outputs: What the run gave.
+    """
+
+    graph: fx.GraphModule
+    others: list[Tensor]
+    read: list[tuple[Tensor, int]]
+    outputs: tuple[Tensor, ...]
+
+
+def capture(function: Callable[[], tuple[Tensor, ...]], inputs: Sequence[Tensor]) -> Captured:
+    """Run a function once, and write down what it does to tensors: forward, backward, random draws.
+
+    The function reaches its inputs on its own, by whatever way: as arguments, as attributes of modules,
+    in Pyro's parameter store, in closures. A tensor is known by its identity. Draws stay draws. The
+    random state is left as it was; what the run changes in place is the caller's to restore.
+
+    Args:
+        function: Gives tensors, and reads no value of one into Python, but for what is the same in
+            every run.
+        inputs: What may have other values the next time.
+
+    Raises:
+        NotCapturableError: It does; the message says what, and where in the caller's code.
+    """
+    static = _Static()
+    outputs: list[Tensor] = []
+
+    def run(*_: Tensor) -> tuple[Tensor, ...]:
+        with static:
+            outputs.extend(function())
+        return tuple(outputs)
+
+    try:
+        # The checks of values have been made by whoever ran the function before.
+        with stream("capture"), pyro.validation_enabled(False):
+            graph = make_fx(run, tracing_mode="real")(*inputs)
+    except Exception as error:  # whatever it is, the same run without a graph did not raise it
+        raise NotCapturableError(f"{_cause(error)}, {place(error)}") from error
+    return Captured(graph, _lifted(graph, inputs), static.read, tuple(outputs))
+
+
+def check(captured: Captured, inputs: Sequence[Tensor]) -> None:
+    """Run the graph on what it was captured on, and on the same draws: it has to give the same.
+
+    Raises:
+        NotCapturableError: It does not.
+    """
+    with stream("capture"), torch.no_grad():
+        again = captured.graph(*inputs, *captured.others)
+    for output, first in zip(again, captured.outputs, strict=True):
+        size = first.nan_to_num(0.0, 0.0, 0.0).abs().max() if first.numel() else 0.0
+        if not torch.allclose(output, first, rtol=1e-3, atol=1e-4 * float(size), equal_nan=True):
+            raise NotCapturableError(
+                "the graph gives another loss or gradient than the program on the same draws: does it seed "
+                "torch's generator itself?"
+            )
+
+
+def place(error: BaseException) -> str:
+    """The innermost line of the caller's code that an error went through; else of Pyro's, or ours."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    lines, theirs, traceback = [], [], error.__traceback__
+    while traceback is not None:
+        file, line = traceback.tb_frame.f_code.co_filename, traceback.tb_lineno
+        if not file.startswith((*LIBRARIES, *HIDDEN)):
+            lines.append((file, line))
+        elif not file.startswith((LIBRARIES[0], *HIDDEN)):
+            theirs.append((file, line))
+        traceback = traceback.tb_next
+    if not (lines or theirs):
+        return "in torch"
+    file, line = (lines or theirs)[-1]
+    return f"{Path(file).name}:{line}: {linecache.getline(file, line).strip()}"
+
+
+class _Static(TorchFunctionMode):
+    """Lets a value into Python only where it is the same in every run.
+
+    ``item()`` of anything else gives the tensor itself, cut off from its gradient: Pyro's losses take
+    the value of theirs so, and it is what becomes of it that counts.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: list[tuple[Tensor, int]] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in READS:
+            if self._known(args[0]):
+                with disable_proxy_modes_tracing():
+                    return func(*args, **kwargs)
+            if func is torch.Tensor.item:
+                return args[0].detach()
+            if func is torch.Tensor.__bool__ and _caller() in ("warn_if_nan", "compute_expectation"):
+                return False
+            raise NotCapturableError("the value of a tensor decides what runs")
+        if func is functional.one_hot and args[1:] + tuple(kwargs.values()) not in ((), (-1,)):
+            return _one_hot(args[0], *args[1:], **kwargs)
+        if func is torch.Tensor.register_hook and _caller() == "warn_if_nan":
+            return None
+        if func is torch.Tensor.masked_select and _caller() == "compute_expectation":
+            values, mask = args  # Pyro drops what is nought from a sum of products: let it be nought
+            return torch.where(mask, values, torch.zeros_like(values))
+        return func(*args, **kwargs)
+
+    def _known(self, tensor: Tensor) -> bool:
+        """Whether a tensor's value is the same in every run: it comes of no input and no draw."""
+        mode = get_proxy_mode()
+        slot = None if mode is None else mode.tracer.tensor_tracker.get(tensor)
+        if slot is None:  # from outside: its value holds as long as nobody changes it
+            self.read.append((tensor, tensor._version))
+            return True
+        waiting, seen = [slot.proxy.node], set()
+        while waiting:
+            node = waiting.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            if node.op == "get_attr":
+                outside = getattr(mode.tracer.root, str(node.target))  # type: ignore[union-attr]
+                self.read.append((outside, outside._version))
+            elif node.op != "call_function" or _draws(node):
+                return False
+            if any(_changes_in_place(user) for user in node.users):
+                return False
+            waiting += node.all_input_nodes
+        return True
+
+
+def _one_hot(codes: Tensor, num_classes: int) -> Tensor:
+    """torch's, without its look at the codes."""
+    return (codes[..., None] == torch.arange(num_classes, device=codes.device)).long()
+
+
+def _draws(node: fx.Node) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def _changes_in_place(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable
+
+
+def _caller() -> str:
+    """The function of Pyro's that called into torch, if it was Pyro's: the nearest outside torch."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith((LIBRARIES[0], *HIDDEN)):
+        frame = frame.f_back
+    return frame.f_code.co_name if frame.f_code.co_filename.startswith(LIBRARIES[1]) else ""
+
+
+def _cause(error: Exception) -> str:
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    if "trying to get value out of a tracing tensor" in str(error):
+        return "the value of a tensor decides what runs"
+    if isinstance(error, NotCapturableError):
+        return str(error)
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _lifted(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Turn tensors from outside, which the tracer took for constants, into further inputs."""
+    found: dict[int, tuple[Tensor, fx.Node]] = {}
+    last = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    for node in list(graph.graph.nodes):
+        if node.op != "get_attr":
+            continue
+        if all(user.target is torch.ops.aten.lift_fresh_copy.default for user in node.users):
+            continue  # made in the run, by torch.tensor
+        tensor = getattr(graph, str(node.target))
+        if any(_changes_in_place(user) and user.args[0] is node for user in node.users):
+            raise NotCapturableError(
+                f"a tensor of shape {tuple(tensor.shape)} that is no buffer of a module is changed in place"
+            )
+        if id(tensor) not in found:
+            with graph.graph.inserting_after(last[-1]) if last else graph.graph.inserting_before():
+                last.append(graph.graph.placeholder(f"other_{len(found)}"))
+            found[id(tensor)] = tensor, last[-1]
+        node.replace_all_uses_with(found[id(tensor)][1])
+        graph.graph.erase_node(node)
+    if found:
+        graph.recompile()
+    return [tensor for tensor, _ in found.values()]

@@ -1,0 +1,358 @@
+"""A loss and its gradients as compiled graphs: one for each shape of its arguments, as long as it stays."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
+
+import pyro
+import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import _PYRO_STACK
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from pyrovae.capture import NotCapturableError, capture, check
+from pyrovae.inductor import Code, Result
+from pyrovae.objectives.base import Objective
+from pyrovae.objectives.draws import Clock
+from pyrovae.precision import Precision, check_precision, networks_in
+from pyrovae.streams import stream
+from pyrovae.watching import Watch, leaves_of
+
+__all__ = ["Backend", "Graphs"]
+
+Backend = Literal["inductor", "none"]
+"""What makes code of a graph: torch's compiler, or nothing: the graph runs as it was captured."""
+
+MOST = 8
+"""Graphs of one loss: each costs seconds to compile, and shapes without end would cost without end."""
+
+
+class Graphs:
+    """Runs a function through its captured graph; tells by None that it has to run by itself.
+
+    Args:
+        function: Gives the loss, and whatever is wanted besides, as tensors.
+        programs: What the function runs, to notice edits and to find parameters and buffers.
+        objective: The loss it is of: one with a clock ticks at each step.
+        precision: Of the networks.
+        backend: Of the graphs.
+        finite: Whether a run tells, by one number, if its loss and all its gradients are finite.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., tuple[Tensor, ...]],
+        programs: Sequence[Any],
+        objective: Any,
+        *,
+        precision: Precision = "float32",
+        backend: Backend = "inductor",
+        finite: bool = False,
+    ) -> None:
+        check_precision(precision)
+        if backend not in ("inductor", "none"):
+            raise ValueError(f"backend is '{backend}': 'inductor' or 'none'")
+        self.function, self.programs, self.objective = function, programs, objective
+        self.precision: Precision = precision
+        self.backend: Backend = backend
+        self.finite = finite
+        self.worth: Callable[[int], bool] | None = None  # whether a graph of so many nodes is to be compiled
+        self.names: list[str] = []  # of parameters met in Pyro's store
+        self.seconds = 0.0  # spent on making graphs
+        self.cause: str | None = None  # why nothing runs through graphs
+        self._graphs: dict[Any, Code | None] = {}
+        self._watch: Watch | None = None
+        self._warned: set[str] = set()
+
+    def eager(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        """The function by itself, its networks in the precision asked for."""
+        with networks_in(self.precision):
+            return self.function(*args, **kwargs)
+
+    def run(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        gradients: bool,
+        check: bool = True,
+        fresh: bool = True,
+    ) -> Result | None:
+        """The function's outputs, and the gradients of the first; None where it has to run by itself.
+
+        Args:
+            args: Of the function.
+            kwargs: Likewise.
+            gradients: Whether they are wanted.
+            check: Look whether anything was edited since the last run.
+            fresh: Whether the outputs are to outlive the next run, on a GPU too.
+        """
+        graph = self.prepare(args, kwargs, gradients=gradients, check=check)
+        if graph is None:
+            return None
+        tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        result = graph.run(tensors, getattr(self.objective, "clock", None), fresh=fresh)
+        if gradients and isinstance(self.objective, Objective):
+            self.objective.tick()
+        return result
+
+    def prepare(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, gradients: bool, check: bool = True
+    ) -> Code | None:
+        """The graph for arguments of this shape, made if it is not there; None where there is none."""
+        if any(not getattr(handler, "param_only", False) for handler in _PYRO_STACK):
+            return None  # a handler around the call, which the graph would not see
+        if check and self._watch is not None:
+            self._forget_if_edited()
+        if self.cause is not None:
+            return None
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        key = gradients, spec, *map(_signature, leaves), torch.is_autocast_enabled("cpu")
+        graph = self._graphs.get(key)
+        if graph is not None and check and graph.stale():
+            del self._graphs[key]
+        if key not in self._graphs:
+            if len(self._graphs) >= MOST:
+                self._warn(
+                    f"{MOST} shapes of arguments have a graph each, and here is another: it runs without "
+                    f"one; make batches of a few sizes"
+                )
+                return None
+            self._graphs[key] = self._make(args, kwargs, leaves, gradients)
+        return self._graphs[key]
+
+    def _forget_if_edited(self) -> None:
+        if self._watched().changed_since(self._watch):  # type: ignore[arg-type]
+            self._graphs.clear()
+            self._watch, self.cause = None, None
+
+    def _watched(self) -> Watch:
+        return Watch([*self.programs, self.objective], self.names)
+
+    def _make(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Any], gradients: bool
+    ) -> Code | None:
+        """A graph for arguments of this shape; None, with a warning, where there can be none."""
+        started = time.perf_counter()
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        first = self._first_run(args, kwargs, tensors, gradients)
+        self._watch = self._watched()
+        try:
+            graph = self._captured(first, args, kwargs, tensors, gradients)
+            if self.worth is not None and not self.worth(graph.nodes):
+                self.cause = "compiling would take longer than it saves"
+                return None
+            if self.backend == "inductor":
+                graph.compile(tensors)
+        except NotCapturableError as error:
+            self._watch = self._watched()
+            self.cause = str(error)
+            self._warn(f"{error}: runs without a compiled graph")
+            return None
+        self.seconds += time.perf_counter() - started
+        return graph
+
+    def _first_run(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor], gradients: bool
+    ) -> _Found:
+        """Run by itself once: parameters made at the first run, schedules, sites; errors are the user's."""
+        before = self._watched()
+        buffers, clock = before.tensors("buffers"), _Noting()
+        sites = _Sites()
+        with (
+            stream("first run"),
+            _unchanged(buffers, before.tensors("parameters")),
+            self._clocked(clock),
+            torch.set_grad_enabled(gradients),
+            sites,
+        ):
+            loss, *_ = self.eager(*args, **kwargs)
+        store = pyro.get_param_store()._params
+        self.names = [name for name in dict.fromkeys([*self.names, *sites.parameters]) if name in store]
+        found = [*before.tensors("parameters"), *(store[name] for name in self.names)]
+        if isinstance(loss, Tensor):
+            found += leaves_of(loss)
+        mine = {id(tensor) for tensor in tensors}
+        wanted = {id(leaf): leaf for leaf in found if id(leaf) not in mine}
+        return _Found(list(wanted.values()), buffers, clock.schedules, sites.sites)
+
+    def _captured(
+        self,
+        first: _Found,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        tensors: list[Tensor],
+        gradients: bool,
+    ) -> Code:
+        wanted = [tensor for tensor in (*first.leaves, *tensors) if tensor.requires_grad and gradients]
+        device = tensors[0].device if tensors else torch.device("cpu")
+        values = torch.zeros(max(len(first.schedules), 1), dtype=torch.float64, device=device)
+        has: list[bool] = []
+
+        def outputs() -> tuple[Tensor, ...]:
+            with self._clocked(_Live(values)), torch.set_grad_enabled(gradients), _without_grad(wanted):
+                loss, *more = self.eager(*args, **kwargs)
+                loss = torch.as_tensor(loss)
+                if not gradients:
+                    return loss.detach(), *more
+                found: tuple[Tensor | None, ...]
+                if loss.requires_grad:
+                    found = torch.autograd.grad(loss, wanted, allow_unused=True)
+                else:  # a loss that adds its gradients itself
+                    found = tuple(leaf.grad for leaf in wanted)
+            has.extend(gradient is not None for gradient in found)
+            kept: list[Tensor] = [gradient for gradient in found if gradient is not None]
+            outputs = [loss.detach(), *(each.detach() for each in more)]
+            if self.finite:  # one number to look at: a sum is not finite where a term is not
+                outputs.append(torch.stack([each.detach().sum().double() for each in (loss, *kept)]).sum())
+            return *outputs, *kept
+
+        inputs = [*first.leaves, *first.buffers, values, *tensors]
+        versions = [tensor._version for tensor in inputs]
+        sites = _Sites()
+        with warnings.catch_warnings(), _unchanged(first.buffers, first.leaves), sites:
+            warnings.simplefilter("ignore")  # the first run gave them
+            captured = capture(outputs, inputs)
+        with _unchanged(first.buffers, first.leaves):
+            check(captured, inputs)
+        for tensor, version in zip(inputs, versions, strict=True):
+            if tensor._version != version and not any(tensor is buffer for buffer in first.buffers):
+                raise NotCapturableError(
+                    f"a tensor of shape {tuple(tensor.shape)} that is no buffer of a module is changed in "
+                    f"place"
+                )
+        if sites.sites != first.sites:
+            raise NotCapturableError(
+                f"the sites change from run to run: {_difference(first.sites, sites.sites)}"
+            )
+        edited = self._watched().changed_since(self._watch)  # type: ignore[arg-type]
+        if edited:
+            raise NotCapturableError(f"'{edited}' is changed by the run itself")
+        fixed = [*first.leaves, *first.buffers]
+        return Code(captured, fixed, values, tensors, first.schedules, wanted, has, gradients and self.finite)
+
+    @contextmanager
+    def _clocked(self, clock: Any) -> Iterator[None]:
+        """With another clock in the objective, if it has one."""
+        if not isinstance(self.objective, Objective):
+            yield
+            return
+        before = self.objective.clock
+        clock.time = before
+        self.objective.clock = clock
+        try:
+            yield
+        finally:
+            self.objective.clock = before
+
+    def _warn(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            warnings.warn(f"compile: {message}", UserWarning, stacklevel=4)
+
+
+class _Found(NamedTuple):
+    leaves: list[Tensor]
+    buffers: list[Tensor]
+    schedules: list[Callable[[Clock], float]]
+    sites: list[tuple[Any, ...]]
+
+
+class _Noting:
+    """A clock that notes which schedules are asked."""
+
+    def __init__(self) -> None:
+        self.time = Clock()
+        self.schedules: list[Callable[[Clock], float]] = []
+
+    def at(self, schedule: Callable[[Clock], float]) -> float:
+        self.schedules.append(schedule)
+        return schedule(self.time)
+
+    def ticked(self) -> _Noting:
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.time, name)
+
+
+class _Live:
+    """A clock whose schedules are inputs of the graph; its time itself would be that of the capture."""
+
+    def __init__(self, values: Tensor) -> None:
+        self.time = Clock()
+        self.values = iter(values.unbind())
+
+    def at(self, schedule: Callable[[Clock], float]) -> Any:
+        return next(self.values)
+
+    def ticked(self) -> _Live:
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        raise NotCapturableError(f"a term reads clock.{name} itself: let it ask clock.at(schedule)")
+
+
+class _Sites(Messenger):
+    """Notes the sites of a run, to compare it with another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sites: list[tuple[Any, ...]] = []
+        self.parameters: list[str] = []
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        value = msg["value"]
+        shape = tuple(value.shape) if isinstance(value, Tensor) else None
+        self.sites.append((msg["name"], shape, msg["is_observed"]))
+
+    def _pyro_post_param(self, msg: Any) -> None:
+        self.parameters.append(msg["name"])
+
+
+def _signature(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        return leaf.shape, leaf.stride(), leaf.dtype, leaf.device, leaf.requires_grad
+    try:
+        hash(leaf)
+    except TypeError:
+        return id(leaf)
+    return type(leaf), leaf
+
+
+def _difference(first: list[tuple[Any, ...]], second: list[tuple[Any, ...]]) -> str:
+    for a, b in zip(first, second, strict=False):
+        if a != b:
+            return f"'{a[0]}' of shape {a[1]}, then '{b[0]}' of shape {b[1]}"
+    return f"{len(first)} of them, then {len(second)}"
+
+
+@contextmanager
+def _unchanged(buffers: list[Tensor], leaves: list[Tensor]) -> Iterator[None]:
+    """Put back what a run that is no step changes: running statistics, gradients."""
+    kept = [(buffer, buffer.clone()) for buffer in buffers]
+    gradients = [(leaf, leaf.grad) for leaf in leaves if leaf.is_leaf]
+    try:
+        with _without_grad([leaf for leaf, _ in gradients]):
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in kept:
+                buffer.copy_(before)
+
+
+@contextmanager
+def _without_grad(leaves: list[Tensor]) -> Iterator[None]:
+    kept = [(leaf, leaf.grad) for leaf in leaves if leaf.is_leaf]
+    for leaf, _ in kept:
+        leaf.grad = None
+    try:
+        yield
+    finally:
+        for leaf, gradient in kept:
+            leaf.grad = gradient

@@ -1,0 +1,253 @@
+"""One optimiser step after another, through a compiled graph where that pays back within the run."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from pyrovae.graphs import Graphs
+from pyrovae.inductor import Result
+from pyrovae.metering import Meter
+from pyrovae.precision import Precision
+from pyrovae.programs import plain_errors
+
+__all__ = ["Compile", "Stepper"]
+
+Compile = Literal["auto"] | bool
+
+WARM, LOOK = 3, 5
+"""Steps that are not timed, and steps that are."""
+
+SAVED = 0.4
+"""The part of an eager step that a compiled one saves, typically; it is looked at once there is one."""
+
+EVERY = 10
+"""Steps between looks at what went wrong on a device that runs ahead."""
+
+
+def seconds_to_compile(nodes: int) -> float:
+    """What compiling a graph of this many operations takes on two cores, about."""
+    return 5.0 + 0.04 * nodes
+
+
+class Stepper:
+    """Takes the steps of a run.
+
+    Batches of the first one's shape go through a graph, others (the last of an epoch) eagerly: the two
+    give the same on the same noise, up to rounding.
+
+    Args:
+        meter: The loss.
+        optimizer: It steps.
+        parameters: What it steps.
+        compile: True, False, or "auto": from the eager time of the first steps and the number of those
+            to come.
+        precision: Of the networks.
+        num_steps: Of the whole run.
+        say: Told what takes long.
+    """
+
+    def __init__(
+        self,
+        meter: Meter,
+        optimizer: torch.optim.Optimizer,
+        parameters: list[Tensor],
+        *,
+        compile: Compile,
+        precision: Precision,
+        num_steps: int,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        if compile not in (True, False, "auto"):
+            raise ValueError(f"fit: compile is {compile!r}: True, False or 'auto'")
+        self.meter, self.optimizer, self.parameters = meter, optimizer, parameters
+        programs = meter.model.program, meter.guide.program
+        self.graphs = Graphs(self._run, programs, meter.objective, precision=precision, finite=True)
+        self.compile, self.left, self.say = compile, num_steps, say
+        self.shape: Any = None
+        self.eager_time = math.inf
+        self.times: list[float] = []
+        self.watched = _Ahead(optimizer) if _runs_ahead(optimizer, parameters) else None
+
+    def step(self, batch: tuple[Tensor, ...], where: str, *, check: bool) -> Tensor:
+        """Take one; the batch's sums of loss, ELBO, reconstruction and KL.
+
+        Args:
+            batch: Arguments of the programs.
+            where: For errors.
+            check: Look whether the programs were edited.
+
+        Raises:
+            FloatingPointError: Loss or gradients are not finite; the parameters are those before.
+        """
+        self.left -= 1
+        shape = [tensor.shape for tensor in batch]
+        if self.shape is None:
+            self.shape = shape
+        if shape != self.shape or self.compile is False:
+            return self._eagerly(batch, where)
+        if self.compile == "auto" and len(self.times) < WARM + LOOK:
+            return self._timed(self._eagerly, batch, where)
+        if self.compile == "auto" and math.isinf(self.eager_time):
+            self._decide()
+            if self.compile is False:
+                return self._eagerly(batch, where)
+        before = self.graphs.seconds
+        if not self.graphs.seconds:
+            self.say("compile")
+        with plain_errors(where):
+            state = _random_state(self.parameters[0].device)
+            result = self.graphs.run(batch, {}, gradients=True, check=check, fresh=False)
+        if self.graphs.seconds != before or result is None:
+            self.say("train")
+        if result is None:
+            if self.graphs.cause is not None:
+                self.compile = False
+            return self._eagerly(batch, where)
+        return self._taken(result, batch, where, state)
+
+    def finish(self) -> None:
+        """Look at the steps that were not looked at yet."""
+        if self.watched is not None:
+            self.watched.look(self._blame)
+
+    def _run(self, *batch: Tensor) -> tuple[Tensor, ...]:
+        loss = self.meter.forward(*batch)
+        return loss, self.meter.sums(loss)
+
+    def _timed(self, step: Callable[..., Tensor], *args: Any) -> Tensor:
+        self._wait()
+        started = time.perf_counter()
+        sums = step(*args)
+        self._wait()
+        self.times.append(time.perf_counter() - started)
+        return sums
+
+    def _wait(self) -> None:
+        if self.parameters[0].is_cuda:
+            torch.cuda.synchronize()
+
+    def _decide(self) -> None:
+        """Whether a graph is worth its capture; once it is there, whether it is worth its compilation."""
+        self.eager_time = statistics.median(self.times[WARM:])
+        saved = SAVED * self.eager_time * self.left
+        if saved < seconds_to_compile(0):
+            self.compile = False
+        self.graphs.worth = lambda nodes: saved > seconds_to_compile(nodes)
+
+    def _taken(self, result: Result, batch: tuple[Tensor, ...], where: str, state: Tensor) -> Tensor:
+        for parameter in self.parameters:
+            parameter.grad = None
+        for leaf, gradient in zip(result.leaves, result.gradients, strict=True):
+            leaf.grad = gradient
+        total: Any = result.finite
+        if self.watched is not None:
+            self.watched.step(total, (batch, where, state), self._blame)
+        elif not math.isfinite(total.item()):
+            self._blame(batch, where, state)
+        self.optimizer.step()
+        return result.more[0]
+
+    def _blame(self, batch: tuple[Tensor, ...], where: str, state: Tensor) -> None:
+        """Say what of a compiled step was not finite, by further runs at its parameters and on its noise."""
+        device = self.parameters[0].device
+        clock = getattr(self.meter.objective, "clock", None)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else ()):
+            _set_random_state(device, state)
+            result: Any = self.graphs.run(batch, {}, gradients=True, check=False)
+            if clock is not None:
+                self.meter.objective.clock = clock
+            if not torch.isfinite(result.loss):
+                _set_random_state(device, state)
+                with torch.no_grad():
+                    self._run(*batch)
+                self._refuse_loss(result.loss, where)
+        for leaf, gradient in zip(result.leaves, result.gradients, strict=True):
+            leaf.grad = gradient
+        self._check_gradients(where)
+
+    def _eagerly(self, batch: tuple[Tensor, ...], where: str) -> Tensor:
+        self.optimizer.zero_grad()
+        with plain_errors(where):
+            loss, sums = self.graphs.eager(*batch)  # the sums at the parameters of the loss: before the step
+        if not torch.isfinite(loss):
+            self._refuse_loss(loss, where)
+        if loss.requires_grad:
+            loss.backward()
+        self._check_gradients(where)
+        self.optimizer.step()
+        return sums
+
+    def _refuse_loss(self, loss: Tensor, where: str) -> None:
+        raise FloatingPointError(
+            f"fit: the loss is {loss.item()} at {where}: {self.meter.blame()}; "
+            f"try a smaller learning rate, or look at the data of this batch"
+        )
+
+    def _check_gradients(self, where: str) -> None:
+        """Refuse a gradient that is not finite, by name, before the optimiser takes it."""
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        if torch.nn.utils.get_total_norm(gradients).isfinite():
+            return
+        for parameter in self.parameters:
+            if parameter.grad is not None and not parameter.grad.isfinite().all():
+                raise FloatingPointError(
+                    f"fit: the gradient of '{self.meter.name(parameter)}' is not finite at {where}, though "
+                    f"the loss is: look for a square root, a logarithm or a division at zero"
+                )
+
+
+def _runs_ahead(optimizer: torch.optim.Optimizer, parameters: list[Tensor]) -> bool:
+    """Whether the device is ahead of Python, and the optimiser's kernel can be told not to step."""
+    return parameters[0].is_cuda and getattr(optimizer, "_step_supports_amp_scaling", False)
+
+
+def _random_state(device: torch.device) -> Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _set_random_state(device: torch.device, state: Tensor) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
+
+
+class _Ahead:
+    """On a device that runs ahead: from a bad step on the optimiser's kernel leaves the parameters alone.
+
+    Whether there was one is looked at every few steps, so that Python waits for the device so seldom.
+    """
+
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer = optimizer
+        self.bad: Any = None
+        self.since: Any = None
+        self.latest: deque[tuple[Any, ...]] = deque(maxlen=EVERY)
+        self.steps = 0
+
+    def step(self, total: Tensor, what: tuple[Any, ...], blame: Callable[..., None]) -> None:
+        if self.bad is None:
+            self.bad, self.since = (torch.zeros((), device=total.device) for _ in range(2))
+        torch.maximum(self.bad, 1 - total.isfinite().float(), out=self.bad)
+        self.since += self.bad
+        self.optimizer.found_inf = self.bad
+        self.latest.append(what)
+        self.steps += 1
+        if self.steps % EVERY == 0:
+            self.look(blame)
+
+    def look(self, blame: Callable[..., None]) -> None:
+        if self.bad is None:
+            return
+        if self.bad.item():
+            blame(*self.latest[-int(self.since.item())])
+            self.bad.zero_(), self.since.zero_()  # a sum that overflowed, of numbers that are finite
+        self.optimizer.found_inf = None
