@@ -15,7 +15,7 @@ from pyrovae.tables import shown
 
 __all__ = ["Comparison", "Difference", "compare"]
 
-PRIVATE = ("seed", "torch", "weights", "proposal", "chosen")
+PRIVATE = ("seed", "torch", "weights", "proposal", "chosen", "compiled")
 """Conventions that may differ between results that are compared."""
 
 SURE = 2.0

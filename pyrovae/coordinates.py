@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 
 from pyrovae.distributions import family_of, support_of
-from pyrovae.importance import by_datum, in_place
 from pyrovae.programs import Site, Structure
+from pyrovae.scoring import by_datum, in_place
 
 __all__ = ["Coordinates", "coordinates"]
 

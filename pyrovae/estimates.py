@@ -10,14 +10,19 @@ from torch import Tensor
 from pyrovae.annealing import ais_log_weights
 from pyrovae.importance import draws_in_a_pass, weigh
 from pyrovae.pareto import khat_threshold, pareto_khat
-from pyrovae.programs import Program, Structure, plain_errors
+from pyrovae.precision import Precision, networks_in
+from pyrovae.programs import Program, Structure, plain_errors, traces
 from pyrovae.reductions import WeightSums, ess, log_evidence, standard_error
 from pyrovae.remembering import remembering
+from pyrovae.scoring import Scorer
 from pyrovae.streams import seed_of, stream
 from pyrovae.tally import Tally
 from pyrovae.tiles import Memory, Tile
 
 __all__ = ["Estimator"]
+
+ROW_CHUNK = 1024
+"""Draws of a single datum that a compiled graph scores at once."""
 
 
 @dataclass
@@ -35,6 +40,8 @@ class Estimator:
         num_temperatures: Of annealing, which takes the place of draws; None without.
         seed: Of all noise.
         memory: How many draws are scored at once.
+        score: The model's densities.
+        precision: Of the networks.
     """
 
     model: Program
@@ -47,10 +54,14 @@ class Estimator:
     num_temperatures: int | None
     seed: int
     memory: Memory
+    score: Scorer
+    precision: Precision
 
     def columns(self, tile: Tile) -> dict[str, Tensor]:
         """Every column of a result, for each row of data of a tile."""
-        with plain_errors(tile.name), remembering():
+        with plain_errors(tile.name), remembering(), networks_in(self.precision):
+            if self.score.compile:
+                traces(self.model, self.guide, tile.arguments, {})  # a graph does not look at the data
             tally = self._drawn(self.guide, tile, "evaluate")
             found = tally.columns()
             if self.num_temperatures is not None:
@@ -74,10 +85,10 @@ class Estimator:
         def compute(chunk_size: int | None) -> Tally:
             with stream(purpose, self.seed, tile.position):
                 arguments, count = tile.arguments, self.num_samples
-                drawn = weigh(self.model, program, arguments, {}, self.structure, count, chunk_size)
+                drawn = weigh(self.score, program, arguments, {}, self.structure, count, chunk_size)
                 return Tally.of(drawn, self.max_samples)
 
-        return self.memory.run(compute, draws_in_a_pass(self.structure))
+        return self.memory.run(compute, draws_in_a_pass(self.structure, tile.arguments))
 
     def _annealed(self, tile: Tile) -> dict[str, Tensor]:
         """The columns that are reductions of weights, of annealed ones."""
@@ -117,11 +128,16 @@ class Estimator:
 
             def compute(chunk_size: int | None, turn: int = turn, more: int = more) -> Tally:
                 chunk_size = None if chunk_size is None else chunk_size * len(tile.arguments[0])
+                if self.score.compile:
+                    chunk_size = min(
+                        chunk_size or ROW_CHUNK, ROW_CHUNK
+                    )  # one graph for every number of draws
                 with stream("evaluate more", self.seed, tile.first + row, turn):
-                    drawn = weigh(self.model, self.proposal, arguments, {}, structure, more, chunk_size)
+                    drawn = weigh(self.score, self.proposal, arguments, {}, structure, more, chunk_size)
                     return Tally.of(drawn, self.max_samples)
 
-            tally = tally.join(self.memory.run(compute, draws_in_a_pass(structure)), self.max_samples)
+            draws = draws_in_a_pass(structure, arguments)
+            tally = tally.join(self.memory.run(compute, draws), self.max_samples)
         raise AssertionError
 
 

@@ -18,8 +18,9 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.pareto import pareto_khat
-from pyrovae.programs import Program, Site, Structure, inspect, log_density, sample_sites
+from pyrovae.programs import Program, Structure, inspect, sample_sites
 from pyrovae.reductions import WeightSums, check_count, elbo, ess, log_evidence, standard_error
+from pyrovae.scoring import Scorer, by_datum, in_place, latents_of, sum_by_datum
 
 __all__ = [
     "WeightSums",
@@ -36,7 +37,7 @@ __all__ = [
     "weigh",
 ]
 
-ROWS_IN_A_PASS = 8192
+ROWS_IN_A_PASS = {"cpu": 2**13, "cuda": 2**19}
 """Draws times data that the guide makes in one pass. Fixed: the noise depends on no memory setting."""
 
 
@@ -88,7 +89,7 @@ def log_weights(
 
 
 def weigh(
-    model: Program,
+    model: Program | Scorer,
     guide: Program,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -101,9 +102,11 @@ def weigh(
     The mean of the second is KL(q || p(z)), and their sum is log p(x | z_s).
     """
     check_count("num_samples", num_samples)
-    at_once = draws_in_a_pass(structure)
+    score = model if isinstance(model, Scorer) else Scorer(model)
+    at_once = draws_in_a_pass(structure, args)
     chunk_size = chunk_size if chunk_size is not None else at_once
     check_count("chunk_size", chunk_size)
+    size = min(chunk_size, at_once, num_samples)
     for start in range(0, num_samples, at_once):
         num_draws = min(at_once, num_samples - start)
         with pyro.plate("_draws", num_draws, dim=structure.draws_dim):
@@ -111,60 +114,13 @@ def weigh(
         log_q = sum_by_datum(list(sample_sites(drawn)), structure)
         for first in range(0, num_draws, chunk_size):
             rows = slice(first, min(first + chunk_size, num_draws))
-            sites = _score(model, args, kwargs, drawn, rows, structure)
-            log_likelihood = sum_by_datum([s for s in sites if s["is_observed"]], structure)
-            log_prior = sum_by_datum([s for s in sites if not s["is_observed"]], structure)
+            latents = latents_of(drawn, rows)
+            log_likelihood, log_prior = score(latents, args, kwargs, structure, size=size)
             log_ratio = (log_q[rows] if log_q.dim() else log_q) - log_prior
             yield log_likelihood - log_ratio, log_ratio
 
 
-def draws_in_a_pass(structure: Structure) -> int:
-    """Draws of each datum that the guide makes at once."""
-    return max(ROWS_IN_A_PASS // structure.rows, 1)
-
-
-def _score(
-    model: Program,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    drawn: poutine.Trace,
-    rows: slice,
-    structure: Structure,
-) -> list[Site]:
-    """Run the model on some of the guide's draws; a single draw goes without a draws dimension."""
-    single = rows.stop - rows.start == 1
-    kept = poutine.Trace()
-    for site in sample_sites(drawn):
-        if site["is_observed"]:  # a factor of the guide
-            continue
-        value = site["value"][rows.start if single else rows]
-        kept.add_node(site["name"], **{**site, "value": value})
-    program = poutine.trace(poutine.replay(model, trace=kept))
-    if single:
-        trace = program.get_trace(*args, **kwargs)
-    else:
-        with pyro.plate("_draws", rows.stop - rows.start, dim=structure.draws_dim):
-            trace = program.get_trace(*args, **kwargs)
-    return list(sample_sites(trace))
-
-
-def sum_by_datum(sites: list[Site], structure: Structure) -> Tensor:
-    """Add up the sites' log densities over all plates but the data and the draws: [draws, batch]."""
-    total: Tensor | float = 0.0
-    for site in sites:
-        total = total + by_datum(log_density(site), structure)
-    return torch.as_tensor(total, dtype=torch.float64)
-
-
-def by_datum(density: Tensor, structure: Structure) -> Tensor:
-    """One density, summed over all plates but the data and the draws: [draws, batch], float64."""
-    density = density.double()[(None,) * (-structure.draws_dim - density.dim())]
-    inner = [d for d in range(structure.draws_dim + 1, 0) if d != structure.dim]
-    return density.sum(inner) if inner else density
-
-
-def in_place(values: Tensor, structure: Structure, event_dim: int) -> Tensor:
-    """Values [draws, batch], with both in the dims that a site's value has them in."""
-    shape = [1] * -structure.draws_dim
-    shape[0], shape[structure.dim] = values.shape
-    return values.reshape(*shape, *[1] * event_dim)
+def draws_in_a_pass(structure: Structure, args: tuple[Any, ...]) -> int:
+    """Draws of each datum that the guide makes at once, on the device that the data are on."""
+    device = next((each.device.type for each in args if isinstance(each, Tensor)), "cpu")
+    return max(ROWS_IN_A_PASS.get(device, ROWS_IN_A_PASS["cpu"]) // structure.rows, 1)

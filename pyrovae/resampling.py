@@ -9,8 +9,9 @@ from pyro import poutine
 from pyro.distributions import Unit
 from torch import Tensor
 
-from pyrovae.importance import _score, by_datum, draws_in_a_pass, in_place, weigh
+from pyrovae.importance import draws_in_a_pass, weigh
 from pyrovae.programs import Program, Site, Structure, log_density, sample_sites
+from pyrovae.scoring import by_datum, in_place, latents_of, run_on
 from pyrovae.smoothing import psis
 
 __all__ = ["Resampled", "Values", "resample"]
@@ -96,7 +97,7 @@ def resample(
         )
     chosen = torch.multinomial(odds.T, num_draws, replacement=True).T
     drawn = _choose(passes, chosen, structure)
-    at_once = draws_in_a_pass(structure)
+    at_once = draws_in_a_pass(structure, args)
     step = min(chunk_size or at_once, at_once)
     chunks = [slice(first, min(first + step, num_draws)) for first in range(0, num_draws, step)]
     said = [_ask(model, args, drawn, rows, structure, predictive) for rows in chunks]
@@ -128,11 +129,13 @@ def _ask(
     structure: Structure,
     predictive: bool,
 ) -> _Said:
-    sites = {site["name"]: site for site in _score(model, args, {}, drawn, rows, structure)}
+    sites = {site["name"]: site for site in run_on(model, latents_of(drawn, rows), args, {}, structure)}
     seen = {name: site for name, site in sites.items() if site["is_observed"]}
     data = {name for name, site in seen.items() if not isinstance(site["fn"], Unit)}  # a factor has none
     densities = {name: by_datum(log_density(site), structure) for name, site in seen.items()}
-    made = _score(poutine.uncondition(model), args, {}, drawn, rows, structure) if predictive else []
+    made = (
+        run_on(poutine.uncondition(model), latents_of(drawn, rows), args, {}, structure) if predictive else []
+    )
     return _Said(
         set(sites) - set(seen),
         {name: Values(each.expand(rows.stop - rows.start, -1), ()) for name, each in densities.items()},

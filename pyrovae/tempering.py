@@ -12,9 +12,10 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.coordinates import Coordinates, coordinates
-from pyrovae.importance import draws_in_a_pass, sum_by_datum
+from pyrovae.importance import draws_in_a_pass
 from pyrovae.programs import Program, Site, Structure, inspect, mode, modules_of, plain_errors, sample_sites
 from pyrovae.reductions import check_count
+from pyrovae.scoring import Latents, Scorer, run_on, sum_by_datum
 from pyrovae.streams import stream
 
 __all__ = ["Annealed", "Path", "anneal", "moving", "path_between", "temperatures", "tune"]
@@ -55,10 +56,10 @@ class Path:
         chunk_size: int | None = None,
         plate: str = "_chains",
     ) -> None:
-        self.plate = plate
+        self.plate, self.score = plate, Scorer(model)
         self.model, self.guide, self.args, self.structure = model, guide, args, structure
         self.from_prior = start == "prior"
-        self.chunk_size = draws_in_a_pass(structure) if chunk_size is None else chunk_size
+        self.chunk_size = draws_in_a_pass(structure, args) if chunk_size is None else chunk_size
         with torch.no_grad():
             latents = self._latents(self._run(model, self._run(guide, None, 1), 1))
             self.space: Coordinates = coordinates(latents, structure)
@@ -86,35 +87,29 @@ class Path:
 
     def ends(self, point: Point) -> tuple[Tensor, Tensor]:
         """Log densities of the start and of the target, ``[S, batch]`` each."""
-        known, log_volume = self._known(point)
-        log_prior, log_likelihood = self._joint(known, len(point[0]))
+        latents, log_volume = self._known(point)
+        log_likelihood, log_prior = self.score(latents, self.args, {}, self.structure, plate=self.plate)
         if self.from_prior:
             start = log_prior
         else:
-            sites = sample_sites(self._run(self.guide, known, len(point[0])))
-            start = sum_by_datum(list(sites), self.structure)
+            start = sum_by_datum(self._sites(self.guide, latents), self.structure)
         return start + log_volume, log_prior + log_likelihood + log_volume
 
     def target(self, point: Point) -> Tensor:
         """Log density of the target alone, ``[S, batch]``."""
-        known, log_volume = self._known(point)
-        return sum(self._joint(known, len(point[0]))) + log_volume
-
-    def _known(self, point: Point) -> tuple[poutine.Trace, Tensor]:
-        """The values at a point, to replay programs with, and the log volume of the map to them."""
-        values, log_volume = self.space.bound(point)
-        known = poutine.Trace()
-        for name, value in values.items():
-            known.add_node(name, name=name, type="sample", value=value, is_observed=False, infer={})
-        return known, log_volume
-
-    def _joint(self, known: poutine.Trace, num_samples: int) -> tuple[Tensor, Tensor]:
-        """Log p(z) and log p(x | z), ``[S, batch]`` each."""
-        sites = list(sample_sites(self._run(self.model, known, num_samples)))
-        return (
-            sum_by_datum([site for site in sites if not site["is_observed"]], self.structure),
-            sum_by_datum([site for site in sites if site["is_observed"]], self.structure),
+        latents, log_volume = self._known(point)
+        log_likelihood, log_prior = self.score(
+            latents, self.args, {}, self.structure, size=self.chunk_size, plate=self.plate
         )
+        return log_prior + log_likelihood + log_volume
+
+    def _known(self, point: Point) -> tuple[Latents, Tensor]:
+        """The values at a point, and the log volume of the map to them."""
+        values, log_volume = self.space.bound(point)
+        return {name: (value, {}) for name, value in values.items()}, log_volume
+
+    def _sites(self, program: Program, latents: Latents) -> list[Site]:
+        return run_on(program, latents, self.args, {}, self.structure, self.plate)
 
     def _run(self, program: Program, known: poutine.Trace | None, num_samples: int) -> poutine.Trace:
         if known is not None:
