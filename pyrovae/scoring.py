@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae.graphs import Graphs
-from pyrovae.precision import Precision
+from pyrovae.precision import Precision, networks_in
 from pyrovae.programs import Program, Site, Structure, log_density, sample_sites
+
+if TYPE_CHECKING:
+    from pyrovae.graphs import Graphs
 
 __all__ = ["Latents", "Scorer", "by_datum", "in_place", "latents_of", "run_on", "sum_by_datum"]
 
@@ -29,8 +32,7 @@ class Scorer:
     """
 
     def __init__(self, model: Program, *, compile: bool = False, precision: Precision = "float32") -> None:
-        self.model, self.compile = model, compile
-        self.graphs = Graphs(self._joint, (model,), None, precision=precision)
+        self.model, self.compile, self.precision = model, compile, precision
         self._how: tuple[dict[str, Any], Structure, str] | None = None
 
     def __call__(
@@ -62,8 +64,16 @@ class Scorer:
             result = self.graphs.run((values, args, kwargs), {}, gradients=False)
             if result is not None:
                 return result.loss[:draws], result.more[0][:draws]
-        log_likelihood, log_prior = self.graphs.eager(values, args, kwargs)
+        with networks_in(self.precision):
+            log_likelihood, log_prior = self._joint(values, args, kwargs)
         return log_likelihood[:draws], log_prior[:draws]
+
+    @cached_property
+    def graphs(self) -> Graphs:
+        """The graphs made so far."""
+        from pyrovae.graphs import Graphs  # which the objectives import, and they the densities here
+
+        return Graphs(self._joint, (self.model,), None, precision=self.precision)
 
     def _joint(
         self, values: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
