@@ -8,8 +8,8 @@ One network for all: an MLP decoder, latents to 784 logits, and its mirror as en
 contestant estimates log p(x) of the same images with K draws a datum; they take turns within one process
 (pythae in one of its own, which waits for its turn), and the table has medians and their ratios. The floor is
 the decoder's matrix products by themselves, on as many rows at once. pythae needs an environment of its own
-(`python -m venv pythae; pythae/bin/pip install pythae`), and is left out without one. With --check, log p(x) of
-the run in that folder in bfloat16 is held against float32.
+(`python -m venv pythae; pythae/bin/pip install pythae`), and is left out without one. With --check, log p(x)
+of the run in that folder in bfloat16 is held against float32.
 """
 
 from __future__ import annotations
@@ -120,6 +120,7 @@ for line in sys.stdin:
         )
 
     def turn(self, batch_size: int) -> float:
+        """Seconds of one estimate."""
         self.process.stdin.write(f"{batch_size}\n")
         self.process.stdin.flush()
         return float(self.process.stdout.readline())

@@ -115,7 +115,9 @@ def weigh(
         for first in range(0, num_draws, chunk_size):
             rows = slice(first, min(first + chunk_size, num_draws))
             latents = latents_of(drawn, rows)
-            log_likelihood, log_prior = score(latents, args, kwargs, structure, size=size)
+            log_likelihood, log_prior = score(
+                latents, args, kwargs, structure, rows.stop - rows.start, size=size
+            )
             log_ratio = (log_q[rows] if log_q.dim() else log_q) - log_prior
             yield log_likelihood - log_ratio, log_ratio
 

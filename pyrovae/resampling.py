@@ -129,12 +129,17 @@ def _ask(
     structure: Structure,
     predictive: bool,
 ) -> _Said:
-    sites = {site["name"]: site for site in run_on(model, latents_of(drawn, rows), args, {}, structure)}
+    count = rows.stop - rows.start
+    sites = {
+        site["name"]: site for site in run_on(model, latents_of(drawn, rows), args, {}, structure, count)
+    }
     seen = {name: site for name, site in sites.items() if site["is_observed"]}
     data = {name for name, site in seen.items() if not isinstance(site["fn"], Unit)}  # a factor has none
     densities = {name: by_datum(log_density(site), structure) for name, site in seen.items()}
     made = (
-        run_on(poutine.uncondition(model), latents_of(drawn, rows), args, {}, structure) if predictive else []
+        run_on(poutine.uncondition(model), latents_of(drawn, rows), args, {}, structure, count)
+        if predictive
+        else []
     )
     return _Said(
         set(sites) - set(seen),

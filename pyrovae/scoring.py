@@ -41,6 +41,7 @@ class Scorer:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         structure: Structure,
+        draws: int,
         *,
         size: int | None = None,
         plate: str = "_draws",
@@ -52,21 +53,20 @@ class Scorer:
             args: Of the model.
             kwargs: Likewise.
             structure: Of the pair.
+            draws: How many there are.
             size: Draws that a graph is made for: fewer are filled up, so that one graph serves all.
             plate: Name of the plate of draws.
         """
         values = {name: value for name, (value, _) in latents.items()}
         self._how = {name: infer for name, (_, infer) in latents.items()}, structure, plate
-        draws = len(next(iter(values.values())))
-        if self.compile:
+        if self.compile and values:
             if size is not None and size > draws:
                 values = {name: _filled(value, size) for name, value in values.items()}
             result = self.graphs.run((values, args, kwargs), {}, gradients=False)
             if result is not None:
                 return result.loss[:draws], result.more[0][:draws]
         with networks_in(self.precision):
-            log_likelihood, log_prior = self._joint(values, args, kwargs)
-        return log_likelihood[:draws], log_prior[:draws]
+            return self._sums(run_on(self.model, latents, args, kwargs, structure, draws, plate), structure)
 
     @cached_property
     def graphs(self) -> Graphs:
@@ -77,11 +77,15 @@ class Scorer:
 
     def _joint(
         self, values: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Tensor, Tensor]:
         assert self._how is not None
         infer, structure, plate = self._how
         latents = {name: (value, infer[name]) for name, value in values.items()}
-        sites = run_on(self.model, latents, args, kwargs, structure, plate)
+        draws = len(next(iter(values.values())))
+        return self._sums(run_on(self.model, latents, args, kwargs, structure, draws, plate), structure)
+
+    @staticmethod
+    def _sums(sites: list[Site], structure: Structure) -> tuple[Tensor, Tensor]:
         return (
             sum_by_datum([site for site in sites if site["is_observed"]], structure),
             sum_by_datum([site for site in sites if not site["is_observed"]], structure),
@@ -100,10 +104,10 @@ def run_on(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     structure: Structure,
+    draws: int,
     plate: str = "_draws",
 ) -> list[Site]:
     """The sites of a model that was run on these values; a single draw goes without a draws dim."""
-    draws = len(next(iter(latents.values()))[0])
     known = poutine.Trace()
     for name, (value, infer) in latents.items():
         value = value[0] if draws == 1 else value

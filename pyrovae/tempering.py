@@ -88,18 +88,20 @@ class Path:
     def ends(self, point: Point) -> tuple[Tensor, Tensor]:
         """Log densities of the start and of the target, ``[S, batch]`` each."""
         latents, log_volume = self._known(point)
-        log_likelihood, log_prior = self.score(latents, self.args, {}, self.structure, plate=self.plate)
+        log_likelihood, log_prior = self.score(
+            latents, self.args, {}, self.structure, len(point[0]), plate=self.plate
+        )
         if self.from_prior:
             start = log_prior
         else:
-            start = sum_by_datum(self._sites(self.guide, latents), self.structure)
+            start = sum_by_datum(self._sites(self.guide, latents, len(point[0])), self.structure)
         return start + log_volume, log_prior + log_likelihood + log_volume
 
     def target(self, point: Point) -> Tensor:
         """Log density of the target alone, ``[S, batch]``."""
         latents, log_volume = self._known(point)
         log_likelihood, log_prior = self.score(
-            latents, self.args, {}, self.structure, size=self.chunk_size, plate=self.plate
+            latents, self.args, {}, self.structure, len(point[0]), size=self.chunk_size, plate=self.plate
         )
         return log_prior + log_likelihood + log_volume
 
@@ -108,8 +110,8 @@ class Path:
         values, log_volume = self.space.bound(point)
         return {name: (value, {}) for name, value in values.items()}, log_volume
 
-    def _sites(self, program: Program, latents: Latents) -> list[Site]:
-        return run_on(program, latents, self.args, {}, self.structure, self.plate)
+    def _sites(self, program: Program, latents: Latents, draws: int) -> list[Site]:
+        return run_on(program, latents, self.args, {}, self.structure, draws, self.plate)
 
     def _run(self, program: Program, known: poutine.Trace | None, num_samples: int) -> poutine.Trace:
         if known is not None:
