@@ -1,7 +1,7 @@
 """Importance draws per second: pythae, plain PyTorch, pyrovae in both precisions, and the floor.
 
     python benchmarks/evidence_throughput.py [--draws 5000] [--images 64] [--rounds 3] [--device cuda]
-                                             [--latents 16] [--hidden 512] [--pythae PYTHON] [--only NAME ...]
+                                             [--latents 16] [--hidden 512] [--activation ReLU] [--pythae PYTHON] [--only NAME ...]
                                              [--check FOLDER] [--json runs/evidence_throughput.json]
 
 One network for all: an MLP decoder, latents to 784 logits, and its mirror as encoder, untrained. Each
@@ -37,10 +37,11 @@ FEATURES, ROWS = 784, 8192
 Way = Callable[[], Tensor]
 
 
-def a_vae(latents: int, hidden: list[int], device: str) -> pv.VAE:
+def a_vae(latents: int, hidden: list[int], activation: str, device: str) -> pv.VAE:
     torch.manual_seed(0)
-    encoder = networks.MLP(FEATURES, 2 * latents, hidden=hidden)
-    decoder = networks.MLP(latents, FEATURES, hidden=hidden[::-1])
+    between = getattr(torch.nn, activation)
+    encoder = networks.MLP(FEATURES, 2 * latents, hidden=hidden, activation=between)
+    decoder = networks.MLP(latents, FEATURES, hidden=hidden[::-1], activation=between)
     vae = pv.VAE(priors.StandardNormal(latents), likelihoods.Bernoulli(decoder), guides.Normal(encoder))
     return vae.to(device)
 
@@ -158,6 +159,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--latents", type=int, default=16)
     parser.add_argument("--hidden", type=int, nargs="+", default=[512])
+    parser.add_argument("--activation", default="ReLU", help="a module of torch.nn, such as Tanh")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--pythae")
     parser.add_argument("--only", nargs="+")
@@ -166,7 +168,7 @@ def main() -> None:
     arguments = parser.parse_args()
     device, draws = arguments.device, arguments.draws
     rows = 2**19 if device == "cuda" else ROWS
-    vae = a_vae(arguments.latents, arguments.hidden, device)
+    vae = a_vae(arguments.latents, arguments.hidden, arguments.activation, device)
     x = torch.bernoulli(torch.full((arguments.images, FEATURES), 0.2, device=device))
     ways: dict[str, Way] = {
         "plain PyTorch, eager": plain_pytorch(vae, x, draws, rows, compiled=False),

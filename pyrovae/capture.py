@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import linecache
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, get_
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from pyrovae.distributions.binary import captured as being_captured
 from pyrovae.streams import stream
 
 __all__ = ["Captured", "NotCapturableError", "capture", "check"]
@@ -79,11 +80,21 @@ def capture(function: Callable[[], tuple[Tensor, ...]], inputs: Sequence[Tensor]
 
     try:
         # The checks of values have been made by whoever ran the function before.
-        with stream("capture"), pyro.validation_enabled(False):
+        with stream("capture"), pyro.validation_enabled(False), _said():
             graph = make_fx(run, tracing_mode="real")(*inputs)
     except Exception as error:  # whatever it is, the same run without a graph did not raise it
         raise NotCapturableError(f"{_cause(error)}, {place(error)}") from error
     return Captured(graph, _lifted(graph, inputs), static.read, tuple(outputs))
+
+
+@contextlib.contextmanager
+def _said() -> Iterator[None]:
+    """Let densities know, which have a form that a compiler makes more of."""
+    token = being_captured.set(True)
+    try:
+        yield
+    finally:
+        being_captured.reset(token)
 
 
 def check(captured: Captured, inputs: Sequence[Tensor]) -> None:

@@ -1,5 +1,6 @@
 """Distributions, and only what torch, Pyro and zuko lack."""
 
+from pyrovae.distributions.binary import Bernoulli
 from pyrovae.distributions.counts import Binomial, NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from pyrovae.distributions.discrete import Autoregressive, Bits, OneHots
 from pyrovae.distributions.grey import ContinuousBernoulli, DiscretizedLogistic, Levels, OpenBeta
@@ -18,6 +19,7 @@ from pyrovae.distributions.wrapping import as_pyro, family_of, support_of
 
 __all__ = [
     "Autoregressive",
+    "Bernoulli",
     "Binomial",
     "Bits",
     "ContinuousBernoulli",

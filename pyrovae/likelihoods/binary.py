@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyrovae import distributions
 from pyrovae.networks import set_output_bias
 
 __all__ = ["Bernoulli"]
@@ -41,6 +41,6 @@ class Bernoulli(nn.Module):
         if data_mean is not None:
             set_output_bias(net, torch.logit(data_mean, eps=1e-3))
 
-    def forward(self, z: Tensor) -> dist.TorchDistribution:
+    def forward(self, z: Tensor) -> distributions.Bernoulli:
         """p(x | z): batch shape ``[...]``, event shape ``[*event]``."""
-        return dist.Bernoulli(logits=self.net(z), validate_args=False).to_event(1)
+        return distributions.Bernoulli(self.net(z))
