@@ -44,6 +44,7 @@ class Code:
         schedules: Of the objective's clock.
         wanted: Tensors whose gradients it gives, among the first inputs or the arguments.
         has: Whether it gives one, for each.
+        gradients: Whether it gives any.
         finite: Whether it gives the sum.
     """
 
@@ -56,12 +57,13 @@ class Code:
         schedules: list[Callable[[Clock], float]],
         wanted: list[Tensor],
         has: list[bool],
+        gradients: bool,
         finite: bool,
     ) -> None:
         self.module: Callable[..., tuple[Tensor, ...]] = captured.graph
         self.nodes = len(captured.graph.graph.nodes)
         self.fixed, self.values, self.others, self.read = fixed, values, captured.others, captured.read
-        self.schedules, self.has, self.finite = schedules, has, finite
+        self.schedules, self.has, self.gradients, self.finite = schedules, has, gradients, finite
         positions = {id(tensor): position for position, tensor in enumerate(tensors)}
         self.wanted = [positions.get(id(tensor), tensor) for tensor in wanted]
         self.copied: list[int] | None = None
