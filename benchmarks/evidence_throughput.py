@@ -1,8 +1,9 @@
 """Importance draws per second: pythae, plain PyTorch, pyrovae in both precisions, and the floor.
 
     python benchmarks/evidence_throughput.py [--draws 5000] [--images 64] [--rounds 3] [--device cuda]
-                                             [--latents 16] [--hidden 512] [--activation ReLU] [--pythae PYTHON] [--only NAME ...]
-                                             [--check FOLDER] [--json runs/evidence_throughput.json]
+                                             [--latents 16] [--hidden 512] [--activation ReLU]
+                                             [--pythae PYTHON] [--only NAME ...] [--check FOLDER]
+                                             [--json runs/evidence_throughput.json]
 
 One network for all: an MLP decoder, latents to 784 logits, and its mirror as encoder, untrained. Each
 contestant estimates log p(x) of the same images with K draws a datum; they take turns within one process

@@ -181,8 +181,8 @@ CONTESTANTS: dict[str, Callable[[str, Tensor], Step]] = {
 NUMPYRO = {"NumPyro, jitted update": "update", "NumPyro, 50 steps in a loop": "loop"}
 
 
-def measure(net: str, batch: int, arguments: argparse.Namespace) -> dict[str, float]:
-    """Median seconds of a step, by contestant."""
+def measure(net: str, batch: int, arguments: argparse.Namespace) -> dict[str, list[float]]:
+    """Seconds of a step in each round, by contestant."""
     x = torch.bernoulli(torch.full((batch, FEATURES), 0.3)).to(arguments.device)
     torch.compiler.reset()
     steps = {name: make(net, x) for name, make in CONTESTANTS.items() if name in arguments.only}
@@ -200,7 +200,7 @@ def measure(net: str, batch: int, arguments: argparse.Namespace) -> dict[str, fl
                 times[name].append(taken)
     if peer is not None:
         peer.close()
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times
 
 
 def timed(step: Step, on_gpu: bool) -> float:
@@ -225,7 +225,8 @@ def machine(device: str) -> str:
     return f"{name}, torch {torch.__version__}, Pyro {pyro.__version__}"
 
 
-def table(title: str, medians: dict[str, float]) -> str:
+def table(title: str, times: dict[str, list[float]]) -> str:
+    medians = {name: statistics.median(values) for name, values in times.items()}
     base, mine = medians.get(BASELINE), medians.get(COMPILED)
     lines = [f"{title:<38}{'ms':>9}{'to eager':>10}{'compiled to it':>16}"]
     for name, median in medians.items():
@@ -256,9 +257,8 @@ def main() -> None:
     for net in arguments.nets:
         for batch in arguments.batches:
             title = f"one step, {net}, batch {batch}"
-            medians = measure(net, batch, arguments)
-            results["seconds"][title] = medians
-            print(f"\n{table(title, medians)}", flush=True)
+            results["seconds"][title] = times = measure(net, batch, arguments)
+            print(f"\n{table(title, times)}", flush=True)
             arguments.json.parent.mkdir(parents=True, exist_ok=True)
             arguments.json.write_text(json.dumps(results, indent=1) + "\n")
 

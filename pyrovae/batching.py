@@ -17,7 +17,7 @@ from pyrovae.streams import generator, stream
 if TYPE_CHECKING:
     from pyrovae.datasets import Split
 
-__all__ = ["Data", "batches", "conventions_of", "fingerprint", "num_rows", "rows_of"]
+__all__ = ["Data", "batches", "conventions_of", "fingerprint", "num_rows", "resident", "rows_of"]
 
 Data = Tensor | tuple[Tensor, ...] | Dataset[Any] | DataLoader[Any]
 
@@ -70,6 +70,7 @@ def batches(
     *key: int,
     shuffle: bool = False,
     device: torch.device | str | None = None,
+    checked: bool = False,
 ) -> Iterator[tuple[Tensor, ...]]:
     """The data in batches, each a tuple of arguments for model and guide; the last may be smaller.
 
@@ -83,6 +84,7 @@ def batches(
         key: The seed, and the epoch where there is one.
         shuffle: Shuffle the rows; in sequence if not.
         device: Where the batches go.
+        checked: Whether the data are known to hold no NaN.
 
     Raises:
         ValueError: No rows, or a value is NaN; the message names its row.
@@ -91,15 +93,18 @@ def batches(
     num_rows(data)
     rows, fetches = _fetches(data, batch_size, generator(f"order, {purpose}", *key) if shuffle else None)
     split, seen = _split(data), 0
+    plain = isinstance(data, (Tensor, tuple)) or split is data  # nothing draws from torch's generator
     for step in itertools.count():
         with ExitStack() as streams:
-            streams.enter_context(stream(f"rows, {purpose}", *key, step))
+            if not plain:
+                streams.enter_context(stream(f"rows, {purpose}", *key, step))
             if split is not None:
                 streams.enter_context(split.drawing(f"redraw, {purpose}", *key, step))
             batch = next(fetches, None)
         if batch is None:
             return
-        _check(batch, rows, seen)
+        if not checked:
+            _check(batch, rows, seen)
         seen += len(batch[0])
         yield tuple(tensor.to(device) for tensor in batch) if device else batch
 
@@ -112,7 +117,35 @@ def _fetches(
         # "for batch in data" would start the loader here, outside the stream that seeds its order.
         return None, (_as_tuple(batch) for loader in (data,) for batch in loader)
     rows = torch.arange(num_rows(data)) if order is None else torch.randperm(num_rows(data), generator=order)
-    return rows, (_take(data, chosen) for chosen in rows.split(batch_size))
+    there = rows.to(_device_of(data))  # once, and not for each batch
+    return rows, (_take(data, chosen) for chosen in there.split(batch_size))
+
+
+def resident(data: Data, device: torch.device | str | None) -> tuple[Data, bool]:
+    """The data on the device, to be indexed and drawn there, and whether they are: where they fit.
+
+    Tensors, tuples of them and Splits can be; they may take a quarter of a GPU's free memory. They are
+    looked through for NaN here, so that no batch has to be.
+
+    Raises:
+        ValueError: A value is NaN; the message names its row.
+    """
+    where = torch.device(device) if device is not None else _device_of(data)
+    tensors: Any = data if isinstance(data, tuple) else (getattr(data, "values", data),)
+    whole = isinstance(data, (Tensor, tuple)) or _split(data) is data
+    if where.type != "cuda" or not whole:
+        return data, False
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor.device != where)
+    if size > torch.cuda.mem_get_info(where)[0] / 4:
+        return data, False
+    _check(tensors, None, 0)
+    held: Any = data
+    return tuple(each.to(where) for each in held) if isinstance(held, tuple) else held.to(where), True
+
+
+def _device_of(data: Any) -> torch.device:
+    first = data[0] if isinstance(data, tuple) else getattr(data, "values", data)
+    return first.device if isinstance(first, Tensor) else torch.device("cpu")
 
 
 def _split(data: Any) -> Split | None:

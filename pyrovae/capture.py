@@ -80,7 +80,12 @@ def capture(function: Callable[[], tuple[Tensor, ...]], inputs: Sequence[Tensor]
 
     try:
         # The checks of values have been made by whoever ran the function before.
-        with stream("capture"), pyro.validation_enabled(False), _said():
+        with (
+            stream("capture"),
+            pyro.validation_enabled(False),
+            _said(),
+            torch.autograd.set_multithreading_enabled(False),  # the tracer is of this thread
+        ):
             graph = make_fx(run, tracing_mode="real")(*inputs)
     except Exception as error:  # whatever it is, the same run without a graph did not raise it
         raise NotCapturableError(f"{_cause(error)}, {place(error)}") from error

@@ -106,7 +106,9 @@ class _Train:
                 vae.model,
                 vae.guide,
                 dataset.train,
-                optimizer=lambda parameters: torch.optim.Adam(parameters, lr=recipe.learning_rate),
+                optimizer=lambda parameters: torch.optim.Adam(
+                    parameters, lr=recipe.learning_rate, fused=True
+                ),
                 num_epochs=recipe.num_epochs,
                 batch_size=recipe.batch_size,
                 validation=dataset.validation,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -103,10 +104,18 @@ class Split(data.Dataset[Tensor]):
             self._noise = generator("redraw in a worker", self.seed, worker.seed)
         return self._noise
 
+    def to(self, device: torch.device | str) -> Split:
+        """The split with its values on a device, where it draws from then on: other draws than the CPU's."""
+        moved = copy.copy(self)
+        moved.values = self.values.to(device)
+        moved._noise = generator("redraw", self.seed, device=moved.values.device)
+        return moved
+
     @contextmanager
     def drawing(self, purpose: str, *key: int) -> Iterator[None]:
         """Redraw from the stream of this key inside the block; after it, go on where it was."""
-        before, self._noise = self._noise, generator(purpose, self.seed, *key)
+        before = self._noise
+        self._noise = generator(purpose, self.seed, *key, device=self.values.device)
         try:
             yield
         finally:

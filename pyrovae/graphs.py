@@ -96,8 +96,12 @@ class Graphs:
         if graph is None:
             return None
         tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        result = graph.run(tensors, getattr(self.objective, "clock", None), fresh=fresh)
-        if gradients and isinstance(self.objective, Objective):
+        return self.take(graph, tensors, fresh=fresh)
+
+    def take(self, code: Code, tensors: Sequence[Tensor], *, fresh: bool = True) -> Result:
+        """Run a graph that was prepared on the tensors among the arguments; a clock ticks."""
+        result = code.run([*tensors], getattr(self.objective, "clock", None), fresh=fresh)
+        if code.gradients and isinstance(self.objective, Objective):
             self.objective.tick()
         return result
 
@@ -234,7 +238,17 @@ class Graphs:
         if edited:
             raise NotCapturableError(f"'{edited}' is changed by the run itself")
         fixed = [*first.leaves, *first.buffers]
-        return Code(captured, fixed, values, tensors, first.schedules, wanted, has, gradients and self.finite)
+        return Code(
+            captured,
+            fixed,
+            values,
+            tensors,
+            first.schedules,
+            wanted,
+            has,
+            gradients,
+            self.finite and gradients,
+        )
 
     @contextmanager
     def _clocked(self, clock: Any) -> Iterator[None]:

@@ -44,6 +44,7 @@ class Code:
         schedules: Of the objective's clock.
         wanted: Tensors whose gradients it gives, among the first inputs or the arguments.
         has: Whether it gives one, for each.
+        gradients: Whether it gives any.
         finite: Whether it gives the sum.
     """
 
@@ -56,15 +57,16 @@ class Code:
         schedules: list[Callable[[Clock], float]],
         wanted: list[Tensor],
         has: list[bool],
+        gradients: bool,
         finite: bool,
     ) -> None:
         self.module: Callable[..., tuple[Tensor, ...]] = captured.graph
         self.nodes = len(captured.graph.graph.nodes)
         self.fixed, self.values, self.others, self.read = fixed, values, captured.others, captured.read
-        self.schedules, self.has, self.finite = schedules, has, finite
+        self.schedules, self.has, self.gradients, self.finite = schedules, has, gradients, finite
         positions = {id(tensor): position for position, tensor in enumerate(tensors)}
         self.wanted = [positions.get(id(tensor), tensor) for tensor in wanted]
-        self.copied: list[int] | None = None
+        self.copied: dict[int, tuple[int, ...]] | None = None
         self.replay: _Replay | None = None
 
     def compile(self, tensors: list[Tensor]) -> None:
@@ -97,19 +99,30 @@ class Code:
             outputs = list(run(*inputs))
             if self.replay is not None and fresh:
                 outputs = [each.clone() for each in outputs]
-            if self.copied is None:  # an output that is an input would change with it
-                places = {tensor.untyped_storage().data_ptr() for tensor in inputs}
-                self.copied = [
-                    i for i, each in enumerate(outputs) if each.untyped_storage().data_ptr() in places
-                ]
-            for i in self.copied:
-                outputs[i] = outputs[i].clone()
+        leaves = [tensors[each] if isinstance(each, int) else each for each in self.wanted]
+        outputs = self._settled(outputs, inputs, leaves)
         first = len(outputs) - sum(self.has)
         found = iter(outputs[first:])
         gradients = [next(found) if has else None for has in self.has]
-        leaves = [tensors[each] if isinstance(each, int) else each for each in self.wanted]
         total = outputs[first - 1] if self.finite else None
         return Result(outputs[0], tuple(outputs[1 : first - self.finite]), leaves, gradients, total)
+
+    def _settled(self, outputs: list[Tensor], inputs: list[Tensor], leaves: list[Tensor]) -> list[Tensor]:
+        """Copy what is an input itself, and gradients that lie in memory otherwise than their leaves do."""
+        if self.copied is None:
+            places = {tensor.untyped_storage().data_ptr() for tensor in inputs}
+            having = [leaf for leaf, has in zip(leaves, self.has, strict=True) if has]
+            first = len(outputs) - len(having)
+            self.copied = {}
+            for i, output in enumerate(outputs):
+                leaf = having[i - first] if i >= first else output
+                if output.untyped_storage().data_ptr() in places or output.stride() != leaf.stride():
+                    self.copied[i] = leaf.stride()
+        for i, stride in self.copied.items():
+            outputs[i] = torch.empty_strided(
+                outputs[i].shape, stride, dtype=outputs[i].dtype, device=outputs[i].device
+            ).copy_(outputs[i])
+        return outputs
 
 
 class _Replay:
@@ -127,16 +140,23 @@ class _Replay:
         self.function, self.fixed = function, fixed
         self.places = [tensor.data_ptr() for tensor in fixed]
         self.graph: torch.cuda.CUDAGraph | None = None
+        self.refused = False
         self.arguments: list[Tensor] = []
         self.outputs: tuple[Tensor, ...] = ()
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        if self.graph is None and not self.refused:
+            try:
+                self._record(inputs)
+            except RuntimeError:  # an operation that no record can hold, such as a look at a value
+                torch.cuda.synchronize()
+                self.refused, self.graph = True, None
         if self.graph is None:
-            self._record(inputs)
+            return self.function(*inputs)
         for place, argument in zip(self.arguments, inputs[len(self.fixed) :], strict=True):
             if place is not argument:
                 place.copy_(argument)
-        self.graph.replay()  # type: ignore[union-attr]
+        self.graph.replay()
         return self.outputs
 
     def moved(self) -> bool:

@@ -12,8 +12,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from pyrovae.adam import DirectStep
 from pyrovae.graphs import Graphs
-from pyrovae.inductor import Result
+from pyrovae.inductor import Code, Result
 from pyrovae.metering import Meter
 from pyrovae.precision import Precision
 from pyrovae.programs import plain_errors
@@ -72,6 +73,9 @@ class Stepper:
         self.graphs = Graphs(self._run, programs, meter.objective, precision=precision, finite=True)
         self.compile, self.left, self.say = compile, num_steps, say
         self.shape: Any = None
+        self.layout: Any = None
+        self.code: Code | None = None
+        self.direct = DirectStep(optimizer)
         self.eager_time = math.inf
         self.times: list[float] = []
         self.watched = _Ahead(optimizer) if _runs_ahead(optimizer, parameters) else None
@@ -99,19 +103,25 @@ class Stepper:
             self._decide()
             if self.compile is False:
                 return self._eagerly(batch, where)
-        before = self.graphs.seconds
-        if not self.graphs.seconds:
-            self.say("compile")
-        with plain_errors(where):
-            state = _random_state(self.parameters[0].device)
-            result = self.graphs.run(batch, {}, gradients=True, check=check, fresh=False)
-        if self.graphs.seconds != before or result is None:
-            self.say("train")
-        if result is None:
-            if self.graphs.cause is not None:
-                self.compile = False
+        code = self._code(batch, where, check=check)
+        if code is None:
             return self._eagerly(batch, where)
-        return self._taken(result, batch, where, state)
+        state = _random_state(self.parameters[0].device)
+        return self._taken(self.graphs.take(code, batch, fresh=False), batch, where, state, check=check)
+
+    def _code(self, batch: tuple[Tensor, ...], where: str, *, check: bool) -> Code | None:
+        """The graph for this batch, looked up where it may be another than for the last."""
+        layout = [(tensor.stride(), tensor.dtype, tensor.device) for tensor in batch]
+        if check or layout != self.layout:
+            self.layout = layout
+            if not self.graphs.seconds:
+                self.say("compile")
+            with plain_errors(where):
+                self.code = self.graphs.prepare(batch, {}, gradients=True, check=check)
+            self.say("train")
+        if self.graphs.cause is not None:
+            self.compile = False
+        return self.code
 
     def finish(self) -> None:
         """Look at the steps that were not looked at yet."""
@@ -142,7 +152,9 @@ class Stepper:
             self.compile = False
         self.graphs.worth = lambda nodes: saved > seconds_to_compile(nodes)
 
-    def _taken(self, result: Result, batch: tuple[Tensor, ...], where: str, state: Tensor) -> Tensor:
+    def _taken(
+        self, result: Result, batch: tuple[Tensor, ...], where: str, state: Tensor, *, check: bool
+    ) -> Tensor:
         for parameter in self.parameters:
             parameter.grad = None
         for leaf, gradient in zip(result.leaves, result.gradients, strict=True):
@@ -152,7 +164,7 @@ class Stepper:
             self.watched.step(total, (batch, where, state), self._blame)
         elif not math.isfinite(total.item()):
             self._blame(batch, where, state)
-        self.optimizer.step()
+        self.direct(check=check)
         return result.more[0]
 
     def _blame(self, batch: tuple[Tensor, ...], where: str, state: Tensor) -> None:

@@ -48,6 +48,6 @@ def stream(purpose: str, *key: int) -> Iterator[None]:
         yield
 
 
-def generator(purpose: str, *key: int) -> torch.Generator:
-    """A CPU generator at the start of the stream of this key."""
-    return torch.Generator().manual_seed(seed_of(purpose, *key))
+def generator(purpose: str, *key: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator at the start of the stream of this key; another device's draws are others."""
+    return torch.Generator(device).manual_seed(seed_of(purpose, *key))

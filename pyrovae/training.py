@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from pyrovae.batching import Data, batches, num_rows
+from pyrovae.batching import Data, batches, num_rows, resident
 from pyrovae.compilation import Compiled
 from pyrovae.metering import Meter
 from pyrovae.objectives.base import Objective
@@ -110,7 +110,8 @@ def fit(
         validation: Data for the plain ELBO after each epoch, modules then in evaluation mode.
         callbacks: Called after each epoch; one that returns True ends the training.
         seed: Of the streams.
-        device: Where modules and batches go; where they are if not given.
+        device: Where modules and batches go; where they are if not given. On a GPU, tensors and splits
+            that fit stay there, and what a split redraws is drawn there.
         compile: Take the steps through a compiled graph, as :func:`pyrovae.compile` makes it: the same
             losses and gradients on the same noise, up to rounding. "auto" does so where the time that it
             saves in the run is more than what compiling takes, by the time of the first steps; a warning
@@ -146,6 +147,8 @@ def fit(
     if isinstance(loss, Compiled):
         loss, compile = loss.elbo, True
     meter = Meter(model, guide, loss if loss is not None else Trace_ELBO())
+    num_rows(data)
+    data, checked = resident(data, device)
     first = next(batches(data, batch_size, "first batch", device=device))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", FROZEN)
@@ -174,7 +177,9 @@ def fit(
                 loss.clock = loss.clock._replace(epoch=epoch)
             totals: Tensor | float = 0.0  # where the steps are: looking at them would wait for the device
             rows = 0
-            drawn = batches(data, batch_size, "train", seed, epoch, shuffle=True, device=device)
+            drawn = batches(
+                data, batch_size, "train", seed, epoch, shuffle=True, device=device, checked=checked
+            )
             with stream("train", seed, epoch):
                 for step, batch in enumerate(drawn):
                     where = f"epoch {epoch}, batch {step}"

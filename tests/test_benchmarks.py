@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,15 +10,16 @@ from pathlib import Path
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 
-def test_step_prints_every_contestant():
-    command = [sys.executable, FOLDER / "step.py", "1"]
+def test_step_prints_every_contestant_and_keeps_the_times(tmp_path):
+    some = ["plain PyTorch, eager", "stock Pyro SVI", "pyrovae, eager", "floor: products and Adam"]
+    arguments = ["--rounds=2", "--batches=8", f"--json={tmp_path / 'step.json'}", "--only", *some]
+    command = [sys.executable, FOLDER / "step.py", *arguments]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert [line.split("  ")[0] for line in said[2:]] == [
-        "plain PyTorch, eager",
-        "stock Pyro SVI, validation off",
-        "stock Pyro SVI",
-        "pyrovae fit",
-    ]
+    assert said[1].startswith("NumPyro is left out")
+    assert [line[:36].strip() for line in said[4:8]] == some
+    kept = json.loads((tmp_path / "step.json").read_text())["seconds"]
+    assert list(kept) == ["one step, mlp, batch 8", "one step, conv, batch 8"]
+    assert all(len(times) == 2 for table in kept.values() for times in table.values())
 
 
 def test_objectives_prints_every_contestant_and_the_cost_of_draws(tmp_path):

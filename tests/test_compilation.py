@@ -606,22 +606,28 @@ def test_bfloat16_is_near_and_its_gradients_are_of_float32():
         assert (others[name] - gradient).norm() < 0.03 * gradient.norm(), name
 
 
-@pytest.mark.parametrize("loss", [Trace_ELBO, lambda: EVERY["iwae"](gradient="dreg")], ids=["ELBO", "IWAE"])
-def test_the_compiler_gives_the_loss_and_gradients_of_eager(loss):
-    vae, x = a_vae(), binary(5)
-    compiled = compiled_of(loss()(vae.model, vae.guide), x, backend="inductor")
+def test_the_compiler_gives_the_loss_and_gradients_of_eager():
+    """Of convolutions, whose gradients lie in memory as the compiler likes."""
+    vae = pv.VAE(
+        pv.priors.StandardNormal(3),
+        pv.likelihoods.Bernoulli(pv.networks.ConvDecoder(3, (4, 4), channels=[2])),
+        pv.guides.Normal(pv.networks.ConvEncoder((4, 4), 6, channels=[3])),
+    )
+    x = torch.bernoulli(torch.full((5, 16), 0.4))
+    loss = Trace_ELBO()(vae.model, vae.guide)
+    compiled = compiled_of(loss, x, backend="inductor")
     for seed in (1, 2):
-        assert_same(loss()(vae.model, vae.guide), compiled, x, seed=seed)
+        assert_same(loss, compiled, x, seed=seed)
+    assert all(p.grad.stride() == p.stride() for p in compiled.parameters())
     assert compiled.graphs.seconds > 0
 
 
-def test_without_a_compiler_there_is_one_warning_and_the_mend(monkeypatch):
+def test_without_a_compiler_there_is_one_warning_and_the_mend():
     from torch._inductor import config
 
-    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
-    monkeypatch.setattr(config, "force_disable_caches", True)
     vae, x = a_vae(), binary(5)
-    with pytest.warns(UserWarning, match=r"no C\+\+ compiler: install g\+\+") as caught:
+    nothing = config.patch({"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True})
+    with nothing, pytest.warns(UserWarning, match=r"no C\+\+ compiler: install g\+\+") as caught:
         compiled = pv.compile(Trace_ELBO()(vae.model, vae.guide), (x,))
     assert len(caught) == 1
     assert math.isfinite(compiled(x).item())
