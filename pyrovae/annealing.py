@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from pyrovae.programs import Program
-from pyrovae.reductions import check_count
+from pyrovae.reductions import check_count, log_evidence, standard_error
 from pyrovae.remembering import remembering
 from pyrovae.simulation import simulate
 from pyrovae.streams import stream
@@ -28,11 +27,15 @@ class Bounds(NamedTuple):
         lower: By annealing from the start to the posterior; below log p(x) but for noise.
         upper: By annealing back from the latents that the data were drawn with; above but for noise.
         data: What was simulated.
+        lower_error: Standard error of the lower bound, by its chains.
+        upper_error: Of the upper.
     """
 
     lower: Tensor
     upper: Tensor
     data: Tensor
+    lower_error: Tensor
+    upper_error: Tensor
 
     @property
     def gap(self) -> Tensor:
@@ -182,6 +185,6 @@ def bdmc(
         with stream("ais, back", seed):
             at_truth = path.at(truth, num_samples)
             back = anneal(path, at_truth, betas.flip(0), steps.flip(0), num_steps)
-    count = torch.tensor(float(num_samples), dtype=torch.float64)
-    lower = forward.log_weights.logsumexp(0) - count.log()
-    return Bounds(lower, count.log() - back.log_weights.logsumexp(0), args[0])
+    lower, upper = (log_evidence(each.log_weights) for each in (forward, back))
+    errors = (standard_error(each.log_weights) for each in (forward, back))
+    return Bounds(lower, -upper, args[0], *errors)

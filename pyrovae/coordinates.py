@@ -14,6 +14,9 @@ from pyrovae.scoring import by_datum, in_place
 
 __all__ = ["Coordinates", "coordinates"]
 
+CIRCULAR = ("VonMises", "VonMises3D", "ProjectedNormal", "SineBivariateVonMises", "SineSkewed")
+"""Over angles, whatever support they name: of all reals their density has no integral."""
+
 
 class Coordinates(NamedTuple):
     """Maps between the values of latent sites and points without bounds, a tensor for each site.
@@ -62,8 +65,8 @@ class Coordinates(NamedTuple):
         return in_place(values, self.structure, like.dim() + self.structure.draws_dim)
 
 
-def coordinates(sites: list[Site], structure: Structure) -> Coordinates:
-    """Of the model's latent sites.
+def coordinates(sites: list[Site], again: list[Site], structure: Structure) -> Coordinates:
+    """Of the model's latent sites, of two runs, between which supports may not change.
 
     Raises:
         ValueError: A discrete site, or one on a set that torch has no coordinates for, by name.
@@ -76,6 +79,11 @@ def coordinates(sites: list[Site], structure: Structure) -> Coordinates:
                 f"site '{site['name']}': {family_of(site['fn'])} is discrete, and annealing moves along "
                 f"gradients: use importance sampling, or sum over the site"
             )
+        if family_of(site["fn"]) in CIRCULAR:
+            raise ValueError(
+                f"site '{site['name']}': {family_of(site['fn'])} is over a circle, which has no coordinates to "
+                f"anneal in: use importance sampling"
+            )
         try:
             transforms.append(biject_to(support if support is not None else constraints.real))
         except NotImplementedError as error:
@@ -83,4 +91,23 @@ def coordinates(sites: list[Site], structure: Structure) -> Coordinates:
                 f"site '{site['name']}': {family_of(site['fn'])} is over a set without coordinates to "
                 f"anneal in: use importance sampling"
             ) from error
+    for site, before in zip(sites, again, strict=True):
+        _check_fixed(site["name"], support_of(site["fn"]), support_of(before["fn"]))
     return Coordinates([site["name"] for site in sites], transforms, structure)
+
+
+def _check_fixed(name: str, support: Any, again: Any) -> None:
+    """Refuse a support that depends on other latents: its coordinates would be those of one draw."""
+    waiting = [(support, again)]
+    while waiting:
+        one, other = waiting.pop()
+        for key, value in getattr(one, "__dict__", {}).items():
+            there = getattr(other, key, None)
+            if isinstance(value, constraints.Constraint):
+                waiting.append((value, there))
+            elif isinstance(value, Tensor) and isinstance(there, Tensor):
+                if value.shape != there.shape or not torch.equal(value, there):
+                    raise ValueError(
+                        f"site '{name}': its support depends on other latents, and annealing needs coordinates "
+                        f"that stand still: use importance sampling"
+                    )

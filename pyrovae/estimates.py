@@ -17,7 +17,7 @@ from pyrovae.remembering import remembering
 from pyrovae.scoring import Scorer
 from pyrovae.streams import seed_of, stream
 from pyrovae.tally import Tally
-from pyrovae.tiles import Memory, Tile
+from pyrovae.tiles import ROWS_IN_A_TILE, Memory, Tile
 
 __all__ = ["Estimator"]
 
@@ -117,9 +117,12 @@ class Estimator:
     def _more(self, tile: Tile, row: int, tally: Tally) -> Tally:
         """Double a row's draws until its error is below the target, or there would be too many.
 
-        The row is a tile of its own, so that its draws depend on no other.
+        The row is a tile of its own, so that its draws depend on no other; but for a guide whose rows are
+        fixed, of which all are drawn and this one is kept.
         """
-        arguments, structure = tile.row(row), self.structure._replace(rows=1)
+        alone = self.structure.rows == ROWS_IN_A_TILE
+        arguments = tile.row(row) if alone else tile.arguments
+        structure = self.structure._replace(rows=1) if alone else self.structure
         for turn in itertools.count():
             count = tally.sums.num_samples
             more = min(count, self.max_samples - count)
@@ -127,14 +130,15 @@ class Estimator:
                 return tally
 
             def compute(chunk_size: int | None, turn: int = turn, more: int = more) -> Tally:
-                chunk_size = None if chunk_size is None else chunk_size * len(tile.arguments[0])
+                if chunk_size is not None and alone:
+                    chunk_size *= ROWS_IN_A_TILE
                 if self.score.compile:
                     chunk_size = min(
                         chunk_size or ROW_CHUNK, ROW_CHUNK
                     )  # one graph for every number of draws
                 with stream("evaluate more", self.seed, tile.first + row, turn):
                     drawn = weigh(self.score, self.proposal, arguments, {}, structure, more, chunk_size)
-                    return Tally.of(drawn, self.max_samples)
+                    return Tally.of(drawn, self.max_samples).row(0 if alone else row)
 
             draws = draws_in_a_pass(structure, arguments)
             tally = tally.join(self.memory.run(compute, draws), self.max_samples)

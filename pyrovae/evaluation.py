@@ -10,18 +10,23 @@ from tqdm import tqdm
 
 from pyrovae.batching import Data, conventions_of, fingerprint, num_rows
 from pyrovae.estimates import Estimator
+from pyrovae.importance import log_weights
 from pyrovae.ledger import Ledger, hash_of
 from pyrovae.parameters import check_positive
-from pyrovae.pareto import FEWEST_DRAWS
 from pyrovae.precision import Precision, check_precision, networks_in
 from pyrovae.programs import Program, mode, modules_of, plain_errors
-from pyrovae.proposals import choose
+from pyrovae.proposals import TRIED, Proposal, choose
 from pyrovae.reductions import check_count
+from pyrovae.remembering import remembering
 from pyrovae.results import FIELDS, Evaluation
 from pyrovae.scoring import Scorer
-from pyrovae.tiles import ROWS_IN_A_TILE, Memory, look, tiles
+from pyrovae.streams import stream
+from pyrovae.tiles import ROWS_IN_A_TILE, Memory, Tile, look, spaced, tiles
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "proposal_for"]
+
+FEWEST_TO_STOP = 100
+"""Draws before anything is decided by them."""
 
 METHODS = {"is": "importance sampling", "ais": "annealed importance sampling"}
 
@@ -52,18 +57,20 @@ def evaluate(
     .. math:: \log \hat p(x) = \log \frac1K \sum_s \frac{p(x, z_s)}{q(z_s \mid x)}, \qquad
         \log p(x) - \mathrm{ELBO} = KL(q(z \mid x) \,\|\, p(z \mid x))
 
-    The answer for a datum is the same to the last bit whatever the batch size, the rest of the data and
-    what was computed before: it is computed in tiles of 64 rows, the last one filled up, and the noise of
-    a tile is keyed by its place in the data and the seed. Another chunk size changes the last bits of
-    float32. Memory is bounded whatever K; where it runs out, the chunk is halved, with a warning. Modules
-    are put in evaluation mode meanwhile.
+    The answer for a datum is the same to the last bit whatever the batch size, the other data and what was
+    computed before: it is computed in tiles of 64 rows, the last one filled up, and the noise of a tile is
+    keyed by its place in the data and the seed. (Where a guide draws by rejection, as a Gamma or a Dirichlet
+    does on the CPU, rows of a tile share what they use of its stream.) Another chunk size changes the last
+    bits of float32; of annealed chains it may change which moves are accepted. Memory is bounded whatever K;
+    where it runs out, the chunk is halved, with a warning. Modules are put in evaluation mode meanwhile.
 
     With ``target_se`` the draws go where they are needed. A datum whose standard error is above it, or
     whose k-hat is not reliable, gets as many draws again as it has, until both are good or ``max_samples``
     are spent; all its draws count, each once. Each round's weights average to p(x), given all that was
     drawn before; but a rule that stops by the draws themselves is not quite unbiased, since draws that
-    miss the largest weights look good early: what it adds to the downward bias of any log of a mean is
-    below the stated error.
+    miss the largest weights look good early. What it adds is below the stated error where the first K draws
+    tell whether there are such weights: a few hundred do for any guide with a mode wherever the posterior
+    has one. A mode that the guide visits once in a hundred draws is beyond them.
 
     With ``proposal`` log p(x), its error, effective draws and k-hat are of draws of a better density than
     the guide, see :mod:`pyrovae.proposals`; with ``method="ais"``, of K annealed chains,
@@ -128,16 +135,18 @@ def evaluate(
         "weights": hash_of(modules),
     }
     columns: dict[str, list[Tensor]] = {name: [] for name in FIELDS}
-    estimator, ledger, seen = None, None, 0
+    estimator, ledger, seen, memory = None, None, 0, Memory(chunk_size)
     with mode(modules, training=False), tqdm(total=num_rows(data), disable=not progress) as bar:
         bar.set_description("evaluate")
         for tile in tiles(data, seed, batch_size=batch_size, device=device):
             if estimator is None:
                 with plain_errors(tile.name), networks_in(precision):
                     structure, first = look(model, guide, tile)
-                    chosen = choose(model, guide, proposal, first.arguments, seed)
+                    chosen = proposal_for(model, guide, proposal, data, first, seed, method, memory)
                 said |= chosen.said
-                ledger = None if resume is None else Ledger(resume, said)
+                ledger = (
+                    None if resume is None else Ledger(resume, said | _probe(model, chosen.program, first))
+                )
                 estimator = Estimator(
                     model,
                     guide,
@@ -148,7 +157,7 @@ def evaluate(
                     target_se,
                     num_temperatures if method == "ais" else None,
                     seed,
-                    Memory(chunk_size),
+                    memory,
                     Scorer(model, compile=compile, precision=precision),
                     precision,
                 )
@@ -175,6 +184,32 @@ def evaluate(
     return Evaluation(**results, num_samples=num_samples, conventions=conventions)
 
 
+def proposal_for(
+    model: Program,
+    guide: Program,
+    proposal: str | Program | None,
+    data: Data,
+    first: Tile,
+    seed: int,
+    method: str,
+    memory: Memory,
+) -> Proposal:
+    """The proposal, tried on rows from all over the data where there is a choice."""
+    some: tuple[Tensor, ...] = first.arguments
+    if proposal == "auto" and len(some[0]) == ROWS_IN_A_TILE:
+        some = spaced(data, ROWS_IN_A_TILE, seed, device=some[0].device)[1]
+    return memory.run(
+        lambda _: choose(model, guide, proposal, some, seed, to_start_from=method == "ais"), TRIED
+    )
+
+
+def _probe(model: Program, program: Program, first: Tile) -> dict[str, str]:
+    """What programs that hold no parameters are known by again: weights of a few draws."""
+    with stream("evaluate, a probe"), remembering():
+        weights = log_weights(model, program, *first.arguments, num_samples=2)
+    return {"probe": f"{weights.sum():.10g}"}
+
+
 def _check_method(method: str, target_se: float | None) -> None:
     if method not in METHODS or (method == "ais" and target_se is not None):
         raise ValueError(
@@ -193,9 +228,9 @@ def _most(num_samples: int, target_se: float | None, max_samples: int | None) ->
             )
         return num_samples
     check_positive("evaluate: target_se", target_se)
-    if num_samples < FEWEST_DRAWS:
+    if num_samples < FEWEST_TO_STOP:
         raise ValueError(
-            f"evaluate: target_se needs num_samples of {FEWEST_DRAWS} or more, got {num_samples}"
+            f"evaluate: target_se needs num_samples of {FEWEST_TO_STOP} or more, got {num_samples}"
         )
     if max_samples is not None and max_samples < num_samples:
         raise ValueError(f"evaluate: max_samples is {max_samples:,}, below num_samples, {num_samples:,}")

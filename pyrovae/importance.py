@@ -20,11 +20,13 @@ from torch import Tensor
 from pyrovae.pareto import pareto_khat
 from pyrovae.programs import Program, Structure, inspect, sample_sites
 from pyrovae.reductions import WeightSums, check_count, elbo, ess, log_evidence, standard_error
+from pyrovae.remembering import chunk_limit
 from pyrovae.scoring import Scorer, by_datum, in_place, latents_of, sum_by_datum
 
 __all__ = [
     "WeightSums",
     "by_datum",
+    "draws_at_once",
     "draws_in_a_pass",
     "elbo",
     "ess",
@@ -104,7 +106,7 @@ def weigh(
     check_count("num_samples", num_samples)
     score = model if isinstance(model, Scorer) else Scorer(model)
     at_once = draws_in_a_pass(structure, args)
-    chunk_size = chunk_size if chunk_size is not None else at_once
+    chunk_size = chunk_size if chunk_size is not None else draws_at_once(structure, args)
     check_count("chunk_size", chunk_size)
     size = min(chunk_size, at_once, num_samples)
     for start in range(0, num_samples, at_once):
@@ -120,6 +122,11 @@ def weigh(
             )
             log_ratio = (log_q[rows] if log_q.dim() else log_q) - log_prior
             yield log_likelihood - log_ratio, log_ratio
+
+
+def draws_at_once(structure: Structure, args: tuple[Any, ...]) -> int:
+    """Draws of each datum that the model scores at once, where nobody asked for another number."""
+    return min(chunk_limit.get() or draws_in_a_pass(structure, args), draws_in_a_pass(structure, args))
 
 
 def draws_in_a_pass(structure: Structure, args: tuple[Any, ...]) -> int:

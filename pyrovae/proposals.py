@@ -19,22 +19,26 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from pyro import poutine
 from torch import Tensor
 
 from pyrovae.adapting import Adapted
 from pyrovae.guides import Defensive, Refined, Widened
 from pyrovae.importance import log_weights
 from pyrovae.pareto import khat_threshold, pareto_khat
-from pyrovae.programs import Program
+from pyrovae.programs import Program, sample_sites
 from pyrovae.reductions import log_evidence
 from pyrovae.remembering import remembering
 from pyrovae.streams import stream
 from pyrovae.vae import Guide, Model
 
-__all__ = ["PROPOSALS", "Proposal", "choose"]
+__all__ = ["PROPOSALS", "Proposal", "choose", "has_a_density"]
 
 TRIED = 256
 """Draws of each datum that a proposal is tried with."""
+
+LOWEST = -1e9
+"""Nats: what a datum counts for that no draw has weight for."""
 
 CLOSE = 0.01
 """Nats that a simpler proposal may fall short of the best by."""
@@ -74,13 +78,20 @@ class Proposal(NamedTuple):
 
 
 def choose(
-    model: Program, guide: Program, wanted: str | Program | None, arguments: tuple[Tensor, ...], seed: int
+    model: Program,
+    guide: Program,
+    wanted: str | Program | None,
+    arguments: tuple[Any, ...],
+    seed: int,
+    *,
+    to_start_from: bool = False,
 ) -> Proposal:
     """The proposal that was asked for, or of all the best on some data.
 
-    The mean of the estimated log p(x) is a lower bound for each of them, so the highest is the nearest. Of
-    those within two paired standard errors of it, or 0.01 nats, that leave no more data with an unreliable
-    k-hat, the cheapest is taken. The draws are used for nothing else, so that the choice biases nothing.
+    The mean of the estimated log p(x) is a lower bound for each of them, so the highest is the nearest,
+    unless its k-hat is unreliable where the guide's is not. Of those within two paired standard errors of
+    it, or 0.01 nats, that leave no more data with an unreliable k-hat, the cheapest is taken. The draws are
+    used for nothing else, so that the choice biases nothing.
 
     Args:
         model: Pyro program of p(x, z).
@@ -88,6 +99,7 @@ def choose(
         wanted: None for the guide, "auto", a name in :data:`PROPOSALS`, or a program.
         arguments: Of the programs: the data to try on.
         seed: Of the draws.
+        to_start_from: Whether annealing is to start from it, which needs the density of each latent.
 
     Raises:
         ValueError: No such name, or a proposal that cannot be made for this pair.
@@ -108,12 +120,22 @@ def choose(
     for name in PROPOSALS:
         try:
             programs[name] = _make(name, model, guide)
+            if to_start_from and not has_a_density(programs[name], arguments):
+                continue
             tried[name] = _Tried.of(model, programs[name], arguments, seed)
         except ValueError:  # it is none for this pair: discrete, on a sphere, without a mean
             continue
-    best = max(tried.values(), key=lambda each: each.mean)
-    name = next(name for name, each in tried.items() if each.as_good_as(best))
+    sound = {name: each for name, each in tried.items() if each.reliable >= tried["guide"].reliable - 0.05}
+    best = max(sound.values(), key=lambda each: each.mean)
+    name = next((name for name, each in sound.items() if each.as_good_as(best)), "guide")
     return Proposal(programs[name], {"proposal": name, "chosen": tried[name].reason(name, tried["guide"])})
+
+
+def has_a_density(program: Program, arguments: tuple[Any, ...]) -> bool:
+    """Whether each latent has one: an auxiliary site has, and what it sets has not."""
+    with stream("proposals, a look"):
+        trace = poutine.trace(program).get_trace(*arguments)
+    return not any(site["infer"].get("is_auxiliary") for site in sample_sites(trace))
 
 
 def _make(name: str, model: Program, guide: Program) -> Program:
@@ -132,14 +154,14 @@ class _Tried(NamedTuple):
     khat: Tensor
 
     @classmethod
-    def of(cls, model: Program, program: Program, arguments: tuple[Tensor, ...], seed: int) -> _Tried:
+    def of(cls, model: Program, program: Program, arguments: tuple[Any, ...], seed: int) -> _Tried:
         with stream("proposals", seed), remembering():
             weights = log_weights(model, program, *arguments, num_samples=TRIED)
-        return cls(log_evidence(weights), pareto_khat(weights))
+        return cls(log_evidence(weights).nan_to_num(nan=-torch.inf), pareto_khat(weights))
 
     @property
     def mean(self) -> float:
-        return self.log_evidence.mean().nan_to_num(nan=-torch.inf).item()
+        return self.log_evidence.clamp(min=LOWEST).mean().item()
 
     @property
     def reliable(self) -> float:
@@ -148,7 +170,7 @@ class _Tried(NamedTuple):
 
     def less(self, other: _Tried) -> tuple[float, float]:
         """Mean paired difference from another, and its standard error."""
-        difference = self.log_evidence - other.log_evidence
+        difference = self.log_evidence.clamp(min=LOWEST) - other.log_evidence.clamp(min=LOWEST)
         rows = len(difference)
         return difference.mean().item(), difference.std().item() / rows**0.5 if rows > 1 else 0.0
 

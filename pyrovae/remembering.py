@@ -1,4 +1,4 @@
-"""What costs much and comes out the same at every pass over the same data is computed once."""
+"""While a tile is evaluated: what is the same at every pass is computed once, and memory has a limit."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
-__all__ = ["once", "remembering"]
+__all__ = ["chunk_limit", "once", "remembering"]
 
 Value = TypeVar("Value")
 
 _kept: ContextVar[dict[int, tuple[Any, tuple[Any, ...], Any]] | None] = ContextVar("_kept", default=None)
+
+chunk_limit: ContextVar[int | None] = ContextVar("chunk_limit", default=None)
+"""Most draws that anything scores at once, where nobody asked for another number."""
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from pyro import poutine
 
-from pyrovae.programs import Program, mode, modules_of, sample_sites
+from pyrovae.programs import Program, check_same_densities, mode, modules_of, sample_sites
 from pyrovae.streams import stream
 
 __all__ = ["Simulated", "simulate"]
@@ -66,4 +66,27 @@ def simulate(
                 f"order of the arguments, site={(*names, each['name'])}"
             )
     data: list[Any] = [trace.nodes[name]["value"] for name in names]
-    return Simulated(trace, (*data, *args[len(names) :]))
+    drawn = Simulated(trace, (*data, *args[len(names) :]))
+    _check_data_are_drawn(model, drawn, caller)
+    return drawn
+
+
+def _check_data_are_drawn(model: Program, drawn: Simulated, caller: str) -> None:
+    """Run on what it drew, the model has to say of it what it said when drawing it."""
+    with mode(modules_of(model, model), training=False), stream(f"{caller}, check"), torch.no_grad():
+        again = poutine.trace(poutine.replay(model, trace=_latents(drawn.trace))).get_trace(*drawn.args)
+    try:
+        check_same_densities(drawn.trace, again)
+    except ValueError as error:
+        raise ValueError(
+            f"{caller}: the model's densities use the data themselves (as an autoregressive decoder's do), "
+            f"so that data drawn with others in their place are none of the model's"
+        ) from error
+
+
+def _latents(trace: Any) -> poutine.Trace:
+    known = poutine.Trace()
+    for site in sample_sites(trace):
+        if not site["infer"].get("was_observed"):
+            known.add_node(site["name"], **site)
+    return known

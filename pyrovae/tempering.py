@@ -12,7 +12,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.coordinates import Coordinates, coordinates
-from pyrovae.importance import draws_in_a_pass
+from pyrovae.importance import draws_at_once
 from pyrovae.programs import Program, Site, Structure, inspect, mode, modules_of, plain_errors, sample_sites
 from pyrovae.reductions import check_count
 from pyrovae.scoring import Latents, Scorer, run_on, sum_by_datum
@@ -59,10 +59,10 @@ class Path:
         self.plate, self.score = plate, Scorer(model)
         self.model, self.guide, self.args, self.structure = model, guide, args, structure
         self.from_prior = start == "prior"
-        self.chunk_size = draws_in_a_pass(structure, args) if chunk_size is None else chunk_size
+        self.chunk_size = draws_at_once(structure, args) if chunk_size is None else chunk_size
         with torch.no_grad():
-            latents = self._latents(self._run(model, self._run(guide, None, 1), 1))
-            self.space: Coordinates = coordinates(latents, structure)
+            latents, again = (self._latents(self._run(model, self._run(guide, None, 1), 1)) for _ in "ab")
+            self.space: Coordinates = coordinates(latents, again, structure)
             spread = self.draw(64)
         self.frames = {site["name"]: self._within(site) for site in latents}
         self.scale = [point.std(0, keepdim=True).clamp(min=1e-6) for point in spread]
@@ -70,9 +70,7 @@ class Path:
     def draw(self, num_samples: int) -> Point:
         """Where chains start."""
         with torch.no_grad():
-            drawn = self._run(
-                poutine.uncondition(self.model) if self.from_prior else self.guide, None, num_samples
-            )
+            drawn = self._run(self.model if self.from_prior else self.guide, None, num_samples)
         return self.space.free(self._values(drawn))
 
     def at(self, truth: poutine.Trace, num_samples: int) -> Point:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from pyrovae.batching import Data, batches
 from pyrovae.programs import Program, Structure, inspect
-from pyrovae.remembering import remembering
+from pyrovae.remembering import chunk_limit, remembering
 from pyrovae.streams import stream
 
 __all__ = ["ROWS_IN_A_TILE", "Memory", "Tile", "look", "tiles"]
@@ -77,7 +77,7 @@ def tiles(
         >>> [tile.rows for tile in tiles(torch.zeros(100, 3), seed=0)]
         [64, 36]
     """
-    if isinstance(data, DataLoader) and isinstance(data.sampler, RandomSampler):
+    if isinstance(data, DataLoader) and not _is_in_order(data):
         raise ValueError("evaluate: the DataLoader shuffles, so no result would belong to a known row")
     waiting: list[tuple[Tensor, ...]] = []
     position = 0
@@ -99,6 +99,25 @@ def tiles(
         yield Tile(position, rows, tuple(tensor[filler.to(tensor.device)] for tensor in joined))
 
 
+def spaced(
+    data: Data, count: int, seed: int, *, device: torch.device | str | None = None
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Evenly spaced rows of the data: which, and the arguments of the programs."""
+    whole = list(tiles(data, seed, device=device))
+    rows = torch.linspace(0, sum(tile.rows for tile in whole) - 1, count).round().long().unique()
+    found = []
+    for tile in whole:
+        here = rows[(rows >= tile.first) & (rows < tile.first + tile.rows)] - tile.first
+        found.append(tuple(tensor[here.to(tensor.device)] for tensor in tile.arguments))
+    return rows, tuple(torch.cat(tensors) for tensors in zip(*found, strict=True))
+
+
+def _is_in_order(loader: DataLoader[Any]) -> bool:
+    """Whether rows come in the order of the data set; of a sampler of somebody's own nobody knows."""
+    sampler: Any = loader.batch_sampler if loader.batch_sampler is not None else loader
+    return type(sampler) in (BatchSampler, DataLoader) and isinstance(sampler.sampler, SequentialSampler)
+
+
 def look(model: Program, guide: Program, tile: Tile) -> tuple[Structure, Tile]:
     """The structure of a pair, seen on its first tile; bare, where a guide's rows are fixed and are so many.
 
@@ -108,10 +127,20 @@ def look(model: Program, guide: Program, tile: Tile) -> tuple[Structure, Tile]:
     with stream("a first look"), remembering():
         if tile.rows < ROWS_IN_A_TILE:
             try:
-                return inspect(model, guide, *tile.arguments), tile
+                return _inspected(model, guide, tile), tile
             except Exception:  # whatever a guide of fixed rows may say: the second look tells
                 tile = tile.bare()
-        return inspect(model, guide, *tile.arguments), tile
+        return _inspected(model, guide, tile), tile
+
+
+def _inspected(model: Program, guide: Program, tile: Tile) -> Structure:
+    structure, rows = inspect(model, guide, *tile.arguments), len(tile.arguments[0])
+    if structure.rows != rows:
+        raise ValueError(
+            f"plate '{structure.plate}', which all sites share, has {structure.rows} rows where the data "
+            f"have {rows}: call the plate of the data 'data', and give each datum a row of it"
+        )
+    return structure
 
 
 class Memory:
@@ -135,12 +164,15 @@ class Memory:
             RuntimeError: A single draw does not fit.
         """
         while True:
+            limit = chunk_limit.set(self.chunk_size)
             try:
                 return compute(self.chunk_size)
             except (RuntimeError, MemoryError) as error:
                 if not _is_out_of_memory(error):
                     raise
                 reason = str(error).split("\n")[0]
+            finally:
+                chunk_limit.reset(limit)
             tried = min(self.chunk_size or draws, draws)  # out here, where the error holds no tensors
             if tried == 1:
                 raise RuntimeError(
