@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     )
     from pyrovae.annealing import ais_log_weights, bdmc
     from pyrovae.callbacks import KeepBest
-    from pyrovae.certificate import Certificate, certify
+    from pyrovae.certificate import certify
     from pyrovae.checkpoints import load, save
     from pyrovae.comparison import Comparison, compare
     from pyrovae.compilation import compile
@@ -36,10 +36,11 @@ if TYPE_CHECKING:
     from pyrovae.smoothing import expectation, psis
     from pyrovae.training import History, fit
     from pyrovae.vae import VAE
+    from pyrovae.verdicts import Certificate
 
 # Where each public name lives. Resolved at first use: the command line answers before torch is in.
 _HOMES = {
-    "Certificate": "certificate",
+    "Certificate": "verdicts",
     "Comparison": "comparison",
     "Evaluation": "results",
     "History": "training",

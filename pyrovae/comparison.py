@@ -18,6 +18,12 @@ __all__ = ["Comparison", "Difference", "compare"]
 PRIVATE = ("seed", "torch", "weights", "proposal", "chosen", "compiled")
 """Conventions that may differ between results that are compared."""
 
+FIRST = ("dataset", "split", "binarisation", "dequantisation", "rows", "fingerprint", "method", "target_se")
+"""Conventions in the order in which a difference is told."""
+
+MOST_BEYOND = 0.5
+"""Share of the rows whose log p(x) is a lower bound alone, above which a difference says nothing."""
+
 SURE = 2.0
 """Errors by which two models must differ to be called different."""
 
@@ -33,6 +39,8 @@ class Difference:
         monte_carlo: Its standard error by the importance draws.
         training: Its standard error by the seed of training; nan where one model was trained once.
         bias: Expected bias of the difference, from each estimate's own.
+        degrees: Degrees of freedom of the errors together, after Welch and Satterthwaite.
+        reference: Whether it is what the others are held against.
         beyond: Share of the rows, in either model, whose k-hat is above 1: there log p(x) is a lower bound.
     """
 
@@ -43,6 +51,8 @@ class Difference:
     training: float
     bias: float
     beyond: float
+    degrees: float = math.inf
+    reference: bool = False
 
     @property
     def error(self) -> float:
@@ -52,10 +62,21 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """Called "better", "worse" or "too close to call": whether it is twice its error, bias put aside."""
-        if math.isnan(self.difference):
+        """Called "better" or "worse" where the difference, less its bias, is beyond chance at 4.6%.
+
+        That is twice the error where it is of many data and trainings, and more where it is of few. "Too
+        close to call" otherwise, and "cannot be told" where half the rows of either have lower bounds alone.
+        """
+        if self.reference:
             return "reference"
-        if abs(self.difference) - abs(self.bias) <= SURE * self.error:
+        if math.isnan(self.difference) or self.beyond > MOST_BEYOND:
+            return "cannot be told"
+        if math.isnan(self.test_set):
+            return "too close to call"
+        from scipy.stats import norm, t  # a second, which the command line would wait for
+
+        sure = t.ppf(norm.cdf(SURE), self.degrees)
+        if abs(self.difference) - abs(self.bias) <= sure * self.error:
             return "too close to call"
         return "better" if self.difference > 0 else "worse"
 
@@ -82,7 +103,7 @@ class Comparison:
     def __str__(self) -> str:
         said = self.conventions
         what = [f"{said['dataset']} {said['split']}" if "dataset" in said else "data of unrecorded origin"]
-        what += [f"{said['rows']:,} rows"]
+        what += [f"{said['rows']:,} rows"] if "rows" in said else []
         what += [f"{name} {said[name]}" for name in ("binarisation", "dequantisation") if name in said]
         what += [f"K = {said['num_samples']:,} draws", str(said["method"])]
         width = max(20, *(len(name) + 2 for name in self.differences))
@@ -97,7 +118,7 @@ class Comparison:
         return "\n".join([*lines, *self._notes()])
 
     def _notes(self) -> list[str]:
-        notes = [f"paired with {self.reference}; better and worse: by more than twice the error"]
+        notes = [f"paired with {self.reference}; better and worse: beyond chance at 4.6%"]
         once = [name for name, count in self.trainings.items() if count == 1]
         if once:
             notes.append(f"trained once, so that the error of training is unknown: {', '.join(once)}")
@@ -184,10 +205,11 @@ def _runs(name: str, result: Any) -> list[Evaluation]:
 def _check_same(reference: str, first: Evaluation, name: str, result: Evaluation) -> None:
     """Refuse results whose difference would be of something else than the models."""
     ours, theirs = ({k: v for k, v in r.conventions.items() if k not in PRIVATE} for r in (first, result))
-    for key in sorted({*ours, *theirs}):
+    for key in sorted({*ours, *theirs}, key=lambda key: (FIRST.index(key) if key in FIRST else 99, key)):
         if ours.get(key) != theirs.get(key):
+            what = "the rows differ, fingerprint" if key == "fingerprint" else key
             raise ValueError(
-                f"compare: {key} is {ours.get(key, 'unrecorded')} for '{reference}' and "
+                f"compare: {what} is {ours.get(key, 'unrecorded')} for '{reference}' and "
                 f"{theirs.get(key, 'unrecorded')} for '{name}': evaluate both alike"
             )
 
@@ -197,21 +219,32 @@ def _difference(runs: list[Evaluation], against: list[Evaluation] | None) -> Dif
     beyond = max(float((run.khat > 1).double().mean()) for run in runs + (against or []))
     mean, nan = value.mean().item(), math.nan
     if against is None:
-        return Difference(mean, nan, nan, nan, nan, nan, beyond)
+        return Difference(mean, nan, nan, nan, nan, nan, beyond, reference=True)
     other, other_noise = _averaged(against)
     difference, variance = value - other, noise + other_noise
     n = len(difference)
     spread = difference.var().item() if n > 1 else nan
     drawn = 0.0 if variance.isnan().any() else variance.mean().item()
+    training = [(_of_training(each), len(each) - 1) for each in (runs, against) if len(each) > 1]
+    test_set = max(spread - drawn, 0.0) / n if n > 1 else nan
+    draws = variance.sum().item() / n**2
     return Difference(
         mean,
         difference.mean().item(),
-        math.sqrt(max(spread - drawn, 0.0) / n) if n > 1 else nan,
-        variance.sum().sqrt().item() / n,
-        math.sqrt(_of_training(runs) + _of_training(against)),
+        math.sqrt(test_set),
+        math.sqrt(draws),
+        math.sqrt(sum(part for part, _ in training)) if training else nan,
         (_bias(runs) - _bias(against)).item(),
         beyond,
+        _degrees([(test_set, n - 1), *training], draws),
     )
+
+
+def _degrees(parts: list[tuple[float, int]], certain: float) -> float:
+    """Of a sum of variances, each with degrees of its own, and of one that is certain."""
+    total = sum(part for part, _ in parts) + certain
+    spread = sum(part**2 / degrees for part, degrees in parts if degrees > 0)
+    return total**2 / spread if spread > 0 else math.inf
 
 
 def _averaged(runs: list[Evaluation]) -> tuple[Tensor, Tensor]:
@@ -221,9 +254,9 @@ def _averaged(runs: list[Evaluation]) -> tuple[Tensor, Tensor]:
 
 
 def _of_training(runs: list[Evaluation]) -> float:
-    """The variance of the mean over trainings; nan for one."""
+    """The variance of the mean over trainings."""
     means = torch.stack([run.log_evidence.mean() for run in runs])
-    return (means.var() / len(runs)).item() if len(runs) > 1 else math.nan
+    return (means.var() / len(runs)).item()
 
 
 def _bias(runs: list[Evaluation]) -> Tensor:

@@ -81,8 +81,8 @@ def coordinates(sites: list[Site], again: list[Site], structure: Structure) -> C
             )
         if family_of(site["fn"]) in CIRCULAR:
             raise ValueError(
-                f"site '{site['name']}': {family_of(site['fn'])} is over a circle, which has no coordinates to "
-                f"anneal in: use importance sampling"
+                f"site '{site['name']}': {family_of(site['fn'])} is over a circle, which has no coordinates "
+                f"to anneal in: use importance sampling"
             )
         try:
             transforms.append(biject_to(support if support is not None else constraints.real))
@@ -105,9 +105,8 @@ def _check_fixed(name: str, support: Any, again: Any) -> None:
             there = getattr(other, key, None)
             if isinstance(value, constraints.Constraint):
                 waiting.append((value, there))
-            elif isinstance(value, Tensor) and isinstance(there, Tensor):
-                if value.shape != there.shape or not torch.equal(value, there):
-                    raise ValueError(
-                        f"site '{name}': its support depends on other latents, and annealing needs coordinates "
-                        f"that stand still: use importance sampling"
-                    )
+            elif isinstance(value, Tensor) and not (isinstance(there, Tensor) and torch.equal(value, there)):
+                raise ValueError(
+                    f"site '{name}': its support depends on other latents, and annealing needs coordinates "
+                    f"that stand still: use importance sampling"
+                )

@@ -207,7 +207,7 @@ def _probe(model: Program, program: Program, first: Tile) -> dict[str, str]:
     """What programs that hold no parameters are known by again: weights of a few draws."""
     with stream("evaluate, a probe"), remembering():
         weights = log_weights(model, program, *first.arguments, num_samples=2)
-    return {"probe": f"{weights.sum():.10g}"}
+    return {"first weights": f"{weights.sum():.10g}"}
 
 
 def _check_method(method: str, target_se: float | None) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from pyrovae.pareto import pareto_khat
 from pyrovae.programs import Program, Structure, inspect, sample_sites
 from pyrovae.reductions import WeightSums, check_count, elbo, ess, log_evidence, standard_error
-from pyrovae.remembering import chunk_limit
+from pyrovae.remembering import chunk_limit, remembering
 from pyrovae.scoring import Scorer, by_datum, in_place, latents_of, sum_by_datum
 
 __all__ = [
@@ -85,9 +85,10 @@ def log_weights(
         >>> lw.shape, torch.allclose(lw[0], oracle.log_evidence(x).double(), atol=1e-4)
         (torch.Size([10, 3]), True)
     """
-    structure = inspect(model, guide, *args, **kwargs)
-    pieces = weigh(model, guide, args, kwargs, structure, num_samples, chunk_size)
-    return torch.cat([weights for weights, _ in pieces])
+    with remembering():
+        structure = inspect(model, guide, *args, **kwargs)
+        pieces = weigh(model, guide, args, kwargs, structure, num_samples, chunk_size)
+        return torch.cat([weights for weights, _ in pieces])
 
 
 def weigh(

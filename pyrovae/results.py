@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["FIELDS", "Evaluation"]
 
+FEWEST_TOLD = 5
+"""Effective draws below which they do not tell their own error."""
+
 FIELDS = {
     "log_evidence": ("log p(x), importance-sampled", "nat"),
     "standard_error": ("Monte Carlo standard error of log_evidence", "nat"),
@@ -117,6 +120,12 @@ class Evaluation:
             chosen = f", chosen {said['chosen']}" if "chosen" in said else ""
             lines.append(f"proposal: {said['proposal']}{chosen}")
         lines.append(f"effective draws: median {self.ess.median():.0f}, least {self.ess.min():.1f}")
+        untold = int((self.ess < FEWEST_TOLD).sum()) if self.num_samples > 1 else 0
+        if untold:
+            lines.append(
+                f"Monte Carlo error: untold of {untold:,} rows of fewer than {FEWEST_TOLD} effective draws, "
+                f"for which 1 nat is the most that it says"
+            )
         if "target_se" in self.conventions:
             target = self.conventions["target_se"]
             missed = int((self.standard_error > target).sum())

@@ -38,13 +38,13 @@ class Mixed:
 
 def test_only_the_rows_that_need_draws_get_them():
     pair = Mixed(widen=2.5)
-    result = pair.evaluate(num_samples=50, target_se=0.1)
+    result = pair.evaluate(num_samples=100, target_se=0.1)
     hard = pair.x[:, -1] > 0
-    assert (result.draws[~hard] == 50).all()
-    assert (result.draws[hard] > 50).all()
+    assert (result.draws[~hard] == 100).all()
+    assert (result.draws[hard] > 100).all()
     assert (result.standard_error <= 0.1).all()
     assert len(result.draws.unique()) > 2
-    plain = pair.evaluate(num_samples=50)
+    plain = pair.evaluate(num_samples=100)
     assert torch.equal(plain.log_evidence[~hard], result.log_evidence[~hard])
     assert (plain.standard_error[hard] > 0.1).all()
 
@@ -55,7 +55,7 @@ def test_estimates_are_within_their_errors_as_often_as_these_say():
     for seed in range(10):
         pyro.set_rng_seed(seed)
         pair = Mixed()
-        result = pair.evaluate(num_samples=50, target_se=0.05, seed=seed)
+        result = pair.evaluate(num_samples=100, target_se=0.05, seed=seed)
         off = (result.log_evidence - pair.oracle.log_evidence(pair.x).double()).abs()
         within.append((off < 2 * result.standard_error)[pair.x[:, -1] > 0])
     share = torch.cat(within).double().mean()
@@ -67,42 +67,42 @@ def test_stopping_by_the_draws_biases_less_than_the_stated_error():
     pair = Mixed()
     row = pair.x[pair.x[:, -1] > 0][:1].expand(320, -1)
     exact = pair.oracle.log_evidence(row).double()
-    result = pair.evaluate(row, num_samples=30, target_se=0.2, max_samples=20_000)
+    result = pair.evaluate(row, num_samples=100, target_se=0.1, max_samples=20_000)
     ratio = (result.log_evidence - exact).exp()
     noise = (ratio.std() / 320**0.5).item()
-    assert len(result.draws.unique()) > 2  # it did stop by the draws
-    assert abs(ratio.mean().item() - 1) < 0.2 + 4 * noise
+    assert len(result.draws.unique()) > 1  # it did stop by the draws
+    assert abs(ratio.mean().item() - 1) < 0.1 + 4 * noise
     assert noise < 0.03
 
 
 def test_a_rows_draws_depend_on_no_other_row():
     pair = Mixed()
-    whole = pair.evaluate(num_samples=50, target_se=0.05)
+    whole = pair.evaluate(num_samples=100, target_se=0.05)
     others = pair.x.clone()
     others[:40:2] = pair.x[1]  # other easy rows are now hard ones
-    changed = pair.evaluate(others, num_samples=50, target_se=0.05)
+    changed = pair.evaluate(others, num_samples=100, target_se=0.05)
     kept = torch.arange(1, ROWS, 2)
     assert torch.equal(whole.draws[kept], changed.draws[kept])
     torch.testing.assert_close(whole.log_evidence[kept], changed.log_evidence[kept], rtol=0, atol=1e-4)
-    chunked = pair.evaluate(num_samples=50, target_se=0.05, chunk_size=3)
+    chunked = pair.evaluate(num_samples=100, target_se=0.05, chunk_size=3)
     torch.testing.assert_close(whole.log_evidence, chunked.log_evidence, rtol=0, atol=1e-4)
 
 
 def test_the_most_is_the_most_and_what_was_missed_is_said():
     pair = Mixed(widen=50.0)
-    result = pair.evaluate(num_samples=50, target_se=0.01, max_samples=400)
-    assert result.draws.max() <= 400
+    result = pair.evaluate(num_samples=100, target_se=0.01, max_samples=800)
+    assert result.draws.max() <= 800
     missed = int((result.standard_error > 0.01).sum())
     assert missed > 20
     said = str(result)
     assert f"standard error: {missed} rows above the target of 0.01 nats" in said
-    assert f"K = 50 to {int(result.draws.max())} draws, {result.draws.mean():,.0f} on average" in said
+    assert f"K = 100 to {int(result.draws.max())} draws, {result.draws.mean():,.0f} on average" in said
     assert result.conventions["target_se"] == 0.01
-    assert result.conventions["max_samples"] == 400
+    assert result.conventions["max_samples"] == 800
 
 
 def test_it_comes_back_from_disk(tmp_path):
-    result = Mixed().evaluate(num_samples=50, target_se=0.05)
+    result = Mixed().evaluate(num_samples=100, target_se=0.05)
     result.save(tmp_path / "r.nc")
     assert torch.equal(pv.Evaluation.load(tmp_path / "r.nc").draws, result.draws)
 
@@ -110,11 +110,11 @@ def test_it_comes_back_from_disk(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"max_samples": 100}, "max_samples limits what target_se asks for"),
+        ({"max_samples": 200}, "max_samples limits what target_se asks for"),
         ({"target_se": 0.0}, "target_se must be positive, got 0"),
-        ({"target_se": 0.1, "num_samples": 10}, "target_se needs num_samples of 25 or more, got 10"),
+        ({"target_se": 0.1, "num_samples": 10}, "target_se needs num_samples of 100 or more, got 10"),
         (
-            {"target_se": 0.1, "num_samples": 50, "max_samples": 20},
+            {"target_se": 0.1, "num_samples": 100, "max_samples": 20},
             "max_samples is 20, below num_samples",
         ),
     ],

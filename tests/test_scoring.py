@@ -47,7 +47,7 @@ def test_every_model_gives_the_same(name):
         {"num_samples": 5},
         {"num_samples": 1},
         {"chunk_size": 7},
-        {"num_samples": 30, "target_se": 0.1, "max_samples": 3000},
+        {"num_samples": 100, "target_se": 0.05, "max_samples": 3000},
         {"proposal": "adapted"},
         {"proposal": "refined"},
         {"method": "ais", "num_samples": 3, "num_temperatures": 4},
