@@ -259,3 +259,97 @@ def test_evaluate_by_annealing_is_the_same_table():
     ):
         with pytest.raises(ValueError, match=message):
             pv.evaluate(pair.model, pair.guide, pair.x, progress=False, **keywords)
+
+
+def test_supports_that_depend_on_a_latent_have_no_coordinates():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Gamma(2.0, 1.0))
+            b = pyro.sample("b", dist.Uniform(torch.zeros(()), a))
+            pyro.sample("x", dist.Normal(b, 0.5), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Gamma(2.0, 1.0).expand([len(x)]))
+            pyro.sample("b", dist.Uniform(torch.zeros(()), a))
+
+    x = torch.rand(4)
+    with pytest.raises(ValueError, match="site 'b': its support depends on other latents"):
+        ais(model, guide, x)
+    found = pv.evaluate(model, guide, x, num_samples=50, proposal="auto", progress=False)
+    assert found.conventions["proposal"] == "guide"
+
+
+def test_angles_have_no_coordinates():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            k = pyro.sample("k", dist.VonMises(3.0, 1.0))
+            pyro.sample("x", dist.Normal(k.cos(), 0.5), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("k", dist.VonMises(3.0 + 0 * x, 1.0))
+
+    x = torch.tensor([0.3, -0.5])
+    with pytest.raises(ValueError, match="site 'k': VonMises is over a circle"):
+        ais(model, guide, x)
+    found = pv.evaluate(model, guide, x, num_samples=2000, proposal="auto", progress=False)
+    k = torch.linspace(-math.pi, math.pi, 10_001)[:-1].double()
+    joint = dist.VonMises(torch.tensor(3.0).double(), 1.0).log_prob(k) + dist.Normal(k.cos(), 0.5).log_prob(
+        x[:, None]
+    )
+    exact = joint.logsumexp(-1) + math.log(2 * math.pi / 10_000)
+    assert ((found.log_evidence - exact).abs() < 4.5 * found.standard_error).all()
+
+
+def test_the_prior_of_a_latent_that_follows_data_is_theirs():
+    """y is observed, z ~ N(y, 1), x is observed: chains from the prior start at y's own."""
+
+    def model(y, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Normal(torch.zeros(()), 3.0), obs=y)
+            z = pyro.sample("z", dist.Normal(y, 1.0))
+            pyro.sample("x", dist.Normal(z, 0.5), obs=x)
+
+    def guide(y, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, 1.0))
+
+    y = torch.tensor([-3.0, 0.0, 4.0])
+    x = y + torch.tensor([0.5, -1.0, 0.0])
+    exact = dist.Normal(0.0, 3.0).log_prob(y) + dist.Normal(y, 1.25**0.5).log_prob(x)
+    found = ais_log_weights(model, guide, y, x, num_samples=400, num_temperatures=5, start="prior")
+    assert (error_of(found, exact).abs() < 4.5).all()
+    with pytest.raises(ValueError, match="bdmc: the model observes 'y' too"):
+        bdmc(model, guide, y, x)
+
+
+def test_a_model_that_reads_its_data_cannot_simulate_them():
+    """Each value given the one before it: drawn with old values in their place it is another model."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            before = torch.cat([torch.zeros(len(x), 1), x[:, :-1]], -1)
+            pyro.sample("x", dist.Normal(z[..., None] + 0.5 * before, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.mean(-1), 0.7))
+
+    with pytest.raises(ValueError, match="bdmc: the model's densities use the data themselves"):
+        bdmc(model, guide, torch.randn(5, 4), num_temperatures=5)
+    assert "the model's densities use the data themselves" in str(
+        pv.certify(model, guide, torch.randn(70, 4), num_temperatures=20, num_checked=10, progress=False)
+    )
+
+
+def test_chains_in_chunks_agree():
+    pair = Off(rows=5)
+    whole, chunked = (
+        ais_log_weights(pair.model, pair.guide, pair.x, num_samples=6, num_temperatures=10, chunk_size=size)
+        for size in (None, 4)
+    )
+    torch.testing.assert_close(chunked, whole, rtol=0, atol=1e-4)
+    with pytest.raises(ValueError, match="ais: chunk_size is 0"):
+        ais(pair.model, pair.guide, pair.x, chunk_size=0)

@@ -133,7 +133,7 @@ def test_a_file_of_something_else_is_refused(vae, tmp_path):
         found(1 - x)
     with torch.no_grad():
         next(vae.parameters()).add_(1.0)
-    with pytest.raises(ValueError, match="is of (first )?weights "):
+    with pytest.raises(ValueError, match=r"is of (first )?weights "):
         found()
     path.write_text("<html>\n")
     with pytest.raises(ValueError, match="holds no evaluation: name another file to resume from"):
@@ -215,3 +215,45 @@ def test_one_draw_that_does_not_fit_is_said():
         Memory(1).run(compute, 128)
     with pytest.raises(RuntimeError, match="something else"):
         Memory(None).run(lambda chunk_size: (_ for _ in ()).throw(RuntimeError("something else")), 128)
+
+
+def test_a_plate_that_is_not_the_datas_is_refused():
+    def program(x, observed):
+        steps = x.shape[1]
+        with pyro.plate("time", steps, dim=-2), pyro.plate("rows", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            if observed:
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x.T)
+
+    pair = [lambda x: program(x, True), lambda x: program(x, False)]
+    with pytest.raises(
+        ValueError, match="plate 'time', which all sites share, has 5 rows where the data have"
+    ):
+        pv.evaluate(*pair, torch.randn(100, 5), num_samples=5, progress=False)
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        lambda d: DataLoader(d, shuffle=True),
+        lambda d: DataLoader(d, sampler=torch.utils.data.SubsetRandomSampler(range(9))),
+        lambda d: DataLoader(d, batch_sampler=[[3, 1], [0]]),
+    ],
+)
+def test_loaders_of_an_order_of_their_own_are_refused(loader):
+    with pytest.raises(ValueError, match="the DataLoader shuffles, so no result would belong to a known row"):
+        pv.evaluate(*a_pair(), loader(TensorDataset(torch.randn(9, 3))), num_samples=5, progress=False)
+
+
+def test_programs_that_hold_no_parameters_are_known_by_their_weights(tmp_path):
+    model, guide = a_pair()
+    x, path = torch.randn(5, 3), tmp_path / "evaluation.jsonl"
+    pv.evaluate(model, guide, x, num_samples=5, resume=path, progress=False)
+
+    def other(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.mean(-1) + 1, 0.5))
+
+    with pytest.raises(ValueError, match="is of first weights "):
+        pv.evaluate(model, other, x, num_samples=5, resume=path, progress=False)
+    pv.evaluate(model, guide, x, num_samples=5, resume=path, progress=False)
