@@ -61,6 +61,7 @@ class Graphs:
         self.precision: Precision = precision
         self.backend: Backend = backend
         self.finite = finite
+        self.edits, self.most_edits = 0, MOST
         self.worth: Callable[[int], bool] | None = None  # whether a graph of so many nodes is to be compiled
         self.names: list[str] = []  # of parameters met in Pyro's store
         self.seconds = 0.0  # spent on making graphs
@@ -131,9 +132,19 @@ class Graphs:
         return self._graphs[key]
 
     def _forget_if_edited(self) -> None:
-        if self._watched().changed_since(self._watch):  # type: ignore[arg-type]
-            self._graphs.clear()
-            self._watch, self.cause = None, None
+        edited = self._watched().changed_since(self._watch)  # type: ignore[arg-type]
+        if edited is None:
+            return
+        self._graphs.clear()
+        self._watch, self.cause = None, None
+        self.edits += 1
+        if self.edits > self.most_edits:
+            self._watch = self._watched()
+            self.cause = f"'{edited}' is edited again and again"
+            self._warn(
+                f"{self.cause}, and each time needs another graph: runs without one; let what changes be a "
+                f"tensor, or a schedule of the objective"
+            )
 
     def _watched(self) -> Watch:
         return Watch([*self.programs, self.objective], self.names)
