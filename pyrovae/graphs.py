@@ -208,6 +208,9 @@ class Graphs:
         device = tensors[0].device if tensors else torch.device("cpu")
         values = torch.zeros(max(len(first.schedules), 1), dtype=torch.float64, device=device)
         has: list[bool] = []
+        finite: Any = None
+        if self.finite and gradients:  # what can be looked at for nothing is made by torch's own sum
+            finite = "after" if device.type == "cpu" else "inside"
 
         def outputs() -> tuple[Tensor, ...]:
             with self._clocked(_Live(values)), torch.set_grad_enabled(gradients), _without_grad(wanted):
@@ -223,7 +226,7 @@ class Graphs:
             has.extend(gradient is not None for gradient in found)
             kept: list[Tensor] = [gradient for gradient in found if gradient is not None]
             outputs = [loss.detach(), *(each.detach() for each in more)]
-            if self.finite:  # one number to look at: a sum is not finite where a term is not
+            if finite == "inside":  # one number to look at: a sum is not finite where a term is not
                 outputs.append(torch.stack([each.detach().sum().double() for each in (loss, *kept)]).sum())
             return *outputs, *kept
 
@@ -258,7 +261,7 @@ class Graphs:
             wanted,
             has,
             gradients,
-            self.finite and gradients,
+            finite,
         )
 
     @contextmanager

@@ -172,7 +172,7 @@ class Stepper:
         total: Any = result.finite
         if self.watched is not None:
             self.watched.step(total, (batch, where, state), self._blame)
-        elif not math.isfinite(total.item()):
+        elif not math.isfinite(total):
             self._blame(batch, where, state)
         self.direct(check=check)
         return result.more[0]
