@@ -1,7 +1,7 @@
 """One training step of a VAE: plain PyTorch, stock Pyro, NumPyro, pyrovae, and the floor under all of them.
 
-    python benchmarks/step.py [--rounds 30] [--nets mlp conv] [--batches 128 1024] [--device cuda]
-                              [--numpyro PYTHON] [--only NAME ...] [--json runs/step.json]
+    python benchmarks/step.py [--rounds 30] [--steps 20] [--nets mlp conv] [--batches 128 1024]
+                              [--device cuda] [--numpyro PYTHON] [--only NAME ...] [--json runs/step.json]
 
 The nets are an MLP 784-400-50 and its mirror, and convolutions of 16 and 32 channels (each halving the
 image) with 50 latents. The data are bits that stay where they are, so what is timed is loss, gradients and
@@ -38,9 +38,6 @@ from pyrovae.stepping import Stepper
 
 LATENTS, SIDE, HIDDEN, CHANNELS = 50, 28, [400], [16, 32]
 FEATURES = SIDE * SIDE
-AT_ONCE = 5
-"""Steps of a turn."""
-
 Step = Callable[[], object]
 
 
@@ -135,21 +132,38 @@ def floor(net: str, x: Tensor) -> Step:
         Trace_ELBO()(vae.model, vae.guide)(x).backward()
     optimizer = torch.optim.Adam(vae.parameters(), fused=True)
 
+    @torch.no_grad()
+    def products() -> None:
+        for func, args, kwargs in heavy.calls:
+            func(*args, **kwargs)
+
+    run = replayed(products) if x.is_cuda else products
+
     def step() -> None:
-        with torch.no_grad():
-            for func, args, kwargs in heavy.calls:
-                func(*args, **kwargs)
+        run()
         optimizer.step()
 
     return step
 
 
+def replayed(run: Callable[[], None]) -> Callable[[], None]:
+    """On a GPU, without the time that it takes to start each kernel."""
+    side, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        run()
+    torch.cuda.current_stream().wait_stream(side)
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
+
+
 class NumPyro:
     """NumPyro's steps, in a process of its own that waits for its turn."""
 
-    def __init__(self, python: str, net: str, batch: int) -> None:
+    def __init__(self, python: str, net: str, batch: int, steps: int) -> None:
         script = str(Path(__file__).with_name("step_numpyro.py"))
-        sizes = [str(each) for each in (net, batch, LATENTS, HIDDEN[0], *CHANNELS)]
+        sizes = [str(each) for each in (net, steps, batch, LATENTS, HIDDEN[0], *CHANNELS)]
         self.process = subprocess.Popen(
             [python, script, *sizes], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -186,9 +200,9 @@ def measure(net: str, batch: int, arguments: argparse.Namespace) -> dict[str, li
     x = torch.bernoulli(torch.full((batch, FEATURES), 0.3)).to(arguments.device)
     torch.compiler.reset()
     steps = {name: make(net, x) for name, make in CONTESTANTS.items() if name in arguments.only}
-    peer = NumPyro(arguments.numpyro, net, batch) if arguments.numpyro else None
+    peer = NumPyro(arguments.numpyro, net, batch, arguments.steps) if arguments.numpyro else None
     turns: dict[str, Callable[[], float]] = {
-        name: lambda step=step: timed(step, x.is_cuda) for name, step in steps.items()
+        name: lambda step=step: timed(step, arguments.steps, x.is_cuda) for name, step in steps.items()
     }
     if peer is not None:
         turns |= {name: lambda form=form: peer.turn(form) for name, form in NUMPYRO.items()}
@@ -203,15 +217,15 @@ def measure(net: str, batch: int, arguments: argparse.Namespace) -> dict[str, li
     return times
 
 
-def timed(step: Step, on_gpu: bool) -> float:
+def timed(step: Step, steps: int, on_gpu: bool) -> float:
     if on_gpu:
         torch.cuda.synchronize()
     started = time.perf_counter()
-    for _ in range(AT_ONCE):
+    for _ in range(steps):
         step()
     if on_gpu:
         torch.cuda.synchronize()
-    return (time.perf_counter() - started) / AT_ONCE
+    return (time.perf_counter() - started) / steps
 
 
 def machine(device: str) -> str:
@@ -242,6 +256,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=20, help="of a turn")
     parser.add_argument("--nets", nargs="*", default=["mlp", "conv"], choices=["mlp", "conv"])
     parser.add_argument("--batches", nargs="*", type=int, default=[128, 1024])
     parser.add_argument("--device", default="cpu")
@@ -253,7 +268,12 @@ def main() -> None:
     print(where)
     if not arguments.numpyro:
         print("NumPyro is left out: name the Python of an environment that has it, --numpyro PYTHON")
-    results: dict[str, Any] = {"machine": where, "rounds": arguments.rounds, "seconds": {}}
+    results: dict[str, Any] = {
+        "machine": where,
+        "rounds": arguments.rounds,
+        "steps": arguments.steps,
+        "seconds": {},
+    }
     for net in arguments.nets:
         for batch in arguments.batches:
             title = f"one step, {net}, batch {batch}"

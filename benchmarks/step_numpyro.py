@@ -1,6 +1,6 @@
 """The steps of NumPyro, for benchmarks/step.py, which starts this in an environment of its own.
 
-    python benchmarks/step_numpyro.py mlp|conv BATCH LATENTS HIDDEN CHANNELS CHANNELS
+    python benchmarks/step_numpyro.py mlp|conv STEPS BATCH LATENTS HIDDEN CHANNELS CHANNELS
 
 For each line on standard input, "update" or "loop", it takes steps in that form (jitted svi.update, one
 call a step; 50 of them within one fori_loop) and prints the seconds of one.
@@ -21,7 +21,7 @@ from numpyro.infer import SVI, Trace_ELBO
 
 SIDE = 28
 FEATURES = SIDE * SIDE
-UPDATES, LOOP = 5, 50
+LOOP = 50
 
 
 def uniform(name: str, shape: tuple[int, ...], fan_in: int):
@@ -66,7 +66,7 @@ def decoder(net: str, z, hidden: int, channels: list[int]):
 def main() -> None:
     """Compile, say so, and take steps when asked."""
     net, sizes = sys.argv[1], [int(each) for each in sys.argv[2:]]
-    batch, latents, hidden, *channels = sizes
+    updates, batch, latents, hidden, *channels = sizes
 
     def model(x):
         with numpyro.plate("data", batch):
@@ -90,12 +90,12 @@ def main() -> None:
     for line in sys.stdin:
         started = time.perf_counter()
         if line.strip() == "update":
-            for _ in range(UPDATES):
+            for _ in range(updates):
                 state, _ = update(state, x)
         else:
             state = loop(state, x)
         jax.block_until_ready(state)
-        steps = UPDATES if line.strip() == "update" else LOOP
+        steps = updates if line.strip() == "update" else LOOP
         print((time.perf_counter() - started) / steps, flush=True)
 
 

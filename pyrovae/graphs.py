@@ -61,6 +61,7 @@ class Graphs:
         self.precision: Precision = precision
         self.backend: Backend = backend
         self.finite = finite
+        self.edits, self.most_edits = 0, MOST
         self.worth: Callable[[int], bool] | None = None  # whether a graph of so many nodes is to be compiled
         self.names: list[str] = []  # of parameters met in Pyro's store
         self.seconds = 0.0  # spent on making graphs
@@ -131,9 +132,19 @@ class Graphs:
         return self._graphs[key]
 
     def _forget_if_edited(self) -> None:
-        if self._watched().changed_since(self._watch):  # type: ignore[arg-type]
-            self._graphs.clear()
-            self._watch, self.cause = None, None
+        edited = self._watched().changed_since(self._watch)  # type: ignore[arg-type]
+        if edited is None:
+            return
+        self._graphs.clear()
+        self._watch, self.cause = None, None
+        self.edits += 1
+        if self.edits > self.most_edits:
+            self._watch = self._watched()
+            self.cause = f"'{edited}' is edited again and again"
+            self._warn(
+                f"{self.cause}, and each time needs another graph: runs without one; let what changes be a "
+                f"tensor, or a schedule of the objective"
+            )
 
     def _watched(self) -> Watch:
         return Watch([*self.programs, self.objective], self.names)
@@ -197,6 +208,9 @@ class Graphs:
         device = tensors[0].device if tensors else torch.device("cpu")
         values = torch.zeros(max(len(first.schedules), 1), dtype=torch.float64, device=device)
         has: list[bool] = []
+        finite: Any = None
+        if self.finite and gradients:  # what can be looked at for nothing is made by torch's own sum
+            finite = "after" if device.type == "cpu" else "inside"
 
         def outputs() -> tuple[Tensor, ...]:
             with self._clocked(_Live(values)), torch.set_grad_enabled(gradients), _without_grad(wanted):
@@ -212,7 +226,7 @@ class Graphs:
             has.extend(gradient is not None for gradient in found)
             kept: list[Tensor] = [gradient for gradient in found if gradient is not None]
             outputs = [loss.detach(), *(each.detach() for each in more)]
-            if self.finite:  # one number to look at: a sum is not finite where a term is not
+            if finite == "inside":  # one number to look at: a sum is not finite where a term is not
                 outputs.append(torch.stack([each.detach().sum().double() for each in (loss, *kept)]).sum())
             return *outputs, *kept
 
@@ -247,7 +261,7 @@ class Graphs:
             wanted,
             has,
             gradients,
-            self.finite and gradients,
+            finite,
         )
 
     @contextmanager

@@ -77,7 +77,8 @@ class Stepper:
         self.code: Code | None = None
         self.direct = DirectStep(optimizer)
         self.eager_time = math.inf
-        self.times: list[float] = []
+        self.times: list[float] = []  # of eager steps
+        self.compiled_times: list[float] = []
         self.watched = _Ahead(optimizer) if _runs_ahead(optimizer, parameters) else None
 
     def step(self, batch: tuple[Tensor, ...], where: str, *, check: bool) -> Tensor:
@@ -98,7 +99,7 @@ class Stepper:
         if shape != self.shape or self.compile is False:
             return self._eagerly(batch, where)
         if self.compile == "auto" and len(self.times) < WARM + LOOK:
-            return self._timed(self._eagerly, batch, where)
+            return self._timed(self.times, self._eagerly, batch, where)
         if self.compile == "auto" and math.isinf(self.eager_time):
             self._decide()
             if self.compile is False:
@@ -106,6 +107,14 @@ class Stepper:
         code = self._code(batch, where, check=check)
         if code is None:
             return self._eagerly(batch, where)
+        if self.compile == "auto" and len(self.compiled_times) < WARM + LOOK:
+            sums = self._timed(self.compiled_times, self._compiled, code, batch, where, check)
+            if len(self.compiled_times) == WARM + LOOK:
+                self.compile = statistics.median(self.compiled_times[WARM:]) < self.eager_time
+            return sums
+        return self._compiled(code, batch, where, check)
+
+    def _compiled(self, code: Code, batch: tuple[Tensor, ...], where: str, check: bool) -> Tensor:
         state = _random_state(self.parameters[0].device)
         return self._taken(self.graphs.take(code, batch, fresh=False), batch, where, state, check=check)
 
@@ -132,12 +141,12 @@ class Stepper:
         loss = self.meter.forward(*batch)
         return loss, self.meter.sums(loss)
 
-    def _timed(self, step: Callable[..., Tensor], *args: Any) -> Tensor:
+    def _timed(self, times: list[float], step: Callable[..., Tensor], *args: Any) -> Tensor:
         self._wait()
         started = time.perf_counter()
         sums = step(*args)
         self._wait()
-        self.times.append(time.perf_counter() - started)
+        times.append(time.perf_counter() - started)
         return sums
 
     def _wait(self) -> None:
@@ -151,6 +160,7 @@ class Stepper:
         if saved < seconds_to_compile(0):
             self.compile = False
         self.graphs.worth = lambda nodes: saved > seconds_to_compile(nodes)
+        self.graphs.most_edits = 1  # what is edited each epoch would be compiled each epoch
 
     def _taken(
         self, result: Result, batch: tuple[Tensor, ...], where: str, state: Tensor, *, check: bool
@@ -162,7 +172,7 @@ class Stepper:
         total: Any = result.finite
         if self.watched is not None:
             self.watched.step(total, (batch, where, state), self._blame)
-        elif not math.isfinite(total.item()):
+        elif not math.isfinite(total):
             self._blame(batch, where, state)
         self.direct(check=check)
         return result.more[0]

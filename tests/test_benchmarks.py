@@ -12,7 +12,14 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 def test_step_prints_every_contestant_and_keeps_the_times(tmp_path):
     some = ["plain PyTorch, eager", "stock Pyro SVI", "pyrovae, eager", "floor: products and Adam"]
-    arguments = ["--rounds=2", "--batches=8", f"--json={tmp_path / 'step.json'}", "--only", *some]
+    arguments = [
+        "--rounds=2",
+        "--steps=2",
+        "--batches=8",
+        f"--json={tmp_path / 'step.json'}",
+        "--only",
+        *some,
+    ]
     command = [sys.executable, FOLDER / "step.py", *arguments]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     assert said[1].startswith("NumPyro is left out")

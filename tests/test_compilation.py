@@ -390,6 +390,21 @@ def test_a_number_that_a_function_closes_over_is_noticed():
     assert gradients_of(compiled, x)[0].item() == pytest.approx(0.5 * first.item())
 
 
+def test_what_is_edited_again_and_again_runs_as_before_with_one_warning():
+    vae, x = a_vae(), binary(5)
+    vae.likelihood.net.beta = 0
+    compiled = compiled_of(Trace_ELBO()(vae.model, vae.guide), x)
+    for beta in range(1, 9):
+        vae.likelihood.net.beta = beta
+        compiled(x)
+    vae.likelihood.net.beta = 9
+    with pytest.warns(UserWarning, match="'likelihood.net.beta' is edited again and again"):
+        compiled(x)
+    for beta in (10, 11):
+        vae.likelihood.net.beta = beta
+        compiled(x)
+
+
 def test_a_schedule_goes_on():
     """What a clock's schedule gives is an input of the graph."""
     vae, x = a_vae(), binary(5)
