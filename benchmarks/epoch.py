@@ -4,10 +4,10 @@
                                [--pythae PYTHON] [--only NAME ...] [--json runs/epoch.json]
 
 The contestants take turns, a round each. What is timed is an epoch as a user gets it: order, batches, steps
-and what is kept of them. Plain PyTorch and stock Pyro draw their batches from a DataLoader, as their tutorials
-do. pyrovae's time is that of the later epochs of one fit, by its history; what compiling took is told
-beside it, since it is paid once a run. pythae trains by its own trainer, in a process of its own, in an
-environment that holds it (`python -m venv pythae; pythae/bin/pip install pythae`), and is left out without one.
+and what is kept of them. Plain PyTorch and stock Pyro draw their batches from a DataLoader, as their
+tutorials do. pyrovae's time is that of the later epochs of one fit, by its history; what compiling took is
+told beside it, since it is paid once a run. pythae trains by its own trainer, in a process of its own, in an
+environment that holds it (`python -m venv pythae; pythae/bin/pip install pythae`), left out without one.
 """
 
 from __future__ import annotations

@@ -57,8 +57,8 @@ def certify(
     The mean is called known where no check finds more than importance sampling, on average or of any datum;
     no more than a tenth of the data are doubtful, which are left out of it; annealing comes near enough to
     be a check at all; and two Monte Carlo errors, the expected bias and the most that the checks leave open
-    come to less than the tolerance. The upper bound is of data of the model's own: where the model is bad these
-    differ from the real ones, for which annealing from the prior stands alone.
+    come to less than the tolerance. The upper bound is of data of the model's own: where the model is bad
+    these differ from the real ones, for which annealing from the prior stands alone.
 
     Args:
         model: Pyro program of p(x, z).
