@@ -155,7 +155,7 @@ def replayed(run: Callable[[], None]) -> Callable[[], None]:
     torch.cuda.current_stream().wait_stream(side)
     with torch.cuda.graph(graph):
         run()
-    return graph.replay
+    return lambda run=run: graph.replay()  # what it runs on has to stay
 
 
 class NumPyro:
