@@ -47,6 +47,7 @@ def ais_log_weights(model: Program, guide: Program, *args: Any, **keywords: Any)
     """The log-weights of :func:`ais` alone: ``[num_samples, batch]``, for the same reductions as any.
 
     Example:
+        >>> import torch
         >>> from pyrovae.testing import LinearGaussian
         >>> oracle = LinearGaussian(torch.ones(3, 1), widen=3.0)
         >>> x = oracle.sample(2)
@@ -101,6 +102,7 @@ def ais(
         Analysis of Decoder-Based Generative Models, 2017. arXiv:1611.04273
 
     Example:
+        >>> import torch
         >>> from pyrovae.testing import LinearGaussian
         >>> oracle = LinearGaussian(torch.ones(3, 1), widen=3.0)
         >>> x = oracle.sample(2)
@@ -166,6 +168,7 @@ def bdmc(
         arXiv:1511.02543
 
     Example:
+        >>> import torch
         >>> from pyrovae.testing import LinearGaussian
         >>> oracle = LinearGaussian(torch.ones(3, 1), widen=3.0)
         >>> bounds = bdmc(oracle.model, oracle.guide, torch.zeros(5, 3), num_temperatures=50)

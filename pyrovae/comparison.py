@@ -18,6 +18,9 @@ __all__ = ["Comparison", "Difference", "compare"]
 PRIVATE = ("seed", "torch", "weights", "proposal", "chosen", "compiled")
 """Conventions that may differ between results that are compared."""
 
+ROUNDING = 1e-4
+"""Nats by which float32 alone may set two results apart."""
+
 FIRST = ("dataset", "split", "binarisation", "dequantisation", "rows", "fingerprint", "method", "target_se")
 """Conventions in the order in which a difference is told."""
 
@@ -76,7 +79,7 @@ class Difference:
         from scipy.stats import norm, t  # a second, which the command line would wait for
 
         sure = t.ppf(norm.cdf(SURE), self.degrees)
-        if abs(self.difference) - abs(self.bias) <= sure * self.error:
+        if abs(self.difference) - abs(self.bias) <= max(sure * self.error, ROUNDING):
             return "too close to call"
         return "better" if self.difference > 0 else "worse"
 

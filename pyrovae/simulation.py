@@ -79,8 +79,8 @@ def _check_data_are_drawn(model: Program, drawn: Simulated, caller: str) -> None
         check_same_densities(drawn.trace, again)
     except ValueError as error:
         raise ValueError(
-            f"{caller}: the model's densities use the data themselves (as an autoregressive decoder's do), "
-            f"so that data drawn with others in their place are none of the model's"
+            f"{caller}: run on data that it drew, the model gives them another density: it uses the data "
+            f"themselves, as an autoregressive decoder does, or site= is in another order than the arguments"
         ) from error
 
 

@@ -10,6 +10,8 @@ from helpers import psislw_of_arviz
 from pyro import poutine
 
 import pyrovae as pv
+from pyrovae.importance import draws_in_a_pass
+from pyrovae.programs import inspect
 from pyrovae.streams import stream
 from pyrovae.testing import LinearGaussian
 
@@ -122,7 +124,8 @@ def weigh_and_keep(oracle, x, num_samples):
         kept.append(poutine.trace(oracle.guide).get_trace(x).nodes["z"]["value"])
 
     weights = pv.log_weights(oracle.model, guide, x, num_samples=num_samples)
-    return weights, torch.cat(kept[-math.ceil(num_samples / 128) :])
+    at_once = draws_in_a_pass(inspect(oracle.model, oracle.guide, x), (x,))
+    return weights, torch.cat(kept[-math.ceil(num_samples / at_once) :])
 
 
 def test_equal_weights_give_the_sample_mean_and_its_error():
