@@ -21,6 +21,9 @@ test-all: $(VENV)/done
 
 bench: $(VENV)/done
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/epoch.py
+	$(BIN)/python benchmarks/evidence_throughput.py
+	$(BIN)/python benchmarks/scaling.py
 
 lint: $(VENV)/done
 	$(BIN)/ruff check .

@@ -114,6 +114,7 @@ class _Train:
                 validation=dataset.validation,
                 callbacks=[keeper],
                 seed=recipe.seed,
+                compile=False,  # "auto" goes by time: a recipe would not always give the same weights
             )
         except KeyboardInterrupt:
             keeper.save()

@@ -239,7 +239,7 @@ def _difference(runs: list[Evaluation], against: list[Evaluation] | None) -> Dif
         math.sqrt(sum(part for part, _ in training)) if training else nan,
         (_bias(runs) - _bias(against)).item(),
         beyond,
-        _degrees([(test_set, n - 1), *training], draws),
+        _degrees([(test_set, n - 1), *training], 0.0 if math.isnan(draws) else draws),
     )
 
 

@@ -59,7 +59,7 @@ class Estimator:
 
     def columns(self, tile: Tile) -> dict[str, Tensor]:
         """Every column of a result, for each row of data of a tile."""
-        with plain_errors(tile.name), remembering(), networks_in(self.precision):
+        with plain_errors(tile.name), remembering(), networks_in(self.precision), self.score.settled():
             if self.score.compile:
                 traces(self.model, self.guide, tile.arguments, {})  # a graph does not look at the data
             tally = self._drawn(self.guide, tile, "evaluate")

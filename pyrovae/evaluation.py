@@ -19,7 +19,7 @@ from pyrovae.proposals import TRIED, Proposal, choose
 from pyrovae.reductions import check_count
 from pyrovae.remembering import remembering
 from pyrovae.results import FIELDS, Evaluation
-from pyrovae.scoring import Scorer
+from pyrovae.scoring import Scorer, compiled_scorer
 from pyrovae.streams import stream
 from pyrovae.tiles import ROWS_IN_A_TILE, Memory, Tile, look, spaced, tiles
 
@@ -158,7 +158,7 @@ def evaluate(
                     num_temperatures if method == "ais" else None,
                     seed,
                     memory,
-                    Scorer(model, compile=compile, precision=precision),
+                    compiled_scorer(model, precision) if compile else Scorer(model, precision=precision),
                     precision,
                 )
             if structure.rows < ROWS_IN_A_TILE:

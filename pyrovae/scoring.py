@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import pyro
@@ -16,7 +18,16 @@ from pyrovae.programs import Program, Site, Structure, log_density, sample_sites
 if TYPE_CHECKING:
     from pyrovae.graphs import Graphs
 
-__all__ = ["Latents", "Scorer", "by_datum", "in_place", "latents_of", "run_on", "sum_by_datum"]
+__all__ = [
+    "Latents",
+    "Scorer",
+    "by_datum",
+    "compiled_scorer",
+    "in_place",
+    "latents_of",
+    "run_on",
+    "sum_by_datum",
+]
 
 Latents = dict[str, tuple[Tensor, dict[str, Any]]]
 """By site, the values ``[draws, ...]`` and what the program that drew them said of inference."""
@@ -33,6 +44,7 @@ class Scorer:
 
     def __init__(self, model: Program, *, compile: bool = False, precision: Precision = "float32") -> None:
         self.model, self.compile, self.precision = model, compile, precision
+        self._looked: bool | None = None  # within settled(), whether for edits was looked already
         self._how: tuple[dict[str, Any], Structure, str] | None = None
 
     def __call__(
@@ -62,11 +74,21 @@ class Scorer:
         if self.compile and values:
             if size is not None and size > draws:
                 values = {name: _filled(value, size) for name, value in values.items()}
-            result = self.graphs.run((values, args, kwargs), {}, gradients=False)
+            result = self.graphs.run((values, args, kwargs), {}, gradients=False, check=not self._looked)
+            self._looked = None if self._looked is None else True
             if result is not None:
                 return result.loss[:draws], result.more[0][:draws]
         with networks_in(self.precision):
             return self._sums(run_on(self.model, latents, args, kwargs, structure, draws, plate), structure)
+
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        """Inside, the model stays as it is, and the first call alone looks for edits."""
+        self._looked = False
+        try:
+            yield
+        finally:
+            self._looked = None
 
     @cached_property
     def graphs(self) -> Graphs:
@@ -90,6 +112,15 @@ class Scorer:
             sum_by_datum([site for site in sites if site["is_observed"]], structure),
             sum_by_datum([site for site in sites if not site["is_observed"]], structure),
         )
+
+
+@lru_cache(maxsize=1)
+def compiled_scorer(model: Program, precision: Precision) -> Scorer:
+    """The compiled scorer of a model, kept for as long as no other is asked for: making graphs takes seconds.
+
+    An edit of the model is noticed, and the graph made anew.
+    """
+    return Scorer(model, compile=True, precision=precision)
 
 
 def latents_of(drawn: poutine.Trace, rows: slice) -> Latents:
