@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyrovae.annealing import ais_log_weights, bdmc
 from pyrovae.batching import Data
-from pyrovae.evaluation import evaluate, proposal_for
+from pyrovae.evaluation import FEWEST_TO_STOP, evaluate, proposal_for
 from pyrovae.parameters import check_positive
 from pyrovae.programs import Program, mode, modules_of
 from pyrovae.proposals import has_a_density
@@ -64,7 +64,7 @@ def certify(
         model: Pyro program of p(x, z).
         guide: Pyro program of q(z | x).
         data: As :func:`pyrovae.evaluate` takes it.
-        num_samples: Draws per datum.
+        num_samples: Draws per datum, 100 at least where there is a target.
         proposal: As of :func:`pyrovae.evaluate`.
         target_se: Standard error that every datum is to reach.
         max_samples: Most draws of one datum.
@@ -113,7 +113,7 @@ def certify(
             model,
             guide,
             x,
-            num_samples=num_samples,
+            num_samples=num_samples if target_se is None else max(num_samples, FEWEST_TO_STOP),
             proposal=None if chosen.program is guide else chosen.program,
             max_samples=max_samples,
             target_se=target_se,

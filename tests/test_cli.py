@@ -252,7 +252,15 @@ def test_evaluate_takes_proposals_targets_annealing_and_certificates(a_run, caps
     assert not list(folder.glob("*.partial"))
     assert "proposal:" not in said(*arguments, "--proposal", "guide")
     assert "rows above the target of 0.5 nats" in said(
-        *arguments, "--target-se", "0.5", "--max-samples", "60", "--proposal", "widened"
+        *arguments[:2],
+        "--num-samples",
+        "100",
+        "--target-se",
+        "0.5",
+        "--max-samples",
+        "200",
+        "--proposal",
+        "widened",
     )
     certificate = said(*arguments, "--certify", "--proposal", "guide", "--num-temperatures", "3")
     verdict = certificate.splitlines()[0]
