@@ -201,7 +201,7 @@ class Certificate:
         )
         checks = [check for check in (self.annealed, self.lower, self.upper) if check is not None]
         table = ["", header, *map(str, checks)] if checks else []
-        if checks:
+        if checks and not self._missed():
             clean = len(checks[-1].excess)
             table.append(f"of {clean} data none is off: up to {min(3 / clean, 1):.0%} of all may be (at 95%)")
         cost = f"importance sampling of {len(self.evaluation):,} data took {self.seconds:.0f} s"

@@ -29,6 +29,7 @@ def test_the_truth_lies_within_the_stated_error(latents):
     x = pair.sample(200)
     found = certify(pair.model, pair.guide, x, num_temperatures=100)
     assert found.known, found.verdict
+    assert "of 24 data none is off: up to 12% of all may be (at 95%)" in str(found)
     off = abs(found.evaluation.log_evidence.mean() - pair.log_evidence(x).double().mean()).item()
     assert off < found.within < 0.3
     mean = found.evaluation.log_evidence.mean().item()
@@ -77,6 +78,7 @@ def test_a_mode_that_is_missed_with_a_green_k_hat_is_found(proposal):
     assert found.upper.mean > 0.3
     lines = str(found).splitlines()
     assert lines[0] == found.verdict
+    assert "none is off" not in str(found)
     assert any(line.startswith("annealing from the prior  ") for line in lines)
 
 
