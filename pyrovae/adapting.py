@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions.transforms import identity_transform
 
 from pyrovae.distributions import MultivariateStudentT
+from pyrovae.importance import draws_at_once
 from pyrovae.parameters import check_positive
 from pyrovae.programs import Program, Structure, inspect
 from pyrovae.reductions import check_count, ess
@@ -111,7 +112,8 @@ class Adapted(nn.Module):
             structure = inspect(model, guide, *args)
             # A dim further left than the draws' own: this runs inside of theirs.
             inner = structure._replace(draws_dim=structure.draws_dim - 1)
-            path = Path(model, guide, args, inner, plate="_adapting")
+            at_once = draws_at_once(inner, args)
+            path = Path(model, guide, args, inner, chunk_size=at_once, plate="_adapting")
             loc, tril = (each.to(path.scale[0]) for each in fit(path, self.rounds, self.num_samples, self.df))
         shape = (len(loc), *[1] * (-structure.dim - 1))
         q = MultivariateStudentT(self.df, loc.reshape(*shape, -1), tril.reshape(*shape, *tril.shape[1:]))
@@ -169,7 +171,8 @@ def _temper(log_weights: Tensor, least: float) -> Tensor:
 
 def _target(path: Path, z: Tensor) -> Tensor:
     """Log p(x, z) and the volume of the coordinates, ``[draws, rows]``, some draws at a time."""
-    return torch.cat([path.target(chunk) for chunk in path.chunks(_points(path, z))])
+    (found,) = path.by_chunks(lambda chunk: (path.target(chunk),), _points(path, z))
+    return found
 
 
 def _flat(path: Path, points: Point) -> Tensor:

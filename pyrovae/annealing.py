@@ -88,7 +88,9 @@ def ais(
         num_steps: Leapfrog steps of a move.
         schedule: "sigmoid", slow at both ends, or "linear".
         start: "guide" or "prior"; the prior does without the guide's densities, and takes longer.
-        chunk_size: Chains that the model scores at once; smaller needs less memory.
+        chunk_size: Chains that the model scores at once, where the usual pass of 1,024 chains times data on
+            the CPU and 16,384 on a GPU needs more memory than there is. A pass of another shape may round
+            otherwise, and a rounding can decide whether a move is accepted: larger values change nothing.
         seed: Of all noise.
 
     Returns:
@@ -154,7 +156,7 @@ def bdmc(
         schedule: "sigmoid" or "linear".
         start: "guide" or "prior".
         site: The model's site of the data.
-        chunk_size: Chains that the model scores at once.
+        chunk_size: As in :func:`ais`.
         seed: Of all noise.
 
     Returns:

@@ -100,7 +100,7 @@ class Estimator:
                 *tile.arguments,
                 num_samples=self.num_samples,
                 num_temperatures=self.num_temperatures,
-                chunk_size=chunk_size,
+                chunk_size=chunk_size if self.memory.halved else None,
                 seed=seed_of("evaluate by ais", self.seed, tile.position),
             )
 

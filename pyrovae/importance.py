@@ -130,7 +130,9 @@ def draws_at_once(structure: Structure, args: tuple[Any, ...]) -> int:
     return min(chunk_limit.get() or draws_in_a_pass(structure, args), draws_in_a_pass(structure, args))
 
 
-def draws_in_a_pass(structure: Structure, args: tuple[Any, ...]) -> int:
-    """Draws of each datum that the guide makes at once, on the device that the data are on."""
+def draws_in_a_pass(
+    structure: Structure, args: tuple[Any, ...], rows_at_once: dict[str, int] = ROWS_IN_A_PASS
+) -> int:
+    """Draws of each datum in a pass of so many rows, by the device that the data are on."""
     device = next((each.device.type for each in args if isinstance(each, Tensor)), "cpu")
-    return max(ROWS_IN_A_PASS.get(device, ROWS_IN_A_PASS["cpu"]) // structure.rows, 1)
+    return max(rows_at_once.get(device, rows_at_once["cpu"]) // structure.rows, 1)

@@ -23,6 +23,7 @@ __all__ = [
     "Scorer",
     "by_datum",
     "compiled_scorer",
+    "filled",
     "in_place",
     "latents_of",
     "run_on",
@@ -73,7 +74,7 @@ class Scorer:
         self._how = {name: infer for name, (_, infer) in latents.items()}, structure, plate
         if self.compile and values:
             if size is not None and size > draws:
-                values = {name: _filled(value, size) for name, value in values.items()}
+                values = {name: filled(value, size) for name, value in values.items()}
             result = self.graphs.run((values, args, kwargs), {}, gradients=False, check=not self._looked)
             self._looked = None if self._looked is None else True
             if result is not None:
@@ -172,5 +173,8 @@ def in_place(values: Tensor, structure: Structure, event_dim: int) -> Tensor:
     return values.reshape(*shape, *[1] * event_dim)
 
 
-def _filled(value: Tensor, size: int) -> Tensor:
+def filled(value: Tensor, size: int) -> Tensor:
+    """So many draws, the last one repeated."""
+    if len(value) == size:
+        return value
     return torch.cat([value, value[-1:].expand(size - len(value), *value.shape[1:])])

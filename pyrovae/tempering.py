@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -12,10 +12,10 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.coordinates import Coordinates, coordinates
-from pyrovae.importance import draws_at_once
+from pyrovae.importance import draws_in_a_pass
 from pyrovae.programs import Program, Site, Structure, inspect, mode, modules_of, plain_errors, sample_sites
 from pyrovae.reductions import check_count
-from pyrovae.scoring import Latents, Scorer, run_on, sum_by_datum
+from pyrovae.scoring import Latents, Scorer, filled, run_on, sum_by_datum
 from pyrovae.streams import stream
 
 __all__ = ["Annealed", "Path", "anneal", "moving", "path_between", "temperatures", "tune"]
@@ -25,6 +25,9 @@ WANTED = 0.65
 
 TUNING_CHAINS = 4
 """Chains that are enough to tune by."""
+
+ROWS_AT_ONCE = {"cpu": 2**10, "cuda": 2**14}
+"""Chains times data of a pass. Fixed, as long as they fit: a rounding decides whether a move is accepted."""
 
 Point = list[Tensor]
 
@@ -53,13 +56,12 @@ class Path:
         args: Any,
         structure: Structure,
         start: str = "guide",
-        chunk_size: int | None = None,
+        chunk_size: int = 1,
         plate: str = "_chains",
     ) -> None:
         self.plate, self.score = plate, Scorer(model)
         self.model, self.guide, self.args, self.structure = model, guide, args, structure
-        self.from_prior = start == "prior"
-        self.chunk_size = draws_at_once(structure, args) if chunk_size is None else chunk_size
+        self.from_prior, self.chunk_size = start == "prior", chunk_size
         with torch.no_grad():
             latents, again = (self._latents(self._run(model, self._run(guide, None, 1), 1)) for _ in "ab")
             self.space: Coordinates = coordinates(latents, again, structure)
@@ -78,10 +80,20 @@ class Path:
         free = self.space.free(self._values(truth))
         return [point.expand(num_samples, *point.shape[1:]).clone() for point in free]
 
-    def chunks(self, point: Point) -> Iterator[Point]:
-        """The chains of a point, some at a time."""
-        for start in range(0, len(point[0]), self.chunk_size):
-            yield [each[start : start + self.chunk_size] for each in point]
+    def by_chunks(self, function: Callable[[Point], Sequence[Tensor]], point: Point) -> list[Tensor]:
+        """What a function gives of each chain, of some at a time, and of as many each time.
+
+        Numbers depend in their last bits on the shape of the pass they were computed in: the last chunk is
+        filled up to the size of the others.
+        """
+        chains = len(point[0])
+        if chains <= self.chunk_size:
+            return [each.contiguous() for each in function(point)]
+        found = []
+        for start in range(0, chains, self.chunk_size):
+            chunk = [each[start : start + self.chunk_size] for each in point]
+            found.append(function([filled(each, self.chunk_size) for each in chunk]))
+        return [torch.cat(each)[:chains] for each in zip(*found, strict=True)]
 
     def ends(self, point: Point) -> tuple[Tensor, Tensor]:
         """Log densities of the start and of the target, ``[S, batch]`` each."""
@@ -147,7 +159,9 @@ def path_between(
     if start not in ("guide", "prior"):
         raise ValueError(f"ais: start must be 'guide' or 'prior', got '{start}'")
     with mode(modules_of(model, guide), training=False), plain_errors(), stream("ais, path", seed):
-        path = Path(model, guide, args, inspect(model, guide, *args), start, chunk_size)
+        structure = inspect(model, guide, *args)
+        at_once = draws_in_a_pass(structure, args, ROWS_AT_ONCE)
+        path = Path(model, guide, args, structure, start, min(chunk_size or at_once, at_once))
         if start == "guide":
             _check_no_auxiliary(poutine.trace(guide).get_trace(*args))
     return path
@@ -179,7 +193,8 @@ def tune(path: Path, betas: Tensor, num_samples: int, num_steps: int) -> Tensor:
 
 def anneal(path: Path, point: Point, betas: Tensor, steps: Tensor | None, num_steps: int) -> Annealed:
     """Weigh and move by turns; step sizes are tuned on the way where none are given."""
-    start, target = _values(path, point)
+    with torch.no_grad():
+        start, target = path.by_chunks(path.ends, point)
     log_weights, moves, used = torch.zeros_like(start), [], []
     log_step = torch.full_like(start[0], 0.25).log()
     for turn, (before, now) in enumerate(zip(betas[:-1].tolist(), betas[1:].tolist(), strict=True)):
@@ -197,24 +212,18 @@ def anneal(path: Path, point: Point, betas: Tensor, steps: Tensor | None, num_st
     return Annealed(log_weights, acceptance, step_size)
 
 
-def _values(path: Path, point: Point) -> tuple[Tensor, Tensor]:
-    with torch.no_grad():
-        start, target = zip(*map(path.ends, path.chunks(point)), strict=True)
-    return torch.cat(start), torch.cat(target)
-
-
 def _slope(path: Path, point: Point, beta: float) -> tuple[Point, Tensor, Tensor]:
     """The gradient of log pi_beta, and the two log densities."""
-    slopes, starts, targets = [], [], []
-    for chunk in path.chunks(point):
+
+    def of_chunk(chunk: Point) -> list[Tensor]:
         leaves = [each.detach().requires_grad_() for each in chunk]
         with torch.enable_grad():
             start, target = path.ends(leaves)
-            mixed = (1 - beta) * start + beta * target
-            slopes.append(torch.autograd.grad(mixed.sum(), leaves))
-        starts.append(start.detach())
-        targets.append(target.detach())
-    return [torch.cat(each) for each in zip(*slopes, strict=True)], torch.cat(starts), torch.cat(targets)
+            slope = torch.autograd.grad(((1 - beta) * start + beta * target).sum(), leaves)
+        return [*slope, start.detach(), target.detach()]
+
+    *slope, start, target = path.by_chunks(of_chunk, point)
+    return slope, start, target
 
 
 def _move(
@@ -223,7 +232,8 @@ def _move(
     """One Hamiltonian move of every chain, accepted or refused chain by chain."""
     space = path.space
     sizes = [space.spread(step[None], each) * scale for each, scale in zip(point, path.scale, strict=True)]
-    momentum = [torch.randn_like(each) for each in point]
+    # Contiguous: which number is whose depends on how it lies in memory.
+    momentum = [torch.randn_like(each, memory_format=torch.contiguous_format) for each in point]
     kinetic = space.square(momentum)
     there = point
     slope, _, _ = _slope(path, there, beta)
@@ -235,7 +245,7 @@ def _move(
     gain = (1 - beta) * (new_start - start) + beta * (new_target - target)
     log_ratio = gain - 0.5 * (space.square(momentum) - kinetic)
     chance = log_ratio.nan_to_num(nan=-torch.inf).clamp(max=0).exp()
-    accepted = torch.rand_like(chance) < chance
+    accepted = torch.rand_like(chance, memory_format=torch.contiguous_format) < chance
     kept = [torch.where(space.spread(accepted, old), new, old) for new, old in zip(there, point, strict=True)]
     start, target = torch.where(accepted, new_start, start), torch.where(accepted, new_target, target)
     return kept, start, target, chance

@@ -148,10 +148,13 @@ class Memory:
 
     Args:
         chunk_size: Draws to begin with; as many as a pass has if not given.
+
+    Attributes:
+        halved: Whether they were.
     """
 
     def __init__(self, chunk_size: int | None) -> None:
-        self.chunk_size = chunk_size
+        self.chunk_size, self.halved = chunk_size, False
 
     def run(self, compute: Callable[[int | None], Value], draws: int) -> Value:
         """What ``compute(chunk_size)`` gives, once it fits; each try starts from the beginning.
@@ -179,7 +182,7 @@ class Memory:
                     f"evaluate: one draw of {ROWS_IN_A_TILE} rows does not fit into memory ({reason}): "
                     f"use a device that has more"
                 )
-            self.chunk_size = tried // 2
+            self.chunk_size, self.halved = tried // 2, True
             warnings.warn(
                 f"evaluate: {tried} draws at once do not fit into memory, going on with {self.chunk_size}: "
                 f"pass chunk_size={self.chunk_size} to start with it",

@@ -11,7 +11,7 @@ import torch
 from components import a_vae, binary
 
 import pyrovae as pv
-from pyrovae import guides, likelihoods, models, networks, priors
+from pyrovae import guides, likelihoods, models, networks, priors, tempering
 from pyrovae.annealing import ais, ais_log_weights, bdmc
 from pyrovae.testing import LinearGaussian, Quadrature
 
@@ -344,6 +344,32 @@ def test_a_model_that_reads_its_data_cannot_simulate_them():
     assert "run on data that it drew, the model gives them another density" in str(
         pv.certify(model, guide, torch.randn(70, 4), num_temperatures=20, num_checked=10, progress=False)
     )
+
+
+def test_the_chunk_size_changes_no_annealed_chain(monkeypatch):
+    """Of a decoder wide enough that passes of other shapes round otherwise, and flip acceptances."""
+    torch.manual_seed(0)
+    vae = pv.VAE(
+        priors.StandardNormal(20),
+        likelihoods.Bernoulli(networks.MLP(20, 784, hidden=(64,))),
+        guides.Normal(networks.MLP(784, 40)),
+    )
+    x = (torch.rand(3, 784) < 0.3).float()
+    monkeypatch.setitem(tempering.ROWS_AT_ONCE, "cpu", 2 * 64)  # passes of two chains, the last one filled up
+    found = [
+        pv.evaluate(
+            vae.model,
+            vae.guide,
+            x,
+            num_samples=3,
+            method="ais",
+            num_temperatures=4,
+            chunk_size=size,
+            progress=False,
+        ).log_evidence
+        for size in (None, 1, 2, 1000)
+    ]
+    assert all(torch.equal(each, found[0]) for each in found)
 
 
 def test_chains_in_chunks_agree():
