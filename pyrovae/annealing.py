@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from pyrovae.precision import Precision, check_precision, networks_in
 from pyrovae.programs import Program
 from pyrovae.reductions import check_count, log_evidence, standard_error
 from pyrovae.remembering import remembering
 from pyrovae.simulation import simulate
+from pyrovae.slopes import compiled_slopes
 from pyrovae.streams import stream
 from pyrovae.tempering import Annealed, anneal, moving, path_between, temperatures, tune
 
@@ -67,6 +69,8 @@ def ais(
     schedule: str = "sigmoid",
     start: str = "guide",
     chunk_size: int | None = None,
+    compile: bool = False,
+    precision: Precision = "float32",
     seed: int = 0,
 ) -> Annealed:
     r"""Annealed importance sampling: chains move from the guide, or the prior, to p(x, z).
@@ -91,6 +95,8 @@ def ais(
         chunk_size: Chains that the model scores at once, where the usual pass of 1,024 chains times data on
             the CPU and 16,384 on a GPU needs more memory than there is. A pass of another shape may round
             otherwise, and a rounding can decide whether a move is accepted: larger values change nothing.
+        compile: Take gradients through compiled graphs: they take some ten seconds each to make.
+        precision: Of the networks.
         seed: Of all noise.
 
     Returns:
@@ -115,9 +121,12 @@ def ais(
     """
     check_count("ais: num_samples", num_samples)
     check_count("ais: num_steps", num_steps)
+    check_precision(precision)
     betas = temperatures(num_temperatures, schedule)
-    path = path_between(model, guide, args, start, seed, chunk_size)
-    with moving(model, guide), remembering():
+    slopes = compiled_slopes(model, guide, start, precision) if compile else None
+    with networks_in(precision):
+        path = path_between(model, guide, args, start, seed, chunk_size, slopes)
+    with moving(model, guide), remembering(), networks_in(precision):
         with stream("ais, tuning", seed):
             steps = tune(path, betas, num_samples, num_steps)
         with stream("ais", seed):
@@ -135,6 +144,8 @@ def bdmc(
     start: str = "guide",
     site: str = "x",
     chunk_size: int | None = None,
+    compile: bool = False,
+    precision: Precision = "float32",
     seed: int = 0,
 ) -> Bounds:
     r"""Bidirectional Monte Carlo: log p(x) of data drawn from the model, from below and from above.
@@ -157,6 +168,8 @@ def bdmc(
         start: "guide" or "prior".
         site: The model's site of the data.
         chunk_size: As in :func:`ais`.
+        compile: Likewise.
+        precision: Likewise.
         seed: Of all noise.
 
     Returns:
@@ -179,10 +192,13 @@ def bdmc(
     """
     check_count("bdmc: num_samples", num_samples)
     check_count("bdmc: num_steps", num_steps)
+    check_precision(precision)
     betas = temperatures(num_temperatures, schedule)
     truth, args = simulate(model, *args, site=site, caller="bdmc", key=(seed,))
-    path = path_between(model, guide, args, start, seed, chunk_size)
-    with moving(model, guide), remembering():
+    slopes = compiled_slopes(model, guide, start, precision) if compile else None
+    with networks_in(precision):
+        path = path_between(model, guide, args, start, seed, chunk_size, slopes)
+    with moving(model, guide), remembering(), networks_in(precision):
         with stream("ais, tuning", seed):
             steps = tune(path, betas, num_samples, num_steps)
         with stream("ais", seed):

@@ -101,6 +101,8 @@ class Estimator:
                 num_samples=self.num_samples,
                 num_temperatures=self.num_temperatures,
                 chunk_size=chunk_size if self.memory.halved else None,
+                compile=self.score.compile,
+                precision=self.precision,
                 seed=seed_of("evaluate by ais", self.seed, tile.position),
             )
 

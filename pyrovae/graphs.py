@@ -10,7 +10,6 @@ from typing import Any, Literal, NamedTuple
 
 import pyro
 import torch
-from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -20,6 +19,7 @@ from pyrovae.inductor import Code, Result
 from pyrovae.objectives.base import Objective
 from pyrovae.objectives.draws import Clock
 from pyrovae.precision import Precision, check_precision, networks_in
+from pyrovae.rehearsing import Live, Noting, Sites, difference, unchanged, without_grad
 from pyrovae.streams import stream
 from pyrovae.watching import Watch, leaves_of
 
@@ -42,6 +42,8 @@ class Graphs:
         precision: Of the networks.
         backend: Of the graphs.
         finite: Whether a run tells, by one number, if its loss and all its gradients are finite.
+        parameters: Whether gradients are wanted of what the programs are made of; of arguments they always
+            are.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Graphs:
         precision: Precision = "float32",
         backend: Backend = "inductor",
         finite: bool = False,
+        parameters: bool = True,
     ) -> None:
         check_precision(precision)
         if backend not in ("inductor", "none"):
@@ -60,7 +63,7 @@ class Graphs:
         self.function, self.programs, self.objective = function, programs, objective
         self.precision: Precision = precision
         self.backend: Backend = backend
-        self.finite = finite
+        self.finite, self.parameters = finite, parameters
         self.edits, self.most_edits = 0, MOST
         self.worth: Callable[[int], bool] | None = None  # whether a graph of so many nodes is to be compiled
         self.names: list[str] = []  # of parameters met in Pyro's store
@@ -177,11 +180,11 @@ class Graphs:
     ) -> _Found:
         """Run by itself once: parameters made at the first run, schedules, sites; errors are the user's."""
         before = self._watched()
-        buffers, clock = before.tensors("buffers"), _Noting()
-        sites = _Sites()
+        buffers, clock = before.tensors("buffers"), Noting()
+        sites = Sites()
         with (
             stream("first run"),
-            _unchanged(buffers, before.tensors("parameters")),
+            unchanged(buffers, before.tensors("parameters")),
             self._clocked(clock),
             torch.set_grad_enabled(gradients),
             sites,
@@ -204,7 +207,8 @@ class Graphs:
         tensors: list[Tensor],
         gradients: bool,
     ) -> Code:
-        wanted = [tensor for tensor in (*first.leaves, *tensors) if tensor.requires_grad and gradients]
+        asked = (*first.leaves, *tensors) if self.parameters else tensors
+        wanted = [tensor for tensor in asked if tensor.requires_grad and gradients]
         device = tensors[0].device if tensors else torch.device("cpu")
         values = torch.zeros(max(len(first.schedules), 1), dtype=torch.float64, device=device)
         has: list[bool] = []
@@ -213,7 +217,7 @@ class Graphs:
             finite = "after" if device.type == "cpu" else "inside"
 
         def outputs() -> tuple[Tensor, ...]:
-            with self._clocked(_Live(values)), torch.set_grad_enabled(gradients), _without_grad(wanted):
+            with self._clocked(Live(values)), torch.set_grad_enabled(gradients), without_grad(wanted):
                 loss, *more = self.eager(*args, **kwargs)
                 loss = torch.as_tensor(loss)
                 if not gradients:
@@ -232,11 +236,11 @@ class Graphs:
 
         inputs = [*first.leaves, *first.buffers, values, *tensors]
         versions = [tensor._version for tensor in inputs]
-        sites = _Sites()
-        with warnings.catch_warnings(), _unchanged(first.buffers, first.leaves), sites:
+        sites = Sites()
+        with warnings.catch_warnings(), unchanged(first.buffers, first.leaves), sites:
             warnings.simplefilter("ignore")  # the first run gave them
             captured = capture(outputs, inputs)
-        with _unchanged(first.buffers, first.leaves):
+        with unchanged(first.buffers, first.leaves):
             check(captured, inputs)
         for tensor, version in zip(inputs, versions, strict=True):
             if tensor._version != version and not any(tensor is buffer for buffer in first.buffers):
@@ -246,7 +250,7 @@ class Graphs:
                 )
         if sites.sites != first.sites:
             raise NotCapturableError(
-                f"the sites change from run to run: {_difference(first.sites, sites.sites)}"
+                f"the sites change from run to run: {difference(first.sites, sites.sites)}"
             )
         edited = self._watched().changed_since(self._watch)  # type: ignore[arg-type]
         if edited:
@@ -291,58 +295,6 @@ class _Found(NamedTuple):
     sites: list[tuple[Any, ...]]
 
 
-class _Noting:
-    """A clock that notes which schedules are asked."""
-
-    def __init__(self) -> None:
-        self.time = Clock()
-        self.schedules: list[Callable[[Clock], float]] = []
-
-    def at(self, schedule: Callable[[Clock], float]) -> float:
-        self.schedules.append(schedule)
-        return schedule(self.time)
-
-    def ticked(self) -> _Noting:
-        return self
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.time, name)
-
-
-class _Live:
-    """A clock whose schedules are inputs of the graph; its time itself would be that of the capture."""
-
-    def __init__(self, values: Tensor) -> None:
-        self.time = Clock()
-        self.values = iter(values.unbind())
-
-    def at(self, schedule: Callable[[Clock], float]) -> Any:
-        return next(self.values)
-
-    def ticked(self) -> _Live:
-        return self
-
-    def __getattr__(self, name: str) -> Any:
-        raise NotCapturableError(f"a term reads clock.{name} itself: let it ask clock.at(schedule)")
-
-
-class _Sites(Messenger):
-    """Notes the sites of a run, to compare it with another."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sites: list[tuple[Any, ...]] = []
-        self.parameters: list[str] = []
-
-    def _pyro_post_sample(self, msg: Any) -> None:
-        value = msg["value"]
-        shape = tuple(value.shape) if isinstance(value, Tensor) else None
-        self.sites.append((msg["name"], shape, msg["is_observed"]))
-
-    def _pyro_post_param(self, msg: Any) -> None:
-        self.parameters.append(msg["name"])
-
-
 def _signature(leaf: Any) -> Any:
     if isinstance(leaf, Tensor):
         return leaf.shape, leaf.stride(), leaf.dtype, leaf.device, leaf.requires_grad
@@ -351,36 +303,3 @@ def _signature(leaf: Any) -> Any:
     except TypeError:
         return id(leaf)
     return type(leaf), leaf
-
-
-def _difference(first: list[tuple[Any, ...]], second: list[tuple[Any, ...]]) -> str:
-    for a, b in zip(first, second, strict=False):
-        if a != b:
-            return f"'{a[0]}' of shape {a[1]}, then '{b[0]}' of shape {b[1]}"
-    return f"{len(first)} of them, then {len(second)}"
-
-
-@contextmanager
-def _unchanged(buffers: list[Tensor], leaves: list[Tensor]) -> Iterator[None]:
-    """Put back what a run that is no step changes: running statistics, gradients."""
-    kept = [(buffer, buffer.clone()) for buffer in buffers]
-    gradients = [(leaf, leaf.grad) for leaf in leaves if leaf.is_leaf]
-    try:
-        with _without_grad([leaf for leaf, _ in gradients]):
-            yield
-    finally:
-        with torch.no_grad():
-            for buffer, before in kept:
-                buffer.copy_(before)
-
-
-@contextmanager
-def _without_grad(leaves: list[Tensor]) -> Iterator[None]:
-    kept = [(leaf, leaf.grad) for leaf in leaves if leaf.is_leaf]
-    for leaf, _ in kept:
-        leaf.grad = None
-    try:
-        yield
-    finally:
-        for leaf, gradient in kept:
-            leaf.grad = gradient

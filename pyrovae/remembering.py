@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
+from pyrovae.distributions.binary import captured
+
 __all__ = ["chunk_limit", "once", "remembering"]
 
 Value = TypeVar("Value")
@@ -30,7 +32,8 @@ def remembering() -> Iterator[None]:
 def once(owner: object, arguments: tuple[Any, ...], compute: Callable[[], Value]) -> Value:
     """The value that the owner had for the very same arguments, else what ``compute()`` gives.
 
-    Outside of :func:`remembering` it is computed at each call.
+    Outside of :func:`remembering` it is computed at each call. A graph would compute it at every run: there
+    is none of what remembers.
 
     Example:
         >>> x, calls = object(), []
@@ -42,6 +45,10 @@ def once(owner: object, arguments: tuple[Any, ...], compute: Callable[[], Value]
     kept = _kept.get()
     if kept is None:
         return compute()
+    if captured.get():
+        from pyrovae.capture import NotCapturableError
+
+        raise NotCapturableError(f"{type(owner).__name__} is fitted to its data once, by steps of its own")
     entry = kept.get(id(owner))
     same = entry is not None and len(entry[1]) == len(arguments)
     if entry is None or not same or any(a is not b for a, b in zip(entry[1], arguments, strict=True)):

@@ -16,6 +16,7 @@ from pyrovae.importance import draws_in_a_pass
 from pyrovae.programs import Program, Site, Structure, inspect, mode, modules_of, plain_errors, sample_sites
 from pyrovae.reductions import check_count
 from pyrovae.scoring import Latents, Scorer, filled, run_on, sum_by_datum
+from pyrovae.slopes import Slopes
 from pyrovae.streams import stream
 
 __all__ = ["Annealed", "Path", "anneal", "moving", "path_between", "temperatures", "tune"]
@@ -58,8 +59,9 @@ class Path:
         start: str = "guide",
         chunk_size: int = 1,
         plate: str = "_chains",
+        slopes: Slopes | None = None,
     ) -> None:
-        self.plate, self.score = plate, Scorer(model)
+        self.plate, self.score, self.slopes = plate, Scorer(model), slopes
         self.model, self.guide, self.args, self.structure = model, guide, args, structure
         self.from_prior, self.chunk_size = start == "prior", chunk_size
         with torch.no_grad():
@@ -95,17 +97,21 @@ class Path:
             found.append(function([filled(each, self.chunk_size) for each in chunk]))
         return [torch.cat(each)[:chains] for each in zip(*found, strict=True)]
 
-    def ends(self, point: Point) -> tuple[Tensor, Tensor]:
+    def ends(self, point: Point, args: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
         """Log densities of the start and of the target, ``[S, batch]`` each."""
         latents, log_volume = self._known(point)
-        log_likelihood, log_prior = self.score(
-            latents, self.args, {}, self.structure, len(point[0]), plate=self.plate
-        )
-        if self.from_prior:
-            start = log_prior
-        else:
-            start = sum_by_datum(self._sites(self.guide, latents, len(point[0])), self.structure)
+        draws = len(point[0])
+        log_likelihood, log_prior = self.score(latents, args, {}, self.structure, draws, plate=self.plate)
+        start = log_prior
+        if not self.from_prior:
+            sites = run_on(self.guide, latents, args, {}, self.structure, draws, self.plate)
+            start = sum_by_datum(sites, self.structure)
         return start + log_volume, log_prior + log_likelihood + log_volume
+
+    def between(self, point: Point, beta: Tensor, args: tuple[Any, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """The sum of log pi_beta over chains and data, and the two ends."""
+        start, target = self.ends(point, args)
+        return ((1 - beta) * start + beta * target).sum(), start, target
 
     def target(self, point: Point) -> Tensor:
         """Log density of the target alone, ``[S, batch]``."""
@@ -119,9 +125,6 @@ class Path:
         """The values at a point, and the log volume of the map to them."""
         values, log_volume = self.space.bound(point)
         return {name: (value, {}) for name, value in values.items()}, log_volume
-
-    def _sites(self, program: Program, latents: Latents, draws: int) -> list[Site]:
-        return run_on(program, latents, self.args, {}, self.structure, draws, self.plate)
 
     def _run(self, program: Program, known: poutine.Trace | None, num_samples: int) -> poutine.Trace:
         if known is not None:
@@ -152,7 +155,13 @@ def _check_no_auxiliary(drawn: poutine.Trace) -> None:
 
 
 def path_between(
-    model: Program, guide: Program, args: Any, start: str, seed: int, chunk_size: int | None = None
+    model: Program,
+    guide: Program,
+    args: Any,
+    start: str,
+    seed: int,
+    chunk_size: int | None = None,
+    slopes: Slopes | None = None,
 ) -> Path:
     """The path from the guide, or the prior, to p(x, z), of a pair that was looked at first."""
     check_count("ais: chunk_size", 1 if chunk_size is None else chunk_size)
@@ -161,7 +170,8 @@ def path_between(
     with mode(modules_of(model, guide), training=False), plain_errors(), stream("ais, path", seed):
         structure = inspect(model, guide, *args)
         at_once = draws_in_a_pass(structure, args, ROWS_AT_ONCE)
-        path = Path(model, guide, args, structure, start, min(chunk_size or at_once, at_once))
+        chunk_size = min(chunk_size or at_once, at_once)
+        path = Path(model, guide, args, structure, start, chunk_size, slopes=slopes)
         if start == "guide":
             _check_no_auxiliary(poutine.trace(guide).get_trace(*args))
     return path
@@ -193,8 +203,7 @@ def tune(path: Path, betas: Tensor, num_samples: int, num_steps: int) -> Tensor:
 
 def anneal(path: Path, point: Point, betas: Tensor, steps: Tensor | None, num_steps: int) -> Annealed:
     """Weigh and move by turns; step sizes are tuned on the way where none are given."""
-    with torch.no_grad():
-        start, target = path.by_chunks(path.ends, point)
+    _, start, target = _slope(path, point, 0.0)
     log_weights, moves, used = torch.zeros_like(start), [], []
     log_step = torch.full_like(start[0], 0.25).log()
     for turn, (before, now) in enumerate(zip(betas[:-1].tolist(), betas[1:].tolist(), strict=True)):
@@ -214,12 +223,17 @@ def anneal(path: Path, point: Point, betas: Tensor, steps: Tensor | None, num_st
 
 def _slope(path: Path, point: Point, beta: float) -> tuple[Point, Tensor, Tensor]:
     """The gradient of log pi_beta, and the two log densities."""
+    at = torch.tensor(beta, dtype=torch.float64, device=point[0].device)
 
     def of_chunk(chunk: Point) -> list[Tensor]:
         leaves = [each.detach().requires_grad_() for each in chunk]
+        if path.slopes is not None:
+            found = path.slopes(path, leaves, at)
+            if found is not None:
+                return found
         with torch.enable_grad():
-            start, target = path.ends(leaves)
-            slope = torch.autograd.grad(((1 - beta) * start + beta * target).sum(), leaves)
+            total, start, target = path.between(leaves, at, path.args)
+            slope = torch.autograd.grad(total, leaves)
         return [*slope, start.detach(), target.detach()]
 
     *slope, start, target = path.by_chunks(of_chunk, point)
