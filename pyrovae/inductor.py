@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from pyrovae.capture import Captured, NotCapturableError
 from pyrovae.objectives.draws import Clock
@@ -184,11 +184,37 @@ class _Replay:
             self.outputs = self.function(*arguments)
 
 
+def _unfused(module: fx.GraphModule) -> fx.GraphModule:
+    """With biases added by the loop that reads the products next, and not copied to where these will lie.
+
+    As x - (-b), since the compiler would put x + b together again.
+    """
+    aten = torch.ops.aten
+    for node in list(module.graph.nodes):
+        if node.target is aten.addmm.default and not node.kwargs and _of_float32(node):
+            bias, left, right = node.args
+            with module.graph.inserting_before(node):
+                product = module.graph.call_function(aten.mm.default, (left, right))
+                negative = module.graph.call_function(aten.neg.default, (bias,))
+                total = module.graph.call_function(aten.sub.Tensor, (product, negative))
+            node.replace_all_uses_with(total)
+            module.graph.erase_node(node)
+    module.recompile()
+    return module
+
+
+def _of_float32(node: fx.Node) -> bool:
+    """Whether the sum is: a bias added to a product that was rounded to bfloat16 first is another number."""
+    return node.meta["tensor_meta"].dtype == torch.float32
+
+
 def inductor(module: Any, example: list[Tensor]) -> Callable[..., tuple[Tensor, ...]]:
     """Compiled by torch's inductor, with the random numbers of eager torch."""
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
+            if not any(tensor.is_cuda for tensor in example):
+                module = _unfused(module)
             return torch._inductor.compile(module, [*example], options={"fallback_random": True})
     except Exception as error:
         kind = type(error).__name__ + type(error.__cause__).__name__ + str(error)[:500]

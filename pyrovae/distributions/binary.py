@@ -18,6 +18,9 @@ __all__ = ["Bernoulli", "captured"]
 captured: ContextVar[bool] = ContextVar("captured", default=False)
 """Whether what runs is being written down for a compiler that makes one loop of neighbouring operations."""
 
+LANES = 16
+"""Numbers that a processor multiplies at once, or a multiple of how many."""
+
 MOST, LEAST = 64, 8
 """Factors of one product: each lies in [1, 2], so that so many stay far within a float's range."""
 
@@ -60,12 +63,16 @@ class _Fused(Function):
 
     @staticmethod
     def forward(logits: Tensor, value: Tensor) -> Tensor:
-        linear = (value * logits - logits.clamp(min=0)).sum(-1)
-        factors = (-logits.abs()).exp()
-        size = next((n for n in range(MOST, LEAST - 1, -1) if logits.shape[-1] % n == 0), 1)
+        shape = torch.broadcast_shapes(logits.shape, value.shape)
+        logits, value = (each.expand(shape).reshape(-1, shape[-1]) for each in (logits, value))  # one loop
+        linear, factors = value * logits - logits.clamp(min=0), (-logits.abs()).exp()
+        size = _factors(shape[-1])
         if size == 1:
-            return linear - factors.log1p().sum(-1)
-        return linear - (1 + factors).unflatten(-1, (-1, size)).prod(-1).log().sum(-1)
+            total = (linear - factors.log1p()).sum(-1)
+        else:
+            linear, factors = (each.unflatten(-1, (size, -1)) for each in (linear, 1 + factors))
+            total = (linear.sum(-2) - factors.prod(-2).log()).sum(-1)
+        return total.reshape(shape[:-1])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
@@ -78,3 +85,9 @@ class _Fused(Function):
         by_logits = (outer * (value - logits.sigmoid())).sum_to_size(logits.shape)
         by_value = (outer * logits).sum_to_size(value.shape) if ctx.needs_input_grad[1] else None
         return by_logits, by_value
+
+
+def _factors(width: int) -> int:
+    """How many of so many factors go into each product: so that products fill whole vectors, if they can."""
+    sizes = [n for n in range(MOST, LEAST - 1, -1) if width % n == 0]
+    return next((n for n in sizes if width // n % LANES == 0), sizes[0] if sizes else 1)
