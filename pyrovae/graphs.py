@@ -18,7 +18,7 @@ from pyrovae.capture import NotCapturableError, capture, check
 from pyrovae.inductor import Code, Result
 from pyrovae.objectives.base import Objective
 from pyrovae.objectives.draws import Clock
-from pyrovae.precision import Precision, check_precision, networks_in
+from pyrovae.precision import Precision, check_precision, networks_in, products_in
 from pyrovae.rehearsing import Live, Noting, Sites, difference, unchanged, without_grad
 from pyrovae.streams import stream
 from pyrovae.watching import Watch, leaves_of
@@ -104,7 +104,8 @@ class Graphs:
 
     def take(self, code: Code, tensors: Sequence[Tensor], *, fresh: bool = True) -> Result:
         """Run a graph that was prepared on the tensors among the arguments; a clock ticks."""
-        result = code.run([*tensors], getattr(self.objective, "clock", None), fresh=fresh)
+        with products_in(self.precision):
+            result = code.run([*tensors], getattr(self.objective, "clock", None), fresh=fresh)
         if code.gradients and isinstance(self.objective, Objective):
             self.objective.tick()
         return result
@@ -166,7 +167,8 @@ class Graphs:
                 self.cause = "compiling would take longer than it saves"
                 return None
             if self.backend == "inductor":
-                graph.compile(tensors)
+                with products_in(self.precision):
+                    graph.compile(tensors)
         except NotCapturableError as error:
             self._watch = self._watched()
             self.cause = str(error)
