@@ -5,11 +5,12 @@
 
 The nets are an MLP 784-400-50 and its mirror, and convolutions of 16 and 32 channels (each halving the
 image) with 50 latents. The data are bits that stay where they are, so what is timed is loss, gradients and
-Adam's step. The contestants take turns, some steps each, within one process (NumPyro's in a process of its
-own, which waits for its turn), so that a change of the machine's speed meets them all. Quote the ratios of
-the medians: absolute times differ between machines and days. The floor is the step's matrix products and
-convolutions by themselves, and a fused Adam of as many parameters. NumPyro needs an environment of its own
-(`python -m venv numpyro; numpyro/bin/pip install numpyro`), and is left out without one.
+Adam's step, in float32 where nothing else is said. The contestants take turns, some steps each, within one
+process (NumPyro's in a process of its own, which waits for its turn), so that a change of the machine's speed
+meets them all. Quote the ratios of the medians: absolute times differ between machines and days. The floor is
+the step's matrix products and convolutions by themselves, and a fused Adam of as many parameters. NumPyro
+needs an environment of its own (`python -m venv numpyro; numpyro/bin/pip install numpyro`), and is left out
+without one.
 """
 
 from __future__ import annotations
@@ -189,6 +190,7 @@ CONTESTANTS: dict[str, Callable[[str, Tensor], Step]] = {
     "stock Pyro SVI, validation off": lambda net, x: stock_pyro(net, x, validate=False),
     "pyrovae, eager": lambda net, x: ours(net, x, compile=False),
     COMPILED: lambda net, x: ours(net, x, compile=True),
+    "pyrovae, compiled, tf32": lambda net, x: ours(net, x, compile=True, precision="tf32"),
     "pyrovae, compiled, bfloat16": lambda net, x: ours(net, x, compile=True, precision="bfloat16"),
     "floor: products and Adam": floor,
 }
@@ -265,6 +267,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("runs/step.json"))
     arguments = parser.parse_args()
     where = machine(arguments.device)
+    if arguments.device == "cpu":
+        arguments.only = [name for name in arguments.only if "tf32" not in name]  # which a CPU does not have
+    torch.backends.cudnn.allow_tf32 = False  # torch's convolutions are of TF32 otherwise, those of all others
     print(where)
     if not arguments.numpyro:
         print("NumPyro is left out: name the Python of an environment that has it, --numpyro PYTHON")
