@@ -239,10 +239,11 @@ class Graphs:
         inputs = [*first.leaves, *first.buffers, values, *tensors]
         versions = [tensor._version for tensor in inputs]
         sites = Sites()
-        with warnings.catch_warnings(), unchanged(first.buffers, first.leaves), sites:
-            warnings.simplefilter("ignore")  # the first run gave them
-            captured = capture(outputs, inputs)
-        with unchanged(first.buffers, first.leaves):
+        with products_in(self.precision), unchanged(first.buffers, first.leaves):
+            with warnings.catch_warnings(), sites:
+                warnings.simplefilter("ignore")  # the first run gave them
+                captured = capture(outputs, inputs)
+        with products_in(self.precision), unchanged(first.buffers, first.leaves):
             check(captured, inputs)
         for tensor, version in zip(inputs, versions, strict=True):
             if tensor._version != version and not any(tensor is buffer for buffer in first.buffers):

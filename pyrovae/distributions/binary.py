@@ -66,7 +66,7 @@ class _Fused(Function):
         shape = torch.broadcast_shapes(logits.shape, value.shape)
         logits, value = (each.expand(shape).reshape(-1, shape[-1]) for each in (logits, value))  # one loop
         linear, factors = value * logits - logits.clamp(min=0), (-logits.abs()).exp()
-        size = _factors(shape[-1])
+        size = 1 if logits.is_cuda else _factors(shape[-1])  # a GPU waits for memory, not for logarithms
         if size == 1:
             total = (linear - factors.log1p()).sum(-1)
         else:
