@@ -239,10 +239,10 @@ class Graphs:
         inputs = [*first.leaves, *first.buffers, values, *tensors]
         versions = [tensor._version for tensor in inputs]
         sites = Sites()
-        with products_in(self.precision), unchanged(first.buffers, first.leaves):
-            with warnings.catch_warnings(), sites:
-                warnings.simplefilter("ignore")  # the first run gave them
-                captured = capture(outputs, inputs)
+        unmoved, quiet = unchanged(first.buffers, first.leaves), warnings.catch_warnings()
+        with products_in(self.precision), unmoved, quiet, sites:
+            warnings.simplefilter("ignore")  # the first run gave them
+            captured = capture(outputs, inputs)
         with products_in(self.precision), unchanged(first.buffers, first.leaves):
             check(captured, inputs)
         for tensor, version in zip(inputs, versions, strict=True):
