@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 
-from pyrovae.recipes import RECIPE, Run, build, read_run
+from pyrovae.recipes import RECIPE, Run, read_run
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,7 +31,8 @@ def save(vae: nn.Module, folder: str | os.PathLike[str], run: Run | None = None)
             the same way.
 
     Example:
-        >>> from pyrovae.recipes import Recipe, build
+        >>> from pyrovae.building import build
+        >>> from pyrovae.recipes import Recipe
         >>> import tempfile
         >>> recipe = Recipe(latent_dim=2, hidden=(8,))
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -70,7 +71,9 @@ def load(folder: str | os.PathLike[str], vae: nn.Module | None = None) -> VAE:
                 f"pv.load(folder, vae)"
             )
         run = read_run(folder)
-        vae = build(run.recipe, run.features)
+        from pyrovae.building import build
+
+        vae = build(run.recipe, run.features, run.shape)
     path = folder / WEIGHTS
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no weights there: the run was never saved")

@@ -6,13 +6,15 @@ import io
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from pyrovae import sources
-from pyrovae.recipes import Recipe, build, one_line, read_run
+from pyrovae.commands import Doctor, List, configured, registry_of_parts
+from pyrovae.recipes import Recipe, check_data, notes, one_line, read_config, read_run
 from pyrovae.runs import Keeper, check_writable, describe, prepare
 
 __all__ = ["main"]
@@ -28,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _parse_and_run(arguments)
     except (ValueError, OSError) as error:
         code, message = BAD_INPUT, one_line(error)
-    except FloatingPointError as error:
+    except (FloatingPointError, ImportError) as error:
         code, message = FAILED, one_line(error)
     except KeyboardInterrupt:
         code, message = INTERRUPTED, "interrupted"
@@ -39,9 +41,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse_and_run(arguments: Sequence[str]) -> int:
     said = io.StringIO()
     try:
-        with redirect_stderr(said):
+        with redirect_stderr(said), registry_of_parts:
+            train = partial(_Train, recipe=configured(arguments, DEFAULT))
             command = tyro.extras.subcommand_cli_from_dict(
-                {"train": _Train, "evaluate": _Evaluate, "compare": _Compare},
+                {
+                    "train": train,
+                    "evaluate": _Evaluate,
+                    "compare": _Compare,
+                    "list": List,
+                    "doctor": Doctor,
+                },
                 prog="pyrovae",
                 description="Deep latent-variable models in Pyro, and a log p(x) you can defend.",
                 args=arguments,
@@ -68,6 +77,7 @@ class _Train:
         run: tyro.conf.Positional[Path],
         /,
         recipe: Annotated[Recipe, tyro.conf.arg(name="")] = DEFAULT,
+        config: Path | None = None,
         root: Path | None = None,
         overwrite: bool = False,
     ) -> None:
@@ -76,10 +86,12 @@ class _Train:
         Args:
             run: Folder to write.
             recipe: What to train on what, and how.
+            config: A recipe, or another run, to train by; options given beside it change it.
             root: Folder of the data sets, where not $PYROVAE_DATA.
             overwrite: Write over a run that the folder holds.
         """
         self.folder, self.recipe, self.root, self.overwrite = run, recipe, root, overwrite
+        self.config = None if config is None else read_config(config)
 
     def run(self) -> int:
         """Train, saving after each epoch; Ctrl-C keeps what was trained."""
@@ -87,18 +99,17 @@ class _Train:
             sources.find_static_mnist(self.root)
         prepare(self.folder, self.overwrite)
 
-        import torch
-
-        from pyrovae import datasets, fit
-        from pyrovae.networks import set_output_bias
+        from pyrovae import fit
+        from pyrovae.building import build, load_data, training
         from pyrovae.streams import stream
 
         recipe = self.recipe
-        dataset = datasets.load(recipe.dataset, self.root, binarisation=recipe.binarisation)
+        dataset = load_data(recipe, self.root)
+        for line in [] if self.config is None else notes(self.config, recipe, dataset.fingerprint):
+            print(f"pyrovae: {line}", file=sys.stderr)
         features = dataset.train.values.shape[1]
         with stream("weights", recipe.seed):
-            vae = build(recipe, features)
-        set_output_bias(vae.likelihood, torch.logit(dataset.train.mean, eps=1e-3))
+            vae = build(recipe, features, dataset.train.shape, dataset.train)
         keeper = Keeper(vae, self.folder, describe(recipe, dataset, features))
         code = 0
         try:
@@ -106,14 +117,9 @@ class _Train:
                 vae.model,
                 vae.guide,
                 dataset.train,
-                optimizer=lambda parameters: torch.optim.Adam(
-                    parameters, lr=recipe.learning_rate, fused=True
-                ),
-                num_epochs=recipe.num_epochs,
-                batch_size=recipe.batch_size,
                 validation=dataset.validation,
                 callbacks=[keeper],
-                seed=recipe.seed,
+                **training(recipe, len(dataset.train)),
                 compile=False,  # "auto" goes by time: a recipe would not always give the same weights
             )
         except KeyboardInterrupt:
@@ -184,10 +190,12 @@ class _Evaluate:
         run = read_run(self.folder)
         check_writable(self.folder)
 
-        from pyrovae import certify, datasets, evaluate, load
+        from pyrovae import certify, evaluate, load
+        from pyrovae.building import load_data
 
         vae = load(self.folder)
-        dataset = datasets.load(run.recipe.dataset, self.root, binarisation=run.recipe.binarisation)
+        dataset = load_data(run.recipe, self.root)
+        check_data(run, dataset.fingerprint)
         data = getattr(dataset, self.split)
         path, partial = self.folder / _results(self.split), self.folder / f"{_results(self.split)}.partial"
         if self.certify:

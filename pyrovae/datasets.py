@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils import data
 
-from pyrovae import dequantisation, sources
+from pyrovae import dequantisation, registry, sources
+from pyrovae.batching import fingerprint
 from pyrovae.streams import generator, seed_of
 from pyrovae.testing import LinearGaussian
 
@@ -149,6 +150,11 @@ class Dataset:
     test: Split
     oracle: LinearGaussian | None = None
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the stored values of every split, before anything is drawn: the same data have the same."""
+        return f"{fingerprint(split.values for split in (self.train, self.validation, self.test)):08x}"
+
 
 def load(
     name: str,
@@ -170,7 +176,7 @@ def load(
     ============== =================================== ===================== ====================
 
     Args:
-        name: One of the above.
+        name: One of the above, or of another package's: see :mod:`pyrovae.registry`.
         root: Folder of the files; else ``$PYROVAE_DATA``, else the user's cache folder.
         binarisation: One of :data:`BINARISATIONS`, for mnist and mnist-mini.
         dequantise: Grey levels k as ``(k + u) / 256``, u uniform, for a continuous density: strictly
@@ -197,7 +203,10 @@ def load(
         >>> load("mnist-mini", dequantise=True).test.conventions["dequantisation"]
         'uniform'
     """
-    sources.check_name(name)
+    name = registry.canonical("datasets", name)
+    if name not in sources.NAMES:
+        make = registry.find("datasets", name)
+        return make(root=root, binarisation=binarisation, dequantise=dequantise, seed=seed)
     if name in ("mnist", "mnist-mini"):
         binarisation = binarisation or ("none" if dequantise else "dynamic")
         sources.choose("binarisation", binarisation, BINARISATIONS)

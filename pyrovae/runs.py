@@ -7,7 +7,7 @@ from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyrovae.recipes import Recipe, Run
+from pyrovae.recipes import Recipe, Run, versions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -95,14 +95,11 @@ def check_writable(folder: Path) -> None:
 
 def describe(recipe: Recipe, dataset: Dataset, features: int) -> Run:
     """What ``recipe.json`` is to hold."""
-    from importlib.metadata import version
-    from platform import python_version
-
-    packages = ("pyrovae", "torch", "pyro-ppl", "numpy")
     return Run(
         recipe=recipe,
         features=features,
         shape=dataset.train.shape,
         conventions=dataset.train.conventions,
-        versions={"python": python_version(), **{name: version(name) for name in packages}},
+        fingerprint=dataset.fingerprint,
+        versions=versions(recipe),
     )

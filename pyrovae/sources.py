@@ -10,10 +10,15 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-__all__ = ["NAMES", "check_name", "choose", "find_static_mnist", "read_mini_mnist", "read_static_mnist"]
+__all__ = ["NAMES", "choose", "find_static_mnist", "read_mini_mnist", "read_static_mnist"]
 
-NAMES = ("mnist-mini", "mnist", "static-mnist", "linear-gaussian")
-"""Every data set, by the name :func:`pyrovae.datasets.load` knows it under."""
+NAMES = {
+    "mnist-mini": "the first 7,000 digits of MNIST, in the package",
+    "mnist": "MNIST, by torchvision",
+    "static-mnist": "Larochelle and Murray's fixed binarisation of MNIST",
+    "linear-gaussian": "synthetic real numbers, log p(x) known exactly",
+}
+"""Every data set of this package, by the name :func:`pyrovae.datasets.load` knows it under."""
 
 MINI_MNIST = Path(__file__).parent / "data" / "mnist_mini.npz"
 STATIC_MNIST = "static_binarized_mnist.npz"
@@ -34,11 +39,6 @@ def choose(kind: str, name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean '{close[0]}'?" if close else f"choose one of {', '.join(known)}"
     raise ValueError(f"unknown {kind} '{name}': {hint}")
-
-
-def check_name(name: str) -> str:
-    """The name of a data set, or a ValueError."""
-    return choose("data set", name, NAMES)
 
 
 def data_folder(root: str | os.PathLike[str] | None) -> Path:

@@ -190,7 +190,7 @@ def test_interrupting_keeps_what_was_trained(tmp_path):
         (lambda folder: (folder / "weights.safetensors").unlink(), "no weights there"),
         (lambda folder: (folder / "weights.safetensors").write_bytes(b"<html>"), "not the weights of this"),
         (lambda folder: (folder / "recipe.json").write_text("{"), "not a recipe this version reads"),
-        (lambda folder: (folder / "recipe.json").write_text('{"format": 2}'), "format: Input should be 1"),
+        (lambda folder: (folder / "recipe.json").write_text('{"format": 3}'), "install a newer pyrovae"),
     ],
 )
 def test_damaged_runs_are_named(a_run, tmp_path, damage, message, capsys):
