@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from pyrovae.pareto import FEWEST_DRAWS, khat_threshold
-from pyrovae.tables import table
+from pyrovae.sources import what_is
+from pyrovae.tables import precision_of, table, transformations
 
 if TYPE_CHECKING:
     import xarray
@@ -20,6 +23,9 @@ __all__ = ["FIELDS", "Evaluation"]
 
 FEWEST_TOLD = 5
 """Effective draws below which they do not tell their own error."""
+
+MARKS = {"weights": "weights", "rows": "fingerprint", "computed in": "dtype"}
+"""What two tables can be told by: hashes, and the conventions that they are in."""
 
 FIELDS = {
     "log_evidence": ("log p(x), importance-sampled", "nat"),
@@ -102,10 +108,10 @@ class Evaluation:
         said = self.conventions
         what = [f"{said['dataset']} {said['split']}" if "dataset" in said else "data of unrecorded origin"]
         what += [f"{len(self):,} rows"]
-        what += [f"binarisation {said['binarisation']}"] if "binarisation" in said else []
-        what += [f"{said['dequantisation']} dequantisation"] if "dequantisation" in said else []
+        what += transformations(said)
         what += [self._spent(), str(said.get("method", "importance sampling"))]
         what += [f"{said['num_temperatures']:,} temperatures"] if "num_temperatures" in said else []
+        what += precision_of(said)
         rows = {
             "log p(x)": (self.log_evidence, self.standard_error),
             "ELBO": (self.elbo, self.elbo_error),
@@ -130,7 +136,9 @@ class Evaluation:
             target = self.conventions["target_se"]
             missed = int((self.standard_error > target).sum())
             lines.append(f"standard error: {missed:,} rows above the target of {target:g} nats")
-        return "\n".join([*lines, self._khat_line()])
+        lines.append(self._khat_line())
+        marks = [f"{name} {said[key]}" for name, key in MARKS.items() if key in said]
+        return "\n".join([*lines, *([", ".join(marks)] if marks else [])])
 
     def _spent(self) -> str:
         """How many draws there were."""
@@ -159,8 +167,16 @@ class Evaluation:
             name: ("datum", getattr(self, name).numpy(), {"long_name": what, "units": unit})
             for name, (what, unit) in FIELDS.items()
         }
-        attributes = {"num_samples": self.num_samples, "conventions": json.dumps(self.conventions)}
+        said = json.dumps(self.conventions)
+        attributes = {"num_samples": self.num_samples, "conventions": said, "sha256": self._digest(said)}
         return xarray.Dataset(variables, {"datum": range(len(self))}, attributes)
+
+    def _digest(self, said: str) -> str:
+        """Of all numbers and what they are of: HDF5 takes a flipped byte for another number."""
+        found = sha256(f"{self.num_samples} {said}".encode())
+        for name in FIELDS:
+            found.update(getattr(self, name).double().contiguous().numpy().tobytes())
+        return found.hexdigest()
 
     def to_arviz(self, model: Any = None, guide: Any = None, data: Any = None, **options: Any) -> Any:
         """These results as ArviZ's sample_stats; all its groups with the pair and the data they are of.
@@ -185,7 +201,23 @@ class Evaluation:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Evaluation:
-        """Read what :meth:`save` wrote."""
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is damaged, or no such file.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: there are no results")
+        try:
+            return cls._read(path)
+        except Exception as error:  # h5py raises what it likes of a damaged file
+            reason = what_is(path) or f"holds no results that can be read ({' '.join(str(error).split())})"
+            raise ValueError(f"{path} {reason}: evaluate again") from error
+
+    @classmethod
+    def _read(cls, path: Path) -> Evaluation:
         import xarray
 
         with xarray.open_dataset(path, engine="h5netcdf") as dataset:
@@ -193,5 +225,8 @@ class Evaluation:
             if "draws" not in dataset:  # written when every datum had as many
                 dataset = dataset.assign(draws=("datum", [float(count)] * dataset.sizes["datum"]))
             values = {name: torch.from_numpy(dataset[name].to_numpy().copy()) for name in FIELDS}
-            said = json.loads(dataset.attrs["conventions"])
-            return cls(**values, num_samples=count, conventions=said)
+            said = dataset.attrs["conventions"]
+            found = cls(**values, num_samples=count, conventions=json.loads(said))
+            if dataset.attrs.get("sha256", found._digest(said)) != found._digest(said):
+                raise ValueError("its hash is another than when it was written")
+            return found

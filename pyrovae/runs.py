@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyrovae.recipes import Recipe, Run, versions
+from pyrovae.recipes import Recipe, Run, one_line, versions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from pyrovae.vae import VAE
 
 __all__ = ["Keeper", "check_writable", "describe", "prepare"]
+
+
+PLANES = ("StandardNormal", "Normal", "Laplace", "StudentT", "GaussianMixture", "VampPrior")
+"""Priors over all reals: of the others a plane of the normal's quantiles says nothing."""
 
 
 class Keeper:
@@ -50,25 +55,33 @@ class Keeper:
         folder.mkdir(exist_ok=True)
         written = ("recipe.json", "weights.safetensors", "history.json")
         print(f"{self.folder}: {', '.join(name for name in written if (self.folder / name).exists())}")
-        for name, figure in self._figures(dataset).items():
-            figure.savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
-            print(f"figure: {folder / name}.png")
+        for name, draw in self._figures(dataset).items():
+            try:
+                draw().savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
+            except (ValueError, RuntimeError, TypeError) as error:  # no images, or no means in closed form
+                print(f"no figure {name}: {one_line(error)}")
+            else:
+                print(f"figure: {folder / name}.png")
 
-    def _figures(self, dataset: Dataset) -> dict[str, Figure]:
+    def _figures(self, dataset: Dataset) -> dict[str, Callable[[], Figure]]:
         from pyrovae import plots
         from pyrovae.streams import stream
 
-        test, shape = dataset.test, dataset.test.shape
-        with stream("figures", self.run.recipe.seed):
-            figures = {
-                "reconstructions": plots.reconstructions(self.vae, test[:12], shape),
-                "samples": plots.samples(self.vae, shape),
-                "interpolation": plots.interpolation(self.vae, test[:4], test[4:8], shape),
-            }
-        if self.history is not None:
-            figures = {"learning_curves": plots.learning_curves(self.history), **figures}
-        if self.run.recipe.latent_dim == 2:
-            figures["latent_plane"] = plots.latent_plane(self.vae, shape)
+        vae, test, shape, history = self.vae, dataset.test, dataset.test.shape, self.history
+
+        def samples() -> Figure:
+            with stream("figures", self.run.recipe.seed):
+                return plots.samples(vae, shape)
+
+        figures = {
+            "reconstructions": lambda: plots.reconstructions(vae, test[:12], shape),
+            "samples": samples,
+            "interpolation": lambda: plots.interpolation(vae, test[:4], test[4:8], shape),
+        }
+        if history is not None:
+            figures = {"learning_curves": lambda: plots.learning_curves(history), **figures}
+        if self.run.recipe.latent_dim == 2 and self.run.recipe.prior.name in PLANES:
+            figures["latent_plane"] = lambda: plots.latent_plane(vae, shape)
         return figures
 
 
