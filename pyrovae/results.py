@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -26,6 +27,9 @@ FEWEST_TOLD = 5
 
 MARKS = {"weights": "weights", "rows": "fingerprint", "computed in": "dtype"}
 """What two tables can be told by: hashes, and the conventions that they are in."""
+
+SEAL = re.compile(rb"\nsha256 [0-9a-f]{64}\n\Z")
+"""The last line of a file of results; older ones have none."""
 
 FIELDS = {
     "log_evidence": ("log p(x), importance-sampled", "nat"),
@@ -167,16 +171,8 @@ class Evaluation:
             name: ("datum", getattr(self, name).numpy(), {"long_name": what, "units": unit})
             for name, (what, unit) in FIELDS.items()
         }
-        said = json.dumps(self.conventions)
-        attributes = {"num_samples": self.num_samples, "conventions": said, "sha256": self._digest(said)}
+        attributes = {"num_samples": self.num_samples, "conventions": json.dumps(self.conventions)}
         return xarray.Dataset(variables, {"datum": range(len(self))}, attributes)
-
-    def _digest(self, said: str) -> str:
-        """Of all numbers and what they are of: HDF5 takes a flipped byte for another number."""
-        found = sha256(f"{self.num_samples} {said}".encode())
-        for name in FIELDS:
-            found.update(getattr(self, name).double().contiguous().numpy().tobytes())
-        return found.hexdigest()
 
     def to_arviz(self, model: Any = None, guide: Any = None, data: Any = None, **options: Any) -> Any:
         """These results as ArviZ's sample_stats; all its groups with the pair and the data they are of.
@@ -194,9 +190,15 @@ class Evaluation:
         return interop.to_arviz(model, guide, data, self, **options)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the per-datum results as NetCDF; :meth:`load` reads them back."""
-        temporary = f"{os.fspath(path)}.part"
+        """Write the per-datum results as NetCDF; :meth:`load` reads them back.
+
+        A line with the file's SHA-256 follows, which readers of NetCDF pass over: HDF5 takes a flipped byte
+        for another number, or never comes back from it.
+        """
+        temporary = Path(f"{os.fspath(path)}.part")
         self.to_xarray().to_netcdf(temporary, engine="h5netcdf")
+        with temporary.open("r+b") as file:
+            file.write(_seal(file.read()))
         os.replace(temporary, path)
 
     @classmethod
@@ -211,6 +213,9 @@ class Evaluation:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: there are no results")
         try:
+            content = path.read_bytes()
+            if (found := SEAL.search(content)) and found[0] != _seal(content[: found.start()]):
+                raise ValueError("its SHA-256 is another than when it was written")
             return cls._read(path)
         except Exception as error:  # h5py raises what it likes of a damaged file
             reason = what_is(path) or f"holds no results that can be read ({' '.join(str(error).split())})"
@@ -225,8 +230,9 @@ class Evaluation:
             if "draws" not in dataset:  # written when every datum had as many
                 dataset = dataset.assign(draws=("datum", [float(count)] * dataset.sizes["datum"]))
             values = {name: torch.from_numpy(dataset[name].to_numpy().copy()) for name in FIELDS}
-            said = dataset.attrs["conventions"]
-            found = cls(**values, num_samples=count, conventions=json.loads(said))
-            if dataset.attrs.get("sha256", found._digest(said)) != found._digest(said):
-                raise ValueError("its hash is another than when it was written")
-            return found
+            said = json.loads(dataset.attrs["conventions"])
+            return cls(**values, num_samples=count, conventions=said)
+
+
+def _seal(content: bytes) -> bytes:
+    return f"\nsha256 {sha256(content).hexdigest()}\n".encode()
