@@ -30,8 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _parse_and_run(arguments)
     except (ValueError, OSError) as error:
         code, message = BAD_INPUT, one_line(error)
-    except (FloatingPointError, ImportError) as error:
+    except FloatingPointError as error:
         code, message = FAILED, one_line(error)
+    except ImportError as error:
+        code, message = FAILED, f"{one_line(error)} (`pyrovae doctor` looks at what is installed)"
     except KeyboardInterrupt:
         code, message = INTERRUPTED, "interrupted"
     print(f"pyrovae: {message}", file=sys.stderr)
