@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 
 from pyrovae.recipes import RECIPE, Run, read_run
+from pyrovae.supplies import MODEL, needed, told
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,6 +47,8 @@ def save(vae: nn.Module, folder: str | os.PathLike[str], run: Run | None = None)
     _move(temporary, folder / WEIGHTS)
     if run is not None:
         write_text(folder / RECIPE, run.model_dump_json(indent=2) + "\n")
+    else:
+        write_text(folder / MODEL, told(vae) + "\n")
 
 
 def load(folder: str | os.PathLike[str], vae: nn.Module | None = None) -> VAE:
@@ -67,8 +70,8 @@ def load(folder: str | os.PathLike[str], vae: nn.Module | None = None) -> VAE:
     if vae is None:
         if (folder / WEIGHTS).is_file() and not (folder / RECIPE).is_file():
             raise FileNotFoundError(
-                f"{folder}: weights without a {RECIPE}: build the model they are of and pass it, "
-                f"pv.load(folder, vae)"
+                f"{folder}: weights{needed(folder)}, without a {RECIPE}: build the model they are of and "
+                f"pass it, pv.load(folder, vae)"
             )
         run = read_run(folder)
         from pyrovae.building import build
@@ -88,7 +91,7 @@ def load(folder: str | os.PathLike[str], vae: nn.Module | None = None) -> VAE:
 def write_text(path: Path, text: str) -> None:
     """Write a text file, complete or not at all."""
     temporary = path.with_name(f"{path.name}.part")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     _move(temporary, path)
 
 

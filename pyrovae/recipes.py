@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 from platform import python_version
 from typing import Any, ClassVar, Literal
@@ -230,7 +230,19 @@ def one_line(error: BaseException) -> str:
 
 
 def _read(path: Path, make: Any) -> Any:
+    content = None
     try:
-        return make(json.loads(path.read_text(encoding="utf-8")))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return make(content)
     except (ValueError, RecursionError) as error:  # of JSON, of its characters, of the recipe
-        raise ValueError(f"{path}: not a recipe this version reads: {one_line(error)}") from error
+        lacking = _lacking(content)
+        mend = f"; it was trained with {lacking}, which is not installed here" if lacking else ""
+        raise ValueError(f"{path}: not a recipe this version reads: {one_line(error)}{mend}") from error
+
+
+def _lacking(content: Any) -> str:
+    """Packages that a run was trained with and that are not here."""
+    named = content.get("versions") if isinstance(content, dict) else None
+    known = {each.metadata["Name"] for each in distributions()} | {"python"} if named else set()
+    there = [f"{name} {each}" for name, each in named.items() if name not in known] if named else []
+    return ", ".join(there)

@@ -16,12 +16,22 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from inspect import getdoc
+from inspect import Parameter, getdoc, signature
 from typing import Any
 
 from pyrovae import sources
 
-__all__ = ["KINDS", "canonical", "describe", "find", "names", "package_of", "plug_ins", "register"]
+__all__ = [
+    "KINDS",
+    "canonical",
+    "describe",
+    "find",
+    "keywords",
+    "names",
+    "package_of",
+    "plug_ins",
+    "register",
+]
 
 _PARTS: dict[str, tuple[str, str]] = {
     "priors": (
@@ -180,6 +190,23 @@ def describe(kind: str, name: str) -> str:
         return str(error)
     first = re.sub(r":\w+:`[^`]*?(\w+)`", r"\1", " ".join(text.split("\n\n")[0].split()))
     return first.split(". ")[0].removesuffix(".")
+
+
+def keywords(kind: str, name: str) -> str:
+    """The arguments with their defaults, as its constructor has them; nothing where they cannot be had.
+
+    Example:
+        >>> keywords("priors", "Normal")
+        'dim, *, scale=1.0, learn=True'
+    """
+    if kind == "datasets":
+        return ""
+    try:
+        found = signature(find(kind, name))
+    except (ImportError, ValueError):
+        return ""
+    bare = [each.replace(annotation=Parameter.empty) for each in found.parameters.values()]
+    return str(found.replace(parameters=bare, return_annotation=found.empty))[1:-1]
 
 
 def _built_in(kind: str) -> dict[str, str]:

@@ -36,8 +36,9 @@ def choose(kind: str, name: str, known: Iterable[str]) -> str:
     known = list(known)
     if name in known:
         return name
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean '{close[0]}'?" if close else f"choose one of {', '.join(known)}"
+    lower = {each.lower(): each for each in known}
+    close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
+    hint = f"did you mean '{lower[close[0]]}'?" if close else f"choose one of {', '.join(known)}"
     raise ValueError(f"unknown {kind} '{name}': {hint}")
 
 
