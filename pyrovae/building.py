@@ -175,6 +175,9 @@ class _Parts:
 
     def _made(self, kind: str, named: Named, offered: Offered) -> Any:
         """Make a part whose arguments may be others of this VAE."""
+        for key in ("net", "prior", "model"):
+            if key in named.given:
+                raise ValueError(f"{named.name}: {key} is that of the recipe: leave it out")
         return _make(kind, named, offered, self._converted)
 
     @contextmanager

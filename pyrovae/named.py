@@ -159,7 +159,7 @@ def _value(key: str, value: Any) -> Any:
 
 
 def _of_call(name: str, called: ast.expr) -> Named:
-    if not isinstance(called, ast.Call):
+    if not isinstance(called, ast.Call) or not isinstance(called.func, ast.Name):
         raise ValueError(f"'{name}(...)' is no call of one name")
     if called.args:
         raise ValueError(f"{name}: '{ast.unparse(called.args[0])}' has no keyword: write keyword=value")

@@ -222,11 +222,13 @@ def versions(recipe: Recipe) -> dict[str, str]:
 def one_line(error: BaseException) -> str:
     """An error's message in one line; of a pydantic error, each field with its complaint."""
     if isinstance(error, ValidationError):
-        found = (
+        found = [
             (".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors()
-        )
-        return "; ".join(f"{where}: {what}" if where else what for where, what in found)
-    return " ".join(str(error).split()) or type(error).__name__
+        ]
+        text = "; ".join(f"{where}: {what}" if where else what for where, what in found)
+    else:
+        text = str(error)
+    return " ".join(text.split()) or type(error).__name__
 
 
 def _read(path: Path, make: Any) -> Any:
