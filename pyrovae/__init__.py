@@ -19,6 +19,8 @@ if TYPE_CHECKING:
         plots,
         priors,
         proposals,
+        recipes,
+        registry,
         testing,
     )
     from pyrovae.annealing import ais_log_weights, bdmc
@@ -78,6 +80,8 @@ _MODULES = (
     "plots",
     "priors",
     "proposals",
+    "recipes",
+    "registry",
     "testing",
 )
 
@@ -119,6 +123,8 @@ __all__ = [  # noqa: RUF022 (values first, then the modules)
     "plots",
     "priors",
     "proposals",
+    "recipes",
+    "registry",
     "testing",
 ]
 

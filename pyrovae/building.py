@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
-from inspect import Parameter, signature
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pyrovae import datasets, registry, sources
+from pyrovae import datasets, registry
 from pyrovae.distributions import as_pyro
-from pyrovae.named import NESTED, Named
+from pyrovae.making import Offered, filled, make
+from pyrovae.named import Named
 from pyrovae.recipes import Recipe
 from pyrovae.vae import VAE, Model
 
 __all__ = ["build", "load_data", "training"]
 
-Offered = Mapping[str, Callable[[], Any]]
-"""By argument, what it is filled with where the recipe is silent."""
+CONTEXT = 64
+"""Width of a flow's context where the recipe gives none."""
 
 PSEUDO_INPUTS = 500
 """Rows of training data that a VampPrior starts from."""
@@ -68,7 +69,7 @@ def training(recipe: Recipe, num_data: int) -> dict[str, Any]:
         ['batch_size', 'loss', 'num_epochs', 'optimizer', 'precision', 'seed']
     """
     keywords = {
-        "loss": _make("objectives", recipe.objective, {"num_data": lambda: num_data}),
+        "loss": make("objectives", recipe.objective, {"num_data": lambda: num_data}),
         "optimizer": _optimizer(recipe),
         "num_epochs": recipe.num_epochs,
         "batch_size": recipe.batch_size,
@@ -76,7 +77,7 @@ def training(recipe: Recipe, num_data: int) -> dict[str, Any]:
         "seed": recipe.seed,
     }
     if recipe.schedule != Named("constant"):
-        factor = _make("schedules", recipe.schedule, {"num_epochs": lambda: recipe.num_epochs})
+        factor = make("schedules", recipe.schedule, {"num_epochs": lambda: recipe.num_epochs})
         keywords["scheduler"] = partial(torch.optim.lr_scheduler.LambdaLR, lr_lambda=factor)
     return keywords
 
@@ -101,7 +102,7 @@ class _Parts:
     @cached_property
     def prior(self) -> Any:
         width = {"dim": self._latents, "features": self._latents}
-        offered = {**width, "guide": lambda: self.guide, "pseudo_inputs": lambda: PSEUDO_INPUTS}
+        offered = {**width, "guide": lambda: self.guide, "pseudo_inputs": lambda: self._rows(PSEUDO_INPUTS)}
         with self._making(f"prior {self.recipe.prior.name}"):
             return self._made("priors", self.recipe.prior, offered)
 
@@ -142,7 +143,7 @@ class _Parts:
         return self._made("guides", named, offered)
 
     def _flow(self, named: Named) -> Any:
-        return _make("flows", named, {"features": lambda: self.dim, "context": lambda: CONTEXT})
+        return make("flows", named, {"features": lambda: self.dim, "context": lambda: CONTEXT})
 
     def _encoder(self, owner: Named, width: Offered) -> nn.Module:
         return self._net("guides", owner, self.recipe.encoder, self.features, self.recipe.hidden, width)
@@ -157,7 +158,7 @@ class _Parts:
         offered: dict[str, Callable[[], Any]] = {"in_features": lambda: inputs, "hidden": lambda: hidden}
         rule = getattr(registry.find(kind, owner.name), "net_width", None)
         if rule is not None:
-            outputs = rule(**_filled(f"{owner.name}.net_width", rule, owner.given, width, some=True))
+            outputs = rule(**filled(f"{owner.name}.net_width", rule, owner.given, width, some=True))
             offered |= {"out_features": lambda: outputs, "parameters": lambda: outputs // self.features}
         elif "out_features" not in named.given:
             raise ValueError(
@@ -166,7 +167,7 @@ class _Parts:
             )
         if self.shape is not None:
             offered["shape"] = lambda: self.shape
-        return _make("networks", named, offered)
+        return make("networks", named, offered)
 
     def _of_prior(self, name: str) -> Any:
         if name not in self.recipe.prior.given:
@@ -178,7 +179,7 @@ class _Parts:
         for key in ("net", "prior", "model"):
             if key in named.given:
                 raise ValueError(f"{named.name}: {key} is that of the recipe: leave it out")
-        return _make(kind, named, offered, self._converted)
+        return make(kind, named, offered, self._converted)
 
     @contextmanager
     def _making(self, label: str) -> Iterator[None]:
@@ -192,11 +193,8 @@ class _Parts:
             self._under_way.pop()
 
     def _converted(self, key: str, value: Any) -> Any:
-        if key == "guide" and isinstance(value, Named):
-            return self._guide(value)
-        if key == "flow" and isinstance(value, Named):
-            return self._flow(value)
-        return self._rows(value) if key == "pseudo_inputs" else value
+        others = {"guide": self._guide, "flow": self._flow, "pseudo_inputs": self._rows}
+        return others[key](value) if key in others else value
 
     def _rows(self, count: Any) -> Tensor:
         """The first rows of the training data; noughts where a model is built to be given its weights."""
@@ -210,81 +208,13 @@ class _Parts:
             return self.data[:count]
 
 
-CONTEXT = 64
-"""Width of a flow's context where the recipe gives none."""
-
-
 def _context(named: Named) -> int:
     flow = named.given.get("flow")
     return flow.given.get("context", CONTEXT) if isinstance(flow, Named) else CONTEXT
 
 
-def _make(
-    kind: str, named: Named, offered: Offered, convert: Callable[[str, Any], Any] = lambda key, value: value
-) -> Any:
-    """Call what a name stands for with the recipe's keywords, and with what is offered for the others."""
-    make = registry.find(kind, named.name)
-    label = f"{kind.removesuffix('s')} '{named.name}'"
-
-    def converted(key: str, value: Any) -> Any:
-        if key in ("activation", "weight", "target") and isinstance(value, Named):
-            inner = NESTED[key]
-            return _factory(value) if inner == "activations" else _make(inner, value, {})
-        if key == "terms":
-            several = value if isinstance(value, tuple) else (value,)
-            return [_make("terms", each, offered) for each in several]
-        return convert(key, value)
-
-    filled = _filled(label, make, named.given, offered)
-    arguments = {key: converted(key, value) for key, value in filled.items()}
-    left = [key for key, value in arguments.items() if isinstance(value, Named)]
-    if left:
-        raise ValueError(f"{label}: {left[0]} takes no part, and {arguments[left[0]]} is one")
-    try:
-        return make(**arguments)
-    except TypeError as error:
-        raise ValueError(f"{label}: {error}") from error
-
-
-def _factory(named: Named) -> Callable[[], nn.Module]:
-    """An activation, made anew for each layer."""
-    make = registry.find("activations", named.name)
-    return partial(make, **_filled(f"activation '{named.name}'", make, named.given, {}))
-
-
-def _filled(
-    label: str, make: Callable[..., Any], given: Mapping[str, Any], offered: Offered, some: bool = False
-) -> dict[str, Any]:
-    """The keywords given, and what is offered for the other arguments there are.
-
-    Args:
-        label: Of errors.
-        make: What is to be called.
-        given: Keywords that have been chosen.
-        offered: What to take for others.
-        some: Whether to leave out what is given and not taken, which is refused otherwise.
-    """
-    arguments = {
-        name: each
-        for name, each in signature(make).parameters.items()
-        if each.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
-    }
-    takes_all = any(each.kind is Parameter.VAR_KEYWORD for each in signature(make).parameters.values())
-    if some:
-        given = {key: value for key, value in given.items() if key in arguments}
-    elif not takes_all:
-        for key in given:
-            sources.choose(f"keyword of {label}", key, arguments)
-    filled = {key: fill() for key, fill in offered.items() if key in arguments and key not in given}
-    filled |= given
-    for name, each in arguments.items():
-        if name not in filled and each.default is Parameter.empty:
-            raise ValueError(f"{label} needs {name}: give it with the name, as Name({name}=...)")
-    return filled
-
-
 def _optimizer(recipe: Recipe) -> Callable[[list[Tensor]], torch.optim.Optimizer]:
-    make = registry.find("optimizers", recipe.optimizer.name)
+    made = registry.find("optimizers", recipe.optimizer.name)
     label = f"optimizer '{recipe.optimizer.name}'"
     if "lr" in recipe.optimizer.given:
         raise ValueError(f"{label}: lr is the recipe's learning_rate: give it there")
@@ -292,5 +222,5 @@ def _optimizer(recipe: Recipe) -> Callable[[list[Tensor]], torch.optim.Optimizer
     plain = {"fused", "foreach", "capturable", "differentiable"} & recipe.optimizer.given.keys()
     fused: Offered = {} if plain else {"fused": lambda: True}
     offered = {"params": lambda: None, "lr": lambda: recipe.learning_rate, **fused}
-    keywords = _filled(label, make, recipe.optimizer.given, offered)
-    return lambda parameters: make(**{**keywords, "params": parameters})
+    keywords = filled(label, made, recipe.optimizer.given, offered)
+    return lambda parameters: made(**{**keywords, "params": parameters})

@@ -353,6 +353,13 @@ def test_a_guide_over_positive_latents_and_a_point_are_built_too():
         ({"encoder": "MLP(hidden=[0])"}, "hidden"),
         ({"encoder": "ConvEncoder"}, "network 'ConvEncoder' needs shape"),
         (
+            {"encoder": "MLP(activation=3)"},
+            "network 'MLP': activation is 3: give a name, see pyrovae list",
+        ),
+        ({"guide": "Flow(flow=3)"}, "guide 'Flow': flow is 3: give a name, see pyrovae list flows"),
+        ({"guide": "Widened(guide=None, scale=2)"}, "guide 'Widened': guide is None: give a name"),
+        ({"guide": "Normal(flow=IAF)"}, "unknown keyword of guide 'Normal' 'flow'"),
+        (
             {"guide": "Widened(guide=Normal(net=3), scale=2)"},
             "Normal: net is that of the recipe: leave it out",
         ),
@@ -483,6 +490,7 @@ def test_every_objective_and_every_term_trains(objective):
             {"optimizer": "Adam(beta=0.1)"},
             "unknown keyword of optimizer 'Adam' 'beta': did you mean 'betas'?",
         ),
+        ({"objective": "ELBO(terms=[mmd(weight=1), 3])"}, "objective 'ELBO': terms is .*3.: give a name"),
         ({"objective": "IWAE"}, "objective 'IWAE' needs num_particles"),
         (
             {"objective": "IWAE(num_particles=2, gradient=drag)"},
