@@ -12,17 +12,18 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from pyrovae import sources
+from pyrovae.locks import locked
 from pyrovae.recipes import Recipe, build, one_line, read_run
-from pyrovae.runs import Keeper, check_writable, describe, prepare
+from pyrovae.runs import Keeper, check_folder, check_writable, continued, describe, prepare
 
 __all__ = ["main"]
 
 DEFAULT = Recipe()
-BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+BAD_INPUT, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code is 0, 1 (failed), 2 (bad input) or 130 (interrupted)."""
+    """Run the command line: exit code 0, 1 (failed), 2 (bad input), 130 (Ctrl-C) or 143 (SIGTERM)."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         return _parse_and_run(arguments)
@@ -70,6 +71,7 @@ class _Train:
         recipe: Annotated[Recipe, tyro.conf.arg(name="")] = DEFAULT,
         root: Path | None = None,
         overwrite: bool = False,
+        resume: bool = False,
     ) -> None:
         """Take the arguments.
 
@@ -78,31 +80,38 @@ class _Train:
             recipe: What to train on what, and how.
             root: Folder of the data sets, where not $PYROVAE_DATA.
             overwrite: Write over a run that the folder holds.
+            resume: Go on with the run that the folder holds, by its own recipe; --num-epochs may be more.
         """
-        self.folder, self.recipe, self.root, self.overwrite = run, recipe, root, overwrite
+        self.folder, self.recipe, self.root = run, recipe, root
+        self.overwrite, self.resume = overwrite, resume
 
     def run(self) -> int:
-        """Train, saving after each epoch; Ctrl-C keeps what was trained."""
-        if self.recipe.dataset == "static-mnist":
+        """Train, keeping checkpoints; Ctrl-C and SIGTERM finish the step, and keep what was trained."""
+        recipe = continued(self.folder, self.recipe, DEFAULT).recipe if self.resume else self.recipe
+        if recipe.dataset == "static-mnist":
             sources.find_static_mnist(self.root)
-        prepare(self.folder, self.overwrite)
+        check_folder(self.folder)
+        with locked(self.folder / "lock"):
+            if not self.resume:
+                prepare(self.folder, overwrite=self.overwrite)
+            return self._train(recipe)
 
+    def _train(self, recipe: Recipe) -> int:
         import torch
 
         from pyrovae import datasets, fit
         from pyrovae.networks import set_output_bias
         from pyrovae.streams import stream
 
-        recipe = self.recipe
         dataset = datasets.load(recipe.dataset, self.root, binarisation=recipe.binarisation)
         features = dataset.train.values.shape[1]
         with stream("weights", recipe.seed):
             vae = build(recipe, features)
         set_output_bias(vae.likelihood, torch.logit(dataset.train.mean, eps=1e-3))
         keeper = Keeper(vae, self.folder, describe(recipe, dataset, features))
-        code = 0
+        keeper.begin()
         try:
-            fit(
+            keeper.history = fit(
                 vae.model,
                 vae.guide,
                 dataset.train,
@@ -112,17 +121,18 @@ class _Train:
                 num_epochs=recipe.num_epochs,
                 batch_size=recipe.batch_size,
                 validation=dataset.validation,
-                callbacks=[keeper],
                 seed=recipe.seed,
                 compile=False,  # "auto" goes by time: a recipe would not always give the same weights
+                resume=self.folder,
             )
-        except KeyboardInterrupt:
-            keeper.save()
-            kept = f"what {keeper.epochs} epochs and a part of one gave is in {self.folder}"
-            print(f"pyrovae: interrupted: {kept}", file=sys.stderr)
-            code = INTERRUPTED
+        except (KeyboardInterrupt, SystemExit) as stop:
+            print(f"pyrovae: {keeper.interrupted()}", file=sys.stderr)
+            return INTERRUPTED if isinstance(stop, KeyboardInterrupt) else TERMINATED
+        except Exception:
+            keeper.forget()
+            raise
         keeper.finish(dataset)
-        return code
+        return 0
 
 
 class _Evaluate:
