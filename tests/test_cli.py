@@ -96,7 +96,7 @@ def test_a_run_that_goes_on_is_that_of_one_go(a_run, tmp_path, capsys):
     folder = str(tmp_path / "run")
     assert run("train", folder, *SMALL[2:], "--num-epochs", "1").returncode == 0
     assert cli.main(["train", folder, "--resume", "--hidden", "30", "--latent-dim", "3"]) == 2
-    assert "hidden is [20] there and [30] here; latent_dim is 2 there and 3 here" in capsys.readouterr().err
+    assert "latent_dim is 2 there and 3 here; hidden is [20] there and [30] here" in capsys.readouterr().err
     for _ in range(2):
         done = run("train", folder, "--resume", "--num-epochs", "2")
         assert done.returncode == 0, done.stderr
