@@ -1,8 +1,8 @@
 """Trains and evaluates in forks of one process that has torch imported, and kills them with signal 9.
 
 Called with a folder and ``random KILLS`` or ``points STRIDE``; prints, as JSON, how many were killed and
-how many of the runs that were taken up came to the same. A fork costs milliseconds, where a new Python would take
-seconds to import torch.
+how many of the runs that were taken up came to the same. A fork costs milliseconds, where a new Python would
+take seconds to import torch.
 """
 
 from __future__ import annotations
