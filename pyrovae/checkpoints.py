@@ -9,6 +9,7 @@ the state and ``state.json`` for the rest, listed with their SHA-256 in ``manife
 from __future__ import annotations
 
 import json
+import math
 import os
 import warnings
 from collections.abc import Mapping
@@ -118,7 +119,7 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.damaged: set[Path] = set()
-        self._scores: dict[Path, float | None] = {}
+        self._scores: dict[Path, float] = {}
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder} is a file: name another run folder")
         strange = [path.name for path in self._entries() if path.suffix != durable.PART and not _is_one(path)]
@@ -181,18 +182,19 @@ class Checkpoints:
 
     def _drop(self) -> None:
         whole = [path for path in self.paths() if path not in self.damaged]
-        scored = [(score, path) for path in whole if (score := self._score(path)) is not None]
+        scored = [(score, path) for path in whole if not math.isnan(score := self._score(path))]
         kept = {*whole[-2:], *([max(scored)[1]] if scored else [])}
         for path in self.paths():
             if path not in kept:
                 durable.remove(path)
 
-    def _score(self, path: Path) -> float | None:
+    def _score(self, path: Path) -> float:
         if path not in self._scores:
             try:
-                self._scores[path] = durable.read_manifest(path)["about"]["score"]
+                score = durable.read_manifest(path)["about"]["score"]
             except ValueError:
-                self._scores[path] = None
+                score = None
+            self._scores[path] = math.nan if score is None else score
         return self._scores[path]
 
     def _entries(self) -> list[Path]:

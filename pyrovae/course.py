@@ -183,7 +183,7 @@ class Course:
     def settings(self) -> dict[str, Any]:
         """What it is a course of, at its start: another would not fit."""
         groups = [
-            {key: described(value) for key, value in group.items() if key != "params"}
+            {"is": "group"} | {key: described(value) for key, value in group.items() if key != "params"}
             for group in self.optimizer.param_groups
         ]
         scheduler = None

@@ -52,16 +52,16 @@ def described(value: Any, depth: int = 0) -> Any:
     return name | {key: below(each) for key, each in held.items() if not key.startswith("_")}
 
 
-def architecture(modules: Mapping[str, nn.Module]) -> dict[str, str]:
+def architecture(modules: Mapping[str, nn.Module]) -> dict[str, dict[str, Any]]:
     """What modules are, by name: class, and what their repr shows, or of this package's what they hold."""
     found = {}
     for name, module in modules.items():
-        own = type(module).__module__.startswith("pyrovae.")
-        held = [f"{key}={value}" for key, value in attributes(module).items() if own and value is not None]
-        part = vars(module).get("part") if own else None  # a function in the place of a module
-        held += [str(getattr(part, "__qualname__", type(part).__qualname__))] if part is not None else []
-        held += [module.extra_repr()] if not own else []
-        found[name] = f"{type(module).__name__}({', '.join(held)})"
+        found[name] = {"is": type(module).__name__}
+        if type(module).__module__.startswith("pyrovae."):
+            part = vars(module).get("part")  # a function in the place of a module
+            found[name] |= attributes(module) | ({} if part is None else {"of": described(part)["is"]})
+        else:
+            found[name]["shows"] = module.extra_repr()
     return found
 
 
@@ -80,15 +80,22 @@ def attributes(thing: Any) -> dict[str, Any]:
     }
 
 
-def differences(there: Any, now: Any, name: str = "", *, ignore: tuple[str, ...] = ()) -> list[str]:
-    """What differs between two such descriptions, each by its place; a thing not there is as good as none.
+def differences(there: Any, now: Any, name: str = "") -> list[str]:
+    """What differs between two such descriptions, each by its place.
+
+    A thing not there is as good as none. What an object holds on one side only tells nothing: another version
+    of its library may have given it that.
 
     Example:
         >>> differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2, "d": None})
         ['a.b is 1 there and 3 here']
+        >>> differences({"is": "Adam", "lr": 1.0}, {"is": "Adam", "lr": 1.0, "fast": True})
+        []
     """
     if isinstance(there, Mapping) and isinstance(now, Mapping):
-        keys = [key for key in dict.fromkeys([*there, *now]) if key not in ignore]
+        keys = list(dict.fromkeys([*there, *now]))
+        if "is" in there and "is" in now:
+            keys = [key for key in keys if key in there and key in now]
         found = [differences(there.get(key), now.get(key), f"{name}.{key}" if name else key) for key in keys]
         return [each for some in found for each in some]
     if isinstance(there, list) and isinstance(now, list) and len(there) == len(now):
