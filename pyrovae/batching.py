@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -162,7 +162,8 @@ def batches(
                 streams.enter_context(stream(f"rows, {purpose}", *key, step))
             if split is not None:
                 streams.enter_context(split.drawing(f"redraw, {purpose}", *key, step))
-            batch = next(fetches, None)
+            with _telling_of_workers(data):
+                batch = next(fetches, None)
         if batch is None:
             return
         if not checked:
@@ -171,6 +172,21 @@ def batches(
         if step < start:
             continue
         yield tuple(tensor.to(device) for tensor in batch) if device else batch
+
+
+@contextmanager
+def _telling_of_workers(data: Data) -> Iterator[None]:
+    """Say what it means that a loader's worker is gone, in one line."""
+    try:
+        yield
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        workers = isinstance(data, DataLoader) and data.num_workers > 0
+        if not workers or (type(error) is RuntimeError and "DataLoader worker" not in str(error)):
+            raise
+        raise RuntimeError(
+            f"data: a worker of the DataLoader died ({' '.join(str(error).split())}): it may have run out of "
+            f"memory: use fewer workers or smaller batches"
+        ) from error
 
 
 def _fetches(

@@ -124,6 +124,18 @@ class Course:
         self.totals = self.totals + sums
         if isinstance(self.start, float) and math.isnan(self.start):
             self.start = sums[0] / rows
+            self._tell_of_idle_parameters()
+
+    def _tell_of_idle_parameters(self) -> None:
+        idle = [self.meter.name(each) for each in self.parameters if each.grad is None]
+        if idle:
+            more = f" and {len(idle) - 1} more" if len(idle) > 1 else ""
+            warnings.warn(
+                f"fit: the loss has no gradient for '{idle[0]}'{more}, which will not change: freeze it by "
+                f"requires_grad_(False), or look where it should be used",
+                UserWarning,
+                stacklevel=4,
+            )
 
     @property
     def elbo(self) -> float:
