@@ -27,6 +27,7 @@ __all__ = [
     "num_rows",
     "resident",
     "rows_of",
+    "telling_of_workers",
 ]
 
 Data = Tensor | tuple[Tensor, ...] | Dataset[Any] | DataLoader[Any]
@@ -162,8 +163,7 @@ def batches(
                 streams.enter_context(stream(f"rows, {purpose}", *key, step))
             if split is not None:
                 streams.enter_context(split.drawing(f"redraw, {purpose}", *key, step))
-            with _telling_of_workers(data):
-                batch = next(fetches, None)
+            batch = next(fetches, None)
         if batch is None:
             return
         if not checked:
@@ -175,13 +175,13 @@ def batches(
 
 
 @contextmanager
-def _telling_of_workers(data: Data) -> Iterator[None]:
-    """Say what it means that a loader's worker is gone, in one line."""
+def telling_of_workers(*data: Data | None) -> Iterator[None]:
+    """Say what it means that a loader's worker is gone, which torch raises wherever the signal comes."""
     try:
         yield
     except (RuntimeError, ConnectionError, EOFError) as error:
-        workers = isinstance(data, DataLoader) and data.num_workers > 0
-        if not workers or (type(error) is RuntimeError and "DataLoader worker" not in str(error)):
+        workers = any(isinstance(each, DataLoader) and each.num_workers for each in data)
+        if not workers or (isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)):
             raise
         raise RuntimeError(
             f"data: a worker of the DataLoader died ({' '.join(str(error).split())}): it may have run out of "

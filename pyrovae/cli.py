@@ -121,6 +121,7 @@ class _Train:
                 num_epochs=recipe.num_epochs,
                 batch_size=recipe.batch_size,
                 validation=dataset.validation,
+                callbacks=[keeper],
                 seed=recipe.seed,
                 compile=False,  # "auto" goes by time: a recipe would not always give the same weights
                 resume=self.folder,

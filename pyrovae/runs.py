@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from pyrovae.datasets import Dataset
-    from pyrovae.training import History
+    from pyrovae.training import History, Training
     from pyrovae.vae import VAE
 
 __all__ = ["Keeper", "check_folder", "check_writable", "continued", "describe", "prepare"]
@@ -40,7 +40,10 @@ class Keeper:
     def begin(self) -> None:
         """Write the recipe, by which the run can go on."""
         write_file(self.folder / "recipe.json", self.run.model_dump_json(indent=2) + "\n")
-        (self.folder / "weights.safetensors").unlink(missing_ok=True)  # what goes on is in the checkpoints
+
+    def __call__(self, training: Training) -> None:
+        """After an epoch: weights of a run that ended, and goes on now, are those of the checkpoints."""
+        (self.folder / "weights.safetensors").unlink(missing_ok=True)
 
     def interrupted(self) -> str:
         """What is kept, and how to go on."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from pyrovae.batching import Data, batches, generators_of, identity_of, num_rows, resident
+from pyrovae.batching import Data, batches, generators_of, identity_of, num_rows, resident, telling_of_workers
 from pyrovae.compilation import Compiled
 from pyrovae.course import Course, Training
 from pyrovae.history import History
@@ -156,7 +156,6 @@ def fit(
         if isinstance(loss, Objective):
             loss.clock = Clock()  # the look for parameters was no step
         steps = len(data) if isinstance(data, DataLoader) else -(-num_rows(data) // batch_size)
-        bar = tqdm(total=num_epochs * steps, disable=not progress)
         stepper = Stepper(
             meter,
             optimizer,
@@ -165,7 +164,6 @@ def fit(
             precision=precision,
             num_steps=num_epochs * steps,
             clip=clip,
-            say=bar.set_description,
         )
         course = Course(
             model,
@@ -192,7 +190,9 @@ def fit(
             }
             saver.take_up(course, said | course.settings(), environment(parameters[0].device), num_epochs)
             stepper.left -= course.epoch * steps + course.step
-        bar.update(course.epoch * steps + course.step)
+        done = course.epoch * steps + course.step
+        bar = tqdm(total=num_epochs * steps, initial=done, disable=not progress)
+        stepper.say = bar.set_description
 
         def drawn() -> Iterator[tuple[Tensor, ...]]:
             """What is left of the epoch."""
@@ -221,7 +221,8 @@ def fit(
             while course.epoch < num_epochs and not course.stopped:
                 course.begin_epoch(remember=on_failure == "rollback")
                 try:
-                    _run_epoch(course, seed, drawn, validated, callbacks, saver, bar)
+                    with telling_of_workers(data, validation):
+                        _run_epoch(course, seed, drawn, validated, callbacks, saver, bar)
                 except FloatingPointError as error:
                     course.roll_back(error)
                     bar.update(course.epoch * steps - bar.n)
