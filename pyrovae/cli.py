@@ -14,17 +14,18 @@ import tyro
 
 from pyrovae import sources
 from pyrovae.commands import Doctor, List, configured, registry_of_parts
+from pyrovae.locks import locked
 from pyrovae.recipes import Recipe, check_data, notes, one_line, read_config, read_run
-from pyrovae.runs import Keeper, check_writable, describe, prepare
+from pyrovae.runs import Keeper, check_folder, check_writable, continued, describe, prepare
 
 __all__ = ["main"]
 
 DEFAULT = Recipe()
-BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+BAD_INPUT, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code is 0, 1 (failed), 2 (bad input) or 130 (interrupted)."""
+    """Run the command line: exit code 0, 1 (failed), 2 (bad input), 130 (Ctrl-C) or 143 (SIGTERM)."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         return _parse_and_run(arguments)
@@ -82,6 +83,7 @@ class _Train:
         config: Path | None = None,
         root: Path | None = None,
         overwrite: bool = False,
+        resume: bool = False,
     ) -> None:
         """Take the arguments.
 
@@ -91,21 +93,28 @@ class _Train:
             config: A recipe, or another run, to train by; options given beside it change it.
             root: Folder of the data sets, where not $PYROVAE_DATA.
             overwrite: Write over a run that the folder holds.
+            resume: Go on with the run that the folder holds, by its own recipe; --num-epochs may be more.
         """
-        self.folder, self.recipe, self.root, self.overwrite = run, recipe, root, overwrite
+        self.folder, self.recipe, self.root = run, recipe, root
+        self.overwrite, self.resume = overwrite, resume
         self.config = None if config is None else read_config(config)
 
     def run(self) -> int:
-        """Train, saving after each epoch; Ctrl-C keeps what was trained."""
-        if self.recipe.dataset == "static-mnist":
+        """Train, keeping checkpoints; Ctrl-C and SIGTERM finish the step, and keep what was trained."""
+        recipe = continued(self.folder, self.recipe, DEFAULT).recipe if self.resume else self.recipe
+        if recipe.dataset == "static-mnist":
             sources.find_static_mnist(self.root)
-        prepare(self.folder, self.overwrite)
+        check_folder(self.folder)
+        with locked(self.folder / "lock"):
+            if not self.resume:
+                prepare(self.folder, overwrite=self.overwrite)
+            return self._train(recipe)
 
+    def _train(self, recipe: Recipe) -> int:
         from pyrovae import fit
         from pyrovae.building import build, load_data, training
         from pyrovae.streams import stream
 
-        recipe = self.recipe
         dataset = load_data(recipe, self.root)
         for line in [] if self.config is None else notes(self.config, recipe, dataset.fingerprint):
             print(f"pyrovae: {line}", file=sys.stderr)
@@ -113,9 +122,9 @@ class _Train:
         with stream("weights", recipe.seed):
             vae = build(recipe, features, dataset.train.shape, dataset.train)
         keeper = Keeper(vae, self.folder, describe(recipe, dataset, features))
-        code = 0
+        keeper.begin()
         try:
-            fit(
+            keeper.history = fit(
                 vae.model,
                 vae.guide,
                 dataset.train,
@@ -123,14 +132,16 @@ class _Train:
                 callbacks=[keeper],
                 **training(recipe, len(dataset.train)),
                 compile=False,  # "auto" goes by time: a recipe would not always give the same weights
+                resume=self.folder,
             )
-        except KeyboardInterrupt:
-            keeper.save()
-            kept = f"what {keeper.epochs} epochs and a part of one gave is in {self.folder}"
-            print(f"pyrovae: interrupted: {kept}", file=sys.stderr)
-            code = INTERRUPTED
+        except (KeyboardInterrupt, SystemExit) as stop:
+            print(f"pyrovae: {keeper.interrupted()}", file=sys.stderr)
+            return INTERRUPTED if isinstance(stop, KeyboardInterrupt) else TERMINATED
+        except Exception:
+            keeper.forget()
+            raise
         keeper.finish(dataset)
-        return code
+        return 0
 
 
 class _Evaluate:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from pyrovae.batching import Data, conventions_of, fingerprint, num_rows
 from pyrovae.estimates import Estimator
 from pyrovae.importance import log_weights
 from pyrovae.ledger import Ledger, hash_of
+from pyrovae.locks import locked
 from pyrovae.parameters import check_positive
 from pyrovae.precision import Precision, check_precision, networks_in
 from pyrovae.programs import Program, mode, modules_of, plain_errors
@@ -104,6 +107,7 @@ def evaluate(
     Raises:
         ValueError: As :func:`pyrovae.log_weights`; no rows; NaN in the data (its row is named); a file
             to resume from that is of something else.
+        OSError: Another process is at work with that file.
 
     Example:
         >>> from pyrovae.testing import LinearGaussian
@@ -133,7 +137,8 @@ def evaluate(
     }
     columns: dict[str, list[Tensor]] = {name: [] for name in FIELDS}
     estimator, ledger, seen, memory = None, None, 0, Memory(chunk_size)
-    with mode(modules, training=False), tqdm(total=num_rows(data), disable=not progress) as bar:
+    lock = nullcontext() if resume is None else locked(Path(f"{resume}.lock"), passing=True)
+    with lock, mode(modules, training=False), tqdm(total=num_rows(data), disable=not progress) as bar:
         bar.set_description("evaluate")
         for tile in tiles(data, seed, batch_size=batch_size, device=device):
             if estimator is None:
