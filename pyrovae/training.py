@@ -178,6 +178,7 @@ def fit(
         )
         if saver is not None:
             said = {
+                "is": "fit",  # so that a setting of a later version is no difference
                 "data": identity_of(given),
                 "validation": None if validation is None else identity_of(validation),
                 "batch_size": batch_size,

@@ -22,6 +22,10 @@ ROWS, BATCH, EPOCHS = 23, 5, 3
 STEPS = 5  # an epoch's: the last of 3 rows
 
 
+PLACE = [torch.device("cpu")]
+"""Where the models are tested: --device."""
+
+
 class CutError(Exception):
     """As a kill between two steps."""
 
@@ -48,7 +52,7 @@ def adam(parameters):
 def fit(vae, data, folder=None, **keywords):
     """With every step kept."""
     keywords = {"num_epochs": EPOCHS, "batch_size": BATCH, "optimizer": adam, "progress": False, **keywords}
-    keywords |= {"compile": keywords.get("compile", False), "seed": 3}
+    keywords |= {"compile": keywords.get("compile", False), "seed": 3, "device": PLACE[0]}
     if isinstance(keywords.get("loss"), type(lambda: 0)):
         keywords["loss"] = keywords["loss"]()
     return pv.fit(vae.model, vae.guide, data, resume=folder, checkpoint_every=0.0, **keywords)
@@ -88,6 +92,11 @@ def assert_resumes(
         found.append((columns(history), tensors(vae)))
     assert found[0][0] == found[1][0]
     assert_equal(found[0][1], found[1][1])
+
+
+@pytest.fixture(autouse=True)
+def place(device):
+    PLACE[0] = device
 
 
 @pytest.fixture(autouse=True)
@@ -198,12 +207,35 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("compile", [False, True])
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(
+    ("name", "compile"),
+    [*((name, False) for name in LOSSES), ("warm-up by steps", True), ("IWAE, dreg", True)],
+)
 def test_objectives_and_their_clocks_go_on(tmp_path, x, name, compile, monkeypatch):
     """The compiler has tests of its own, and takes seconds: graphs run as they are captured."""
     monkeypatch.setattr(Code, "compile", lambda self, tensors: None)
     assert_resumes(tmp_path, a_vae, lambda: x, 8, loss=LOSSES[name], compile=compile)
+
+
+@pytest.mark.slow
+def test_compiled_code_goes_on(tmp_path, x):
+    assert_resumes(tmp_path, a_vae, lambda: x, 8, compile=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("places", [("cuda", "cpu"), ("cpu", "cuda")])
+def test_goes_on_at_another_device(tmp_path, x, places):
+    PLACE[0] = torch.device(places[0])
+    with pytest.raises(CutError):
+        fit(a_vae(), x, tmp_path, callbacks=[KeepBest(), Averaged(0.5), CutAfter(8)], validation=x)
+    PLACE[0] = torch.device(places[1])
+    vae, callbacks = a_vae(), [KeepBest(), Averaged(0.5)]
+    with pytest.warns(UserWarning, match="bits may differ"):
+        history = fit(vae, x, tmp_path, callbacks=callbacks, validation=x)
+    assert len(history) == EPOCHS
+    for callback in callbacks:
+        callback.restore()
+    assert {parameter.device.type for parameter in vae.parameters()} == {places[1]}
 
 
 @pytest.mark.parametrize("cut", [5, 10])
@@ -337,7 +369,10 @@ OTHERS = {
     "schedule": ({"scheduler": SCHEDULERS["step"]}, "scheduler is nothing there and {'is': 'StepLR'"),
     "clip": ({"clip": 1.0}, "clip is nothing there and 1.0 here"),
     "compile": ({"compile": True}, "compile is False there and True here"),
-    "validation": ({"validation": torch.ones(3, FEATURES)}, "validation is nothing there and {'rows': 3"),
+    "validation": (
+        {"validation": torch.ones(3, FEATURES)},
+        "validation is nothing there and {'is': 'data', 'rows': 3",
+    ),
     "two": (
         {"batch_size": 6, "clip": 1.0},
         "batch_size is 5 there and 6 here; clip is nothing there and 1.0",
