@@ -7,6 +7,7 @@ size and the SHA-256 of each file and of itself.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -205,10 +206,13 @@ def _sealed(content: dict[str, Any]) -> bytes:
 
 
 def _sync(folder: Path) -> None:
-    """See to it that a folder's entries are on the disk."""
+    """See to it that a folder's entries are on the disk, where its file system can be asked to."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)
 
