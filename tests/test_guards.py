@@ -350,6 +350,30 @@ def test_a_second_signal_leaves_at_once():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_fit_leaves_at_once_at_a_second_ctrl_c(tmp_path, x):
+    """In the second step of the second epoch, which is not kept; the first epoch is."""
+
+    class Impatient:
+        steps = 0
+
+        def __call__(self, training):
+            pass
+
+        def step(self, training):
+            self.steps += 1
+            if self.steps == 6:
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+                self.steps = None
+
+    impatient = Impatient()
+    with pytest.raises(KeyboardInterrupt):
+        fit(a_vae(), x, callbacks=[impatient], resume=tmp_path)
+    assert impatient.steps == 6
+    position = Checkpoints(tmp_path / "checkpoints").newest()["position"]
+    assert (position["epoch"], position["step"]) == (1, 0)
+
+
 def test_on_another_thread_handlers_are_left_alone(tmp_path, x):
     found = []
 
