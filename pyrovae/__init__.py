@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyrovae import (
+        callbacks,
         datasets,
         diagnostics,
         flows,
@@ -68,6 +69,7 @@ _HOMES = {
     "standard_error": "reductions",
 }
 _MODULES = (
+    "callbacks",
     "datasets",
     "diagnostics",
     "flows",
@@ -111,6 +113,7 @@ __all__ = [  # noqa: RUF022 (values first, then the modules)
     "psis",
     "save",
     "standard_error",
+    "callbacks",
     "datasets",
     "diagnostics",
     "flows",

@@ -30,6 +30,9 @@ __all__ = [
     "telling_of_workers",
 ]
 
+FEW = 4096
+"""Rows that are hashed at once."""
+
 Data = Tensor | tuple[Tensor, ...] | Dataset[Any] | DataLoader[Any]
 
 
@@ -81,11 +84,14 @@ def identity_of(data: Data) -> dict[str, Any]:
     none.
     """
     rows: Any = data.dataset if isinstance(data, DataLoader) else data
-    found: dict[str, Any] = {"rows": num_rows(data)}
+    found: dict[str, Any] = {"is": "data", "rows": num_rows(data)}
     if isinstance(data, DataLoader):
-        found |= {"batches": len(data), "order": type(data.sampler).__name__}
+        found |= {"batches": len(data), "order": type(data.sampler).__name__, "workers": data.num_workers}
+    split = _split(data)
+    if split is not None:
+        found |= {name: getattr(split, name, None) for name in ("scale", "redraw", "dequantise", "seed")}
     if isinstance(rows, (Tensor, tuple)) or _split(rows) is rows:
-        seen = [fingerprint(_held_by(rows))]
+        seen = [fingerprint(some for tensor in _held_by(rows) for some in tensor.split(FEW))]
     else:
         seen = [_fingerprint_of_some(rows) for _ in range(2)]
     if len({*seen}) == 1:

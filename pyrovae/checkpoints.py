@@ -96,9 +96,9 @@ def load(folder: str | os.PathLike[str], vae: nn.Module | None = None) -> VAE:
         copy_into(of_module(vae), from_bytes(path.read_bytes(), path), str(path))
         return vae  # type: ignore[return-value]
     state = Checkpoints(folder / CHECKPOINTS).newest()
-    if state is None:
-        raise FileNotFoundError(f"{path}: no weights there: the run was never saved")
     pair: Any = vae
+    if state is None or not hasattr(pair, "model"):
+        raise FileNotFoundError(f"{path}: no weights there: the run was never saved")
     copy_into(of_programs(pair.model, pair.guide), state["weights"], str(folder / CHECKPOINTS))
     return pair
 

@@ -99,6 +99,8 @@ class _Train:
             overwrite: Write over a run that the folder holds.
             resume: Go on with the run that the folder holds, by its own recipe; --num-epochs may be more.
         """
+        if overwrite and resume:
+            raise ValueError("--resume goes on with a run, and --overwrite starts anew: pass one of them")
         self.folder, self.recipe, self.root = run, recipe, root
         self.overwrite, self.resume = overwrite, resume
         self.config = None if config is None else read_config(config)

@@ -102,13 +102,13 @@ class Course:
     def begin_epoch(self, *, remember: bool) -> None:
         """Make ready for the steps of an epoch; the state at its start may be remembered, to go back to."""
         self.training.epoch = self.epoch
-        if self.step:  # goes on amid an epoch
-            return
-        self._orders = self._orders_now()
-        if isinstance(self.meter.objective, Objective):
-            self.meter.objective.clock = self.meter.objective.clock._replace(epoch=self.epoch)
-        if remember:
-            self._good = mapped(self._moving(), torch.clone)
+        if not self.step:  # else it goes on amid the epoch
+            self._orders = self._orders_now()
+            if isinstance(self.meter.objective, Objective):
+                self.meter.objective.clock = self.meter.objective.clock._replace(epoch=self.epoch)
+        if remember and (self._good is None or not self.step):
+            good = {**self._moving(), "position": self._position(), "random": self._random}
+            self._good = mapped(good, torch.clone)
 
     def take_up_noise(self) -> None:
         """Inside the epoch's stream: draw on from where the steps that are done had come to."""
@@ -169,10 +169,10 @@ class Course:
         if self.scheduler is not None:
             advance(self.scheduler, self.history)
         self.epoch, self.step, self.rows, self.totals = self.epoch + 1, 0, 0, 0.0
-        self._orders = self._orders_now()
+        self._orders, self._good = self._orders_now(), None
 
     def roll_back(self, error: FloatingPointError) -> None:
-        """Go back to the start of the epoch, with half the learning rate.
+        """Go back to what was remembered, with half the learning rate.
 
         Raises:
             FloatingPointError: It did so often enough.
@@ -181,13 +181,13 @@ class Course:
             raise error
         self.failures += 1
         self._move(self._good)
-        self._set_orders(self._orders)
+        self._place(self._good["position"], self._good["random"])
+        self._good = None
         self.stepper.forget()
-        self.step, self.rows, self.totals = 0, 0, 0.0
         rate = slow_down(self.optimizer, self.scheduler, 0.5)
         warnings.warn(
-            f"{error}; back to the start of epoch {self.epoch}, with half the learning rate, {rate:.3g} "
-            f"({self.failures} of {MOST_FAILURES} times)",
+            f"{error}; back to epoch {self.epoch}, batch {self.step}, with half the learning rate, "
+            f"{rate:.3g} ({self.failures} of {MOST_FAILURES} times)",
             UserWarning,
             stacklevel=3,
         )
@@ -215,22 +215,17 @@ class Course:
 
     def state(self) -> dict[str, Any]:
         """All of it, as a tree; asked for between two steps, inside the epoch's stream."""
-        totals = self.totals.tolist() if isinstance(self.totals, Tensor) else None
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
         return {
             **self._moving(),
-            "position": {
-                "epoch": self.epoch,
-                "step": self.step,
-                "rows": self.rows,
-                "totals": totals,
-                "start": float(self.start),
-                "failures": self.failures,
-                "stopped": self.stopped,
-                "seconds": self._seconds(),
-            },
+            "position": self._position(),
+            "start": float(self.start),
+            "failures": self.failures,
+            "stopped": self.stopped,
+            "seconds": self._seconds(),
             "history": asdict(self.history),
-            "random": {"cpu": torch.get_rng_state(), "cuda": cuda, "orders": self._orders},
+            "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
+            "orders": self._orders,
             "stepper": self.stepper.state(),
             "good": self._good,
         }
@@ -242,19 +237,13 @@ class Course:
             ValueError: It is of another model or of other callbacks.
         """
         self._move(state)
-        said = state["position"]
-        self.epoch, self.step, self.rows = said["epoch"], said["step"], said["rows"]
-        self.start, self.failures, self.stopped = said["start"], said["failures"], said["stopped"]
-        if said["totals"] is not None:
-            where = torch.device("cpu") if self.device.type == "mps" else self.device
-            self.totals = torch.tensor(said["totals"], dtype=torch.float64, device=where)
+        self._orders = state["orders"]
+        self._place(state["position"], state["random"])
+        self.start, self.failures, self.stopped = state["start"], state["failures"], state["stopped"]
         for name, values in state["history"].items():
             setattr(self.history, name, values)
-        self._before, self._began = said["seconds"], time.perf_counter()
+        self._before, self._began = state["seconds"], time.perf_counter()
         self._compiled_before = self.history.compile_seconds
-        self._random = state["random"] if self.step else None
-        self._orders = state["random"]["orders"]
-        self._set_orders(self._orders)
         self.stepper.restore(state["stepper"])
         self._good = state["good"]
 
@@ -291,6 +280,22 @@ class Course:
         if isinstance(self.meter.objective, Objective) and state["clock"] is not None:
             self.meter.objective.clock = Clock(*state["clock"])
 
+    def _position(self) -> dict[str, Any]:
+        """How far it is; the sums as they are, to the bit."""
+        totals = self.totals.tolist() if isinstance(self.totals, Tensor) else None
+        return {"epoch": self.epoch, "step": self.step, "rows": self.rows, "totals": totals}
+
+    def _place(self, position: dict[str, Any], random: dict[str, Any] | None) -> None:
+        """Be there, about to take the next step; loaders start their epoch again."""
+        self.epoch, self.step, self.rows = (position[name] for name in ("epoch", "step", "rows"))
+        self.totals = 0.0
+        if position["totals"] is not None:
+            where = torch.device("cpu") if self.device.type == "mps" else self.device
+            self.totals = torch.tensor(position["totals"], dtype=torch.float64, device=where)
+        self._random = random if self.step else None
+        for each, value in zip(self.generators, self._orders, strict=True):
+            each.set_state(value)
+
     def _modules(self) -> dict[str, nn.Module]:
         return modules_by_name(self.training.model, self.training.guide)
 
@@ -304,10 +309,6 @@ class Course:
 
     def _orders_now(self) -> list[Tensor]:
         return [each.get_state() for each in self.generators]
-
-    def _set_orders(self, orders: list[Tensor]) -> None:
-        for each, value in zip(self.generators, orders, strict=True):
-            each.set_state(value)
 
     def _seconds(self) -> float:
         return self._before + time.perf_counter() - self._began

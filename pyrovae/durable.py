@@ -7,6 +7,7 @@ size and the SHA-256 of each file and of itself.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -145,9 +146,14 @@ def remove(path: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
 
 
-def sweep(folder: Path) -> None:
-    """Delete what a killed process left half written or half deleted."""
-    for path in folder.glob(f"*{PART}"):
+def sweep(folder: Path, *names: str) -> None:
+    """Delete what a killed process left half written or half deleted.
+
+    Args:
+        folder: Where.
+        names: Of what; all if not given, in a folder of one's own.
+    """
+    for path in [path for name in names or ("*",) for path in folder.glob(f"{name}{PART}")]:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -171,9 +177,20 @@ def _put(path: Path, content: bytes) -> None:
         file.flush()
         _reached("written")
         os.fsync(file.fileno())
-    if path.read_bytes() != content:
+    if not _holds(path, content):
         raise OSError(f"{path}: what was read back is not what was written: look at the disk")
     _reached("verified")
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    """Whether a file is what was written, without another copy of all of it in memory."""
+    place, block = 0, 1 << 20
+    with path.open("rb") as file:
+        while found := file.read(block):
+            if found != content[place : place + block]:
+                return False
+            place += len(found)
+    return place == len(content)
 
 
 def _read(path: Path) -> bytes:
@@ -189,10 +206,13 @@ def _sealed(content: dict[str, Any]) -> bytes:
 
 
 def _sync(folder: Path) -> None:
-    """See to it that a folder's entries are on the disk."""
+    """See to it that a folder's entries are on the disk, where its file system can be asked to."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import pyrovae
 from pyrovae.batching import fingerprint
 
 __all__ = ["architecture", "attributes", "described", "differences", "environment"]
@@ -109,6 +110,7 @@ def differences(there: Any, now: Any, name: str = "") -> list[str]:
 def environment(device: torch.device) -> dict[str, Any]:
     """What the last bits of a training depend on besides its settings."""
     return {
+        "pyrovae": pyrovae.__version__,
         "torch": str(torch.__version__),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),

@@ -35,12 +35,14 @@ def keeping(folder: str | os.PathLike[str] | None, every: float) -> Iterator[Sav
 
     Raises:
         OSError: It cannot be written, or another process is at work in it.
-        ValueError: It holds something else.
+        ValueError: It holds something else; a negative time.
     """
     if folder is None:
         yield None
         return
-    folder = Path(folder)
+    if not every >= 0:
+        raise ValueError(f"fit: checkpoint_every is {every}: seconds, 0 or more")
+    folder = Path(folder).absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -48,7 +50,7 @@ def keeping(folder: str | os.PathLike[str] | None, every: float) -> Iterator[Sav
     check_writable(folder)
     checkpoints = Checkpoints(folder / CHECKPOINTS)
     with locked(folder / "lock"), noticed() as interrupts:
-        durable.sweep(folder)
+        durable.sweep(folder, "weights.safetensors", "history.json", "recipe.json")
         durable.sweep(checkpoints.folder)
         yield Saver(checkpoints, every, interrupts)
 

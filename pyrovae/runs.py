@@ -117,7 +117,7 @@ class Keeper:
 def prepare(folder: Path, *, overwrite: bool) -> None:
     """Make sure that a run can be written here, before anything is computed; what is written over goes."""
     check_folder(folder)
-    there = {path.name for path in folder.iterdir()} - {"lock"}
+    there = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - {"lock"}
     if there & RUN and not overwrite:
         raise ValueError(
             f"{folder} holds a run already: go on with it by --resume, name another folder, or pass "
@@ -129,11 +129,11 @@ def prepare(folder: Path, *, overwrite: bool) -> None:
             f"{folder} holds '{strange[0]}' and no run: name another folder, or pass --overwrite to write "
             f"beside it"
         )
-    for name in RUN & there:
-        if (folder / name).is_dir():
-            rmtree(folder / name)
+    for path in [*(folder / name for name in RUN & there), *folder.glob("evaluation*")]:
+        if path.is_dir():
+            rmtree(path)
         else:
-            (folder / name).unlink()
+            path.unlink()
 
 
 def check_folder(folder: Path) -> None:

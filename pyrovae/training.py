@@ -102,7 +102,8 @@ def fit(
             parameters and the validation stay as they are.
         on_failure: What to do about a loss or a gradient that is not finite, and about an epoch whose loss
             is worse than the first batch's by a hundred times its size: "raise", or "rollback", to the
-            start of the epoch with half the learning rate, three times at most, with a warning each.
+            start of the epoch (or where this process took it up) with half the learning rate, three times
+            at most, with a warning each. A run that raised may go on with it.
         resume: Folder to keep the run in and to go on from.
         checkpoint_every: Seconds after which it is kept there amid an epoch. At an epoch's end it is
             kept more often, as far as that takes a twentieth of the time; and always at the end.
@@ -178,6 +179,7 @@ def fit(
         )
         if saver is not None:
             said = {
+                "is": "fit",  # so that a setting of a later version is no difference
                 "data": identity_of(given),
                 "validation": None if validation is None else identity_of(validation),
                 "batch_size": batch_size,
@@ -186,7 +188,6 @@ def fit(
                 "precision": precision,
                 "compile": compile,
                 "clip": clip,
-                "on_failure": on_failure,
             }
             saver.take_up(course, said | course.settings(), environment(parameters[0].device), num_epochs)
             stepper.left -= course.epoch * steps + course.step
@@ -225,7 +226,7 @@ def fit(
                         _run_epoch(course, seed, drawn, validated, callbacks, saver, bar)
                 except FloatingPointError as error:
                     course.roll_back(error)
-                    bar.update(course.epoch * steps - bar.n)
+                    bar.update(course.epoch * steps + course.step - bar.n)
                     continue
                 if saver is not None:
                     saver.after_epoch(course, last=course.stopped or course.epoch == num_epochs)

@@ -115,7 +115,7 @@ def killed_at_random(folder: Path, kills: int) -> dict:
         run, every = folder / f"run {len(found)}", chance.choice([0.0, 0.03])
         for _ in range(chance.randint(1, 3)):
             process = start(run, every)
-            time.sleep(chance.uniform(0.0, length))
+            time.sleep(chance.uniform(0.0, 0.7 * length))
             os.kill(process, signal.SIGKILL)
             code = ended(process)
             assert code in (0, -9), code

@@ -6,6 +6,8 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from components import a_vae, binary
+from helpers import locked_by_another
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stored_run import fit_the_stored_run
@@ -141,25 +144,40 @@ def test_leftovers_are_swept_and_never_read(tmp_path):
 def test_another_process_at_the_run_is_refused_and_a_dead_one_is_not(tmp_path):
     """The pid in the file of a process that is gone locks nothing."""
     vae, x = a_vae(), binary(20)
-    keywords = {"num_epochs": 1, "progress": False, "compile": False}
-    (tmp_path / "lock").write_text("1")
-    pv.fit(vae.model, vae.guide, x, resume=tmp_path, **keywords)
-    pid, gate = os.getpid(), os.pipe()
+    keywords = {"num_epochs": 1, "progress": False, "compile": False, "resume": tmp_path}
+    with locked_by_another(tmp_path / "lock") as holder:
+        with pytest.raises(
+            OSError, match=rf"process {holder} is at work in this folder: wait for it"
+        ) as raised:
+            pv.fit(vae.model, vae.guide, x, **keywords)
+        assert "\n" not in str(raised.value)
+        assert not (tmp_path / "checkpoints").exists()
+    assert (tmp_path / "lock").read_text() == str(holder)
+    assert len(pv.fit(vae.model, vae.guide, x, **keywords)) == 1
+    assert (tmp_path / "lock").read_text() == str(os.getpid())
+
+
+FORK = """
+import os, subprocess, sys
+from pathlib import Path
+from pyrovae.locks import locked
+path = Path(sys.argv[1])
+with locked(path):
     child = os.fork()
     if not child:
-        from pyrovae.locks import locked
+        os.read(os.pipe()[0], 1)
+    assert subprocess.run(["flock", "-n", path, "true"]).returncode == 1
+free = subprocess.run(["flock", "-n", path, "true"]).returncode
+os.kill(child, 9)
+sys.exit(free)
+"""
 
-        with locked(tmp_path / "lock"):
-            os.write(gate[1], b"x")
-            os.read(os.pipe()[0], 1)  # until it is killed
-    os.read(gate[0], 1)
-    with pytest.raises(OSError, match=rf"process {child} is at work in this folder: wait for it") as raised:
-        pv.fit(vae.model, vae.guide, x, resume=tmp_path, **keywords)
-    assert "\n" not in str(raised.value)
-    os.kill(child, 9)
-    os.waitpid(child, 0)
-    assert len(pv.fit(vae.model, vae.guide, x, resume=tmp_path, **keywords)) == 1
-    assert (tmp_path / "lock").read_text() == str(pid)
+
+@pytest.mark.skipif(shutil.which("flock") is None, reason="there is no flock")
+def test_a_fork_does_not_hold_its_parents_lock(tmp_path):
+    """As a DataLoader's worker that outlives a killed training."""
+    here = os.environ | {"PYTHONPATH": str(Path(pv.__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", FORK, tmp_path / "lock"], env=here, check=True)
 
 
 PICKLE = pickle.dumps({"a": 1})
@@ -338,6 +356,7 @@ def test_damaged_weights_are_refused_or_are_what_was_written(whole, tmp_path, da
 def test_a_run_kept_by_the_first_version_goes_on(tmp_path):
     """Stored when format 1 was made: every later version reads it, and goes on to the same training."""
     shutil.copytree(STORED, tmp_path / "run")
+    torch.set_default_dtype(torch.float32)  # as it was
     said = json.loads((STORED / "expected.json").read_text())
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*bits may differ")  # of other threads, or a later torch

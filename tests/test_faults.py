@@ -10,9 +10,10 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from components import FEATURES, a_vae, binary
+from helpers import locked_by_another
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -27,6 +29,7 @@ import pyrovae as pv
 from pyrovae import cli, datasets, trees
 from pyrovae.building import build
 from pyrovae.checkpoints import Checkpoints
+from pyrovae.locks import locked
 from pyrovae.recipes import Recipe, Run
 
 TESTS = Path(__file__).parent
@@ -56,8 +59,8 @@ ELSEWHERE = {
     "one row": "test_training_inputs.py::test_one_row_trains",
     "empty set": "test_training_inputs.py::test_bad_arguments_are_refused",
     "no trainable parameter": "test_training_inputs.py::test_nothing_to_train_is_refused",
-    "guide missing a site": "test_programs.py::test_",
-    "weights all -inf": "test_reductions.py::test_",
+    "guide missing a site": "test_programs.py::test_what_is_wrong_is_said_in_one_line",
+    "weights all -inf": "test_reductions.py::test_all_weights_zero",
     "out of memory in evaluation": "test_tiles.py::test_out_of_memory_halves_the_chunk_and_repeats",
     "corrupt data file": "test_datasets.py::test_static_mnist_damaged_is_named",
     "half-downloaded data": "test_datasets.py::test_mnist_damaged_is_one_clear_line",
@@ -144,7 +147,33 @@ def checkpoint_of_strangers(folder: Path) -> None:
     fit(binary(20), folder)
 
 
+def two_evaluations(folder: Path) -> None:
+    """With one file to resume from; a thread stands for the other process."""
+    vae, ledger = a_vae(), folder / "ledger.jsonl"
+    begun, ended = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with locked(Path(f"{ledger}.lock"), passing=True):
+            begun.set()
+            ended.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    begun.wait(60)
+    try:
+        pv.evaluate(vae.model, vae.guide, binary(5), num_samples=2, resume=ledger, progress=False)
+    finally:
+        ended.set()
+        thread.join()
+
+
 FAULTS = {
+    "two evaluations with one file": Fault(
+        two_evaluations,
+        rf"process {os.getpid()} is at work in this folder",
+        OSError,
+        lambda folder: not list(folder.iterdir()),
+    ),
     "a DataLoader's worker is killed": Fault(
         worker_dies, r"data: a worker of the DataLoader died \(.*\): it may have run", RuntimeError, whole(1)
     ),
@@ -350,22 +379,6 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-def locked_by_another(folder: Path) -> None:
-    """Held by a process that ends when this one lets go of the pipe."""
-    code = (
-        "import sys, fcntl; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX);"
-        "file.write('4711'); file.flush(); print('held', flush=True); sys.stdin.read()"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, folder / "lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    process.stdout.readline()
-    HELD.append(process)
-
-
-HELD: list[subprocess.Popen] = []
-
-
 class CommandFault(NamedTuple):
     spoil: Callable[[Path], object]
     arguments: list[str]
@@ -411,10 +424,13 @@ COMMAND_FAULTS = {
         "the run's recipe is another: seed is 0 there and 4 here",
     ),
     "two processes on one run": CommandFault(
-        locked_by_another, RESUME, "process 4711 is at work in this folder: wait for it"
+        lambda folder: None, RESUME, r"process \d+ is at work in this folder: wait for it"
     ),
     "a run that is there already": CommandFault(
         lambda folder: None, ["train", "RUN"], "holds a run already: go on with it by --resume"
+    ),
+    "going on and starting anew": CommandFault(
+        lambda folder: None, [*RESUME, "--overwrite"], "--resume goes on with a run, and --overwrite starts"
     ),
     "nothing to go on with": CommandFault(
         lambda folder: (folder / "recipe.json").unlink(), RESUME, "no recipe.json, so no run: train one with"
@@ -427,9 +443,8 @@ def test_fault_of_the_command_line(name, a_run, capsys):
     row = COMMAND_FAULTS[name]
     row.spoil(a_run)
     before = sorted(path.name for path in a_run.rglob("*"))
-    code = cli.main([str(a_run) if word == "RUN" else word for word in row.arguments])
-    while HELD:
-        HELD.pop().communicate()
+    with locked_by_another(a_run / "lock") if "two processes" in name else nullcontext():
+        code = cli.main([str(a_run) if word == "RUN" else word for word in row.arguments])
     said = capsys.readouterr()
     assert code == row.code
     assert re.search(row.said, said.err.rstrip("\n")), said.err

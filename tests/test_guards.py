@@ -84,7 +84,7 @@ def test_rollback_takes_the_epoch_again_at_half_the_rate(x, schedule):
         keywords = {"loss": ELBO(terms=[kl_weight(warmup(9))]), "callbacks": [halve]}
         if call:
             with pytest.warns(
-                UserWarning, match=r"epoch 1, batch 1: site 'x'.* back to the start of epoch 1, with"
+                UserWarning, match=r"epoch 1, batch 1: site 'x'.* back to epoch 1, batch 0, with"
             ):
                 history = fit(vae, x, on_failure="rollback", scheduler=schedule, **keywords)
         else:
@@ -154,6 +154,16 @@ class Spoiling:
                 self.vae.likelihood.net.layers[-1].bias += 100.0
 
 
+def test_a_run_that_raised_goes_on_with_rollback_from_amid_its_epoch(tmp_path, x):
+    """It breaks in the fourth step of the second epoch, and has been kept after the third."""
+    keywords = {"resume": tmp_path, "checkpoint_every": 0}
+    with pytest.raises(FloatingPointError, match="epoch 1, batch 3"):
+        fit(breaking(9), x, **keywords)
+    with pytest.warns(UserWarning, match="epoch 1, batch 3: site 'x'.*; back to epoch 1, batch 3, with half"):
+        history = fit(breaking(2), x, on_failure="rollback", **keywords)
+    assert history.learning_rate == [1e-3, 5e-4, 5e-4]
+
+
 @pytest.mark.usefixtures("as_captured")
 @pytest.mark.parametrize("compile", [False, True])
 def test_divergence_is_told(compile):
@@ -166,9 +176,7 @@ def test_divergence_is_told(compile):
 def test_divergence_goes_back_too():
     x = torch.randn(50, FEATURES)
     vae = a_vae(likelihood="normal_fixed")
-    with pytest.warns(
-        UserWarning, match="diverges: .* back to the start of epoch 1, with half the"
-    ) as caught:
+    with pytest.warns(UserWarning, match="diverges: .* back to epoch 1, batch 0, with half the") as caught:
         history = fit(vae, x, callbacks=[Spoiling(vae, 1)], on_failure="rollback")
     assert len(caught) == 1
     assert len(history) == 3
@@ -340,6 +348,30 @@ def test_a_second_signal_leaves_at_once():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_fit_leaves_at_once_at_a_second_ctrl_c(tmp_path, x):
+    """In the second step of the second epoch, which is not kept; the first epoch is."""
+
+    class Impatient:
+        steps = 0
+
+        def __call__(self, training):
+            pass
+
+        def step(self, training):
+            self.steps += 1
+            if self.steps == 6:
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+                self.steps = None
+
+    impatient = Impatient()
+    with pytest.raises(KeyboardInterrupt):
+        fit(a_vae(), x, callbacks=[impatient], resume=tmp_path)
+    assert impatient.steps == 6
+    position = Checkpoints(tmp_path / "checkpoints").newest()["position"]
+    assert (position["epoch"], position["step"]) == (1, 0)
 
 
 def test_on_another_thread_handlers_are_left_alone(tmp_path, x):

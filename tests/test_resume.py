@@ -18,8 +18,11 @@ from pyrovae.callbacks import Averaged, KeepBest
 from pyrovae.inductor import Code
 from pyrovae.objectives import ELBO, IWAE, WakeSleep, kl_weight, warmup
 
-ROWS, BATCH, EPOCHS = 23, 5, 3
-STEPS = 5  # an epoch's: the last of 3 rows
+ROWS, BATCH, EPOCHS = 13, 5, 3  # an epoch has 3 steps, the last of 3 rows
+
+
+PLACE = [torch.device("cpu")]
+"""Where the models are tested: --device."""
 
 
 class CutError(Exception):
@@ -48,7 +51,7 @@ def adam(parameters):
 def fit(vae, data, folder=None, **keywords):
     """With every step kept."""
     keywords = {"num_epochs": EPOCHS, "batch_size": BATCH, "optimizer": adam, "progress": False, **keywords}
-    keywords |= {"compile": keywords.get("compile", False), "seed": 3}
+    keywords |= {"compile": keywords.get("compile", False), "seed": 3, "device": PLACE[0]}
     if isinstance(keywords.get("loss"), type(lambda: 0)):
         keywords["loss"] = keywords["loss"]()
     return pv.fit(vae.model, vae.guide, data, resume=folder, checkpoint_every=0.0, **keywords)
@@ -91,6 +94,11 @@ def assert_resumes(
 
 
 @pytest.fixture(autouse=True)
+def place(device):
+    PLACE[0] = device
+
+
+@pytest.fixture(autouse=True)
 def no_waiting_for_the_disk(monkeypatch):
     """Kills of processes, as in test_kills.py, lose nothing that was written: only a machine's end does."""
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
@@ -101,7 +109,7 @@ def x():
     return binary(ROWS)
 
 
-@pytest.mark.parametrize("cut", [1, 2, 5, 6, 8, 14])
+@pytest.mark.parametrize("cut", [1, 2, 3, 4, 5, 8])
 def test_cut_in_any_step(tmp_path, x, cut):
     """In the first, the second, an epoch's last, the next one's first, amid it, the last but one."""
     assert_resumes(tmp_path, a_vae, lambda: x, cut, validation=x)
@@ -130,7 +138,7 @@ DATA = {
 
 @pytest.mark.parametrize("name", DATA)
 def test_data_come_in_the_same_order_with_the_same_draws(tmp_path, name):
-    assert_resumes(tmp_path, a_vae, DATA[name], 8)
+    assert_resumes(tmp_path, a_vae, DATA[name], 5)
 
 
 class Shaky(nn.Module):
@@ -153,7 +161,7 @@ def shaky():
 
 
 def test_running_statistics_and_dropout(tmp_path, x):
-    assert_resumes(tmp_path, shaky, lambda: x, 8, validation=x)
+    assert_resumes(tmp_path, shaky, lambda: x, 5, validation=x)
 
 
 SCHEDULERS = {
@@ -171,7 +179,7 @@ SCHEDULERS = {
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_schedules_go_on(tmp_path, x, name):
-    assert_resumes(tmp_path, a_vae, lambda: x, 13, scheduler=SCHEDULERS[name])
+    assert_resumes(tmp_path, a_vae, lambda: x, 8, scheduler=SCHEDULERS[name])
     rates = columns(fit(a_vae(), x, tmp_path / "whole", scheduler=SCHEDULERS[name]))["learning_rate"]
     assert len({*rates}) > 1
 
@@ -187,7 +195,7 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimisers_go_on(tmp_path, x, name):
-    assert_resumes(tmp_path, a_vae, lambda: x, 8, optimizer=OPTIMIZERS[name])
+    assert_resumes(tmp_path, a_vae, lambda: x, 5, optimizer=OPTIMIZERS[name])
 
 
 LOSSES = {
@@ -198,15 +206,38 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("compile", [False, True])
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(
+    ("name", "compile"),
+    [*((name, False) for name in LOSSES), ("warm-up by steps", True), ("IWAE, dreg", True)],
+)
 def test_objectives_and_their_clocks_go_on(tmp_path, x, name, compile, monkeypatch):
     """The compiler has tests of its own, and takes seconds: graphs run as they are captured."""
     monkeypatch.setattr(Code, "compile", lambda self, tensors: None)
-    assert_resumes(tmp_path, a_vae, lambda: x, 8, loss=LOSSES[name], compile=compile)
+    assert_resumes(tmp_path, a_vae, lambda: x, 5, loss=LOSSES[name], compile=compile)
 
 
-@pytest.mark.parametrize("cut", [5, 10])
+@pytest.mark.slow
+def test_compiled_code_goes_on(tmp_path, x):
+    assert_resumes(tmp_path, a_vae, lambda: x, 5, compile=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("places", [("cuda", "cpu"), ("cpu", "cuda")])
+def test_goes_on_at_another_device(tmp_path, x, places):
+    PLACE[0] = torch.device(places[0])
+    with pytest.raises(CutError):
+        fit(a_vae(), x, tmp_path, callbacks=[KeepBest(), Averaged(0.5), CutAfter(8)], validation=x)
+    PLACE[0] = torch.device(places[1])
+    vae, callbacks = a_vae(), [KeepBest(), Averaged(0.5)]
+    with pytest.warns(UserWarning, match="bits may differ"):
+        history = fit(vae, x, tmp_path, callbacks=callbacks, validation=x)
+    assert len(history) == EPOCHS
+    for callback in callbacks:
+        callback.restore()
+    assert {parameter.device.type for parameter in vae.parameters()} == {places[1]}
+
+
+@pytest.mark.parametrize("cut", [3, 6])
 def test_compiled_steps_know_which_batches_are_ragged(tmp_path, x, cut, monkeypatch):
     """The first batch after the cut is the epoch's last, of 3 rows."""
     monkeypatch.setattr(Code, "compile", lambda self, tensors: None)
@@ -225,7 +256,7 @@ def test_the_best_and_the_averages_go_on(tmp_path, x):
         tmp_path,
         a_vae,
         lambda: x,
-        13,
+        8,
         validation=x,
         optimizer=lambda p: torch.optim.Adam(p, lr=0.5),
         callbacks=lambda: [KeepBest(), Averaged(0.5)],
@@ -282,7 +313,7 @@ def test_functions_with_pyro_parameters_and_closures(tmp_path):
 
     whole = run(tmp_path / "whole", 0)
     with pytest.raises(CutError):
-        run(tmp_path / "cut", 9)
+        run(tmp_path / "cut", 5)
     assert run(tmp_path / "cut", 0) == whole
 
 
@@ -337,7 +368,10 @@ OTHERS = {
     "schedule": ({"scheduler": SCHEDULERS["step"]}, "scheduler is nothing there and {'is': 'StepLR'"),
     "clip": ({"clip": 1.0}, "clip is nothing there and 1.0 here"),
     "compile": ({"compile": True}, "compile is False there and True here"),
-    "validation": ({"validation": torch.ones(3, FEATURES)}, "validation is nothing there and {'rows': 3"),
+    "validation": (
+        {"validation": torch.ones(3, FEATURES)},
+        "validation is nothing there and {'is': 'data', 'rows': 3",
+    ),
     "two": (
         {"batch_size": 6, "clip": 1.0},
         "batch_size is 5 there and 6 here; clip is nothing there and 1.0",
