@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyrovae import (
+        callbacks,
         datasets,
         diagnostics,
         flows,
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
         plots,
         priors,
         proposals,
+        recipes,
+        registry,
         testing,
     )
     from pyrovae.annealing import ais_log_weights, bdmc
@@ -66,6 +69,7 @@ _HOMES = {
     "standard_error": "reductions",
 }
 _MODULES = (
+    "callbacks",
     "datasets",
     "diagnostics",
     "flows",
@@ -78,6 +82,8 @@ _MODULES = (
     "plots",
     "priors",
     "proposals",
+    "recipes",
+    "registry",
     "testing",
 )
 
@@ -107,6 +113,7 @@ __all__ = [  # noqa: RUF022 (values first, then the modules)
     "psis",
     "save",
     "standard_error",
+    "callbacks",
     "datasets",
     "diagnostics",
     "flows",
@@ -119,6 +126,8 @@ __all__ = [  # noqa: RUF022 (values first, then the modules)
     "plots",
     "priors",
     "proposals",
+    "recipes",
+    "registry",
     "testing",
 ]
 

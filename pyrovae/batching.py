@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -17,7 +17,21 @@ from pyrovae.streams import generator, stream
 if TYPE_CHECKING:
     from pyrovae.datasets import Split
 
-__all__ = ["Data", "batches", "conventions_of", "fingerprint", "num_rows", "resident", "rows_of"]
+__all__ = [
+    "Data",
+    "batches",
+    "conventions_of",
+    "fingerprint",
+    "generators_of",
+    "identity_of",
+    "num_rows",
+    "resident",
+    "rows_of",
+    "telling_of_workers",
+]
+
+FEW = 4096
+"""Rows that are hashed at once."""
 
 Data = Tensor | tuple[Tensor, ...] | Dataset[Any] | DataLoader[Any]
 
@@ -63,6 +77,56 @@ def fingerprint(tensors: Iterable[Tensor], before: int = 0) -> int:
     return before
 
 
+def identity_of(data: Data) -> dict[str, Any]:
+    """What data are known by again: rows, conventions, and a hash of all their values.
+
+    Of rows that are made when they are asked for, three count; where these differ from one time to the next,
+    none.
+    """
+    rows: Any = data.dataset if isinstance(data, DataLoader) else data
+    found: dict[str, Any] = {"is": "data", "rows": num_rows(data)}
+    if isinstance(data, DataLoader):
+        found |= {"batches": len(data), "order": type(data.sampler).__name__, "workers": data.num_workers}
+    split = _split(data)
+    if split is not None:
+        found |= {name: getattr(split, name, None) for name in ("scale", "redraw", "dequantise", "seed")}
+    if isinstance(rows, (Tensor, tuple)) or _split(rows) is rows:
+        seen = [fingerprint(some for tensor in _held_by(rows) for some in tensor.split(FEW))]
+    else:
+        seen = [_fingerprint_of_some(rows) for _ in range(2)]
+    if len({*seen}) == 1:
+        found["fingerprint"] = f"{seen[0]:08x}"
+    return found | {"conventions": conventions_of(data)}
+
+
+def _fingerprint_of_some(data: Any) -> int:
+    chosen, split = torch.tensor([0, len(data) // 2, len(data) - 1]), _split(data)
+    with ExitStack() as streams:
+        streams.enter_context(stream("identity"))
+        if split is not None:
+            streams.enter_context(split.drawing("identity"))
+        return fingerprint(each for each in _take(data, chosen) if isinstance(each, Tensor))
+
+
+def generators_of(*data: Data | None) -> list[torch.Generator]:
+    """The generators of their own that loaders draw their order from.
+
+    Raises:
+        ValueError: A loader's workers go on from epoch to epoch, and what they draw from is not to be had.
+    """
+    found = []
+    for loader in data:
+        if isinstance(loader, DataLoader):
+            if loader.persistent_workers:
+                raise ValueError(
+                    "fit: a DataLoader with persistent_workers=True cannot be resumed exactly, its workers "
+                    "keep their random state to themselves: pass persistent_workers=False"
+                )
+            samplers = loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None)
+            found += [getattr(each, "generator", None) for each in (loader, *samplers)]
+    return list({id(each): each for each in found if each is not None}.values())
+
+
 def batches(
     data: Data,
     batch_size: int,
@@ -71,6 +135,7 @@ def batches(
     shuffle: bool = False,
     device: torch.device | str | None = None,
     checked: bool = False,
+    start: int = 0,
 ) -> Iterator[tuple[Tensor, ...]]:
     """The data in batches, each a tuple of arguments for model and guide; the last may be smaller.
 
@@ -85,16 +150,20 @@ def batches(
         shuffle: Shuffle the rows; in sequence if not.
         device: Where the batches go.
         checked: Whether the data are known to hold no NaN.
+        start: Batches to leave out: those after them are as they would be. A DataLoader makes them all the
+            same, and they are thrown away.
 
     Raises:
         ValueError: No rows, or a value is NaN; the message names its row.
         TypeError: The rows are no tensors.
     """
     num_rows(data)
-    rows, fetches = _fetches(data, batch_size, generator(f"order, {purpose}", *key) if shuffle else None)
-    split, seen = _split(data), 0
+    order = generator(f"order, {purpose}", *key) if shuffle else None
+    again = start if isinstance(data, DataLoader) else 0
+    rows, fetches = _fetches(data, batch_size, order, start - again)
+    split, seen = _split(data), (start - again) * batch_size
     plain = isinstance(data, (Tensor, tuple)) or split is data  # nothing draws from torch's generator
-    for step in itertools.count():
+    for step in itertools.count(start - again):
         with ExitStack() as streams:
             if not plain:
                 streams.enter_context(stream(f"rows, {purpose}", *key, step))
@@ -106,11 +175,28 @@ def batches(
         if not checked:
             _check(batch, rows, seen)
         seen += len(batch[0])
+        if step < start:
+            continue
         yield tuple(tensor.to(device) for tensor in batch) if device else batch
 
 
+@contextmanager
+def telling_of_workers(*data: Data | None) -> Iterator[None]:
+    """Say what it means that a loader's worker is gone, which torch raises wherever the signal comes."""
+    try:
+        yield
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        workers = any(isinstance(each, DataLoader) and each.num_workers for each in data)
+        if not workers or (isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)):
+            raise
+        raise RuntimeError(
+            f"data: a worker of the DataLoader died ({' '.join(str(error).split())}): it may have run out of "
+            f"memory: use fewer workers or smaller batches"
+        ) from error
+
+
 def _fetches(
-    data: Data, batch_size: int, order: torch.Generator | None
+    data: Data, batch_size: int, order: torch.Generator | None, start: int
 ) -> tuple[Tensor | None, Iterator[tuple[Tensor, ...]]]:
     """The rows in their order, where that is known, and the batches, each made when it is asked for."""
     if isinstance(data, DataLoader):
@@ -118,7 +204,7 @@ def _fetches(
         return None, (_as_tuple(batch) for loader in (data,) for batch in loader)
     rows = torch.arange(num_rows(data)) if order is None else torch.randperm(num_rows(data), generator=order)
     there = rows.to(_device_of(data))  # once, and not for each batch
-    return rows, (_take(data, chosen) for chosen in there.split(batch_size))
+    return rows, (_take(data, chosen) for chosen in there.split(batch_size)[start:])
 
 
 def resident(data: Data, device: torch.device | str | None) -> tuple[Data, bool]:
@@ -131,7 +217,7 @@ def resident(data: Data, device: torch.device | str | None) -> tuple[Data, bool]
         ValueError: A value is NaN; the message names its row.
     """
     where = torch.device(device) if device is not None else _device_of(data)
-    tensors: Any = data if isinstance(data, tuple) else (getattr(data, "values", data),)
+    tensors = _held_by(data)
     whole = isinstance(data, (Tensor, tuple)) or _split(data) is data
     if where.type != "cuda" or not whole:
         return data, False
@@ -144,8 +230,15 @@ def resident(data: Data, device: torch.device | str | None) -> tuple[Data, bool]
 
 
 def _device_of(data: Any) -> torch.device:
-    first = data[0] if isinstance(data, tuple) else getattr(data, "values", data)
+    first = _held_by(data)[0]
     return first.device if isinstance(first, Tensor) else torch.device("cpu")
+
+
+def _held_by(data: Any) -> tuple[Any, ...]:
+    """The tensors of what has all its values in tensors; a tensor has a method of that name too."""
+    if isinstance(data, tuple):
+        return data
+    return (data if isinstance(data, Tensor) else getattr(data, "values", data),)
 
 
 def _split(data: Any) -> Split | None:

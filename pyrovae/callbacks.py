@@ -1,12 +1,26 @@
-"""Callbacks of :func:`pyrovae.fit`."""
+"""Callbacks of :func:`pyrovae.fit`.
+
+A callback is any function of :class:`pyrovae.training.Training`, called after each epoch; one that returns
+True ends the training. An object may have more:
+
+- ``step(training)``, called after each step of the optimiser.
+- ``applied()``, a context that is entered for the validation and for the callbacks after it.
+- ``state_dict()`` and ``load_state_dict(state, training)``: what it remembers, as numbers, strings, tensors,
+  lists and dicts, for a run that is resumed. A callback without them is taken to remember nothing: what it
+  kept of the epochs before is not there when the run goes on in another process.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from pyrovae.programs import modules_of
 from pyrovae.reductions import check_count
@@ -14,7 +28,7 @@ from pyrovae.reductions import check_count
 if TYPE_CHECKING:
     from pyrovae.training import Training
 
-__all__ = ["KeepBest"]
+__all__ = ["Averaged", "KeepBest", "Log"]
 
 
 class KeepBest:
@@ -74,9 +88,145 @@ class KeepBest:
         for tensor, value in self._kept:
             tensor.copy_(value)
 
+    def state_dict(self) -> dict[str, Any]:
+        """The best so far, for a run that is resumed."""
+        return {"epoch": self.epoch, "elbo": self.elbo, "kept": [value for _, value in self._kept]}
+
+    def load_state_dict(self, state: dict[str, Any], training: Training) -> None:
+        """Take up what :meth:`state_dict` gave, for the same model."""
+        self.epoch, self.elbo = state["epoch"], state["elbo"]
+        values = state["kept"]
+        self._kept = list(zip(_tensors(training), values, strict=True)) if values else []
+
+
+class Averaged:
+    r"""Average the weights over the steps; validation and what follows it see the averages.
+
+    .. math:: \bar\theta_t = \beta \, \bar\theta_{t-1} + (1 - \beta) \, \theta_t
+
+    By :mod:`torch.optim.swa_utils`. Running statistics of layers stay those of the training.
+
+    Args:
+        decay: beta, within (0, 1); the average is over about ``1 / (1 - decay)`` steps.
+
+    Raises:
+        ValueError: Another decay.
+
+    References:
+        Polyak and Juditsky, Acceleration of Stochastic Approximation by Averaging, 1992.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> from pyrovae import guides, likelihoods, networks, priors
+        >>> vae = pv.VAE(
+        ...     priors.StandardNormal(2),
+        ...     likelihoods.Bernoulli(networks.MLP(2, 9)),
+        ...     guides.Normal(networks.MLP(9, 4)),
+        ... )
+        >>> averaged, x = Averaged(0.9), torch.eye(9)
+        >>> _ = pv.fit(vae.model, vae.guide, x, num_epochs=3, callbacks=[averaged], progress=False)
+        >>> averaged.restore()
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        if not 0 < decay < 1:
+            raise ValueError(f"Averaged: decay is {decay:g}: within 0 and 1, such as 0.999")
+        self.decay = decay
+        self._update = get_ema_multi_avg_fn(decay)
+        self._parameters: list[Tensor] = []
+        self._averages: list[Tensor] = []
+
+    def __call__(self, training: Training) -> None:
+        """Nothing more at an epoch's end."""
+
+    def step(self, training: Training) -> None:
+        """Take the weights after a step into the average."""
+        if not self._averages:
+            self._parameters = _held(training)
+            self._averages = [each.detach().clone() for each in self._parameters]
+            return
+        with torch.no_grad():
+            self._update(self._averages, [each.detach() for each in self._parameters], 1)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put the averages in the place of the weights."""
+        if not self._averages:
+            raise RuntimeError("Averaged: there is nothing to restore: pass it to fit, callbacks=[...]")
+        for parameter, average in zip(self._parameters, self._averages, strict=True):
+            parameter.copy_(average)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Inside, the model has the averages."""
+        before = [each.detach().clone() for each in self._parameters]
+        self.restore()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, value in zip(self._parameters, before, strict=True):
+                    parameter.copy_(value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The averages, for a run that is resumed."""
+        return {"decay": self.decay, "averages": self._averages}
+
+    def load_state_dict(self, state: dict[str, Any], training: Training) -> None:
+        """Take up what :meth:`state_dict` gave, for the same model.
+
+        Raises:
+            ValueError: It is of another decay.
+        """
+        if state["decay"] != self.decay:
+            raise ValueError(
+                f"Averaged: decay is {state['decay']:g} there and {self.decay:g} here: use the same"
+            )
+        self._parameters = _held(training)
+        pairs = zip(state["averages"], self._parameters, strict=False)
+        self._averages = [value.to(parameter, copy=True) for value, parameter in pairs]
+
+
+class Log:
+    """Hand each epoch's row to a logger; where that fails there is one warning, and training goes on.
+
+    Args:
+        write: Takes a dict of the epoch's numbers, as ``wandb.log`` does.
+
+    Example:
+        >>> from pyrovae.history import History
+        >>> from pyrovae.training import Training
+        >>> rows, history = [], History(epoch=[0, 1], elbo=[-90.0, -80.0])
+        >>> Log(rows.append)(Training(1, history, None, None, None))
+        >>> rows
+        [{'epoch': 1, 'elbo': -80.0}]
+    """
+
+    def __init__(self, write: Callable[[dict[str, float]], Any]) -> None:
+        self.write = write
+        self.failed = False
+
+    def __call__(self, training: Training) -> None:
+        """Write the latest row."""
+        columns = vars(training.history).items()
+        row = {name: values[-1] for name, values in columns if isinstance(values, list) and values}
+        try:
+            self.write(row)
+        except Exception as error:
+            if not self.failed:
+                said = (
+                    f"Log: the logger fails ({type(error).__name__}: {error}), and training goes on without"
+                )
+                warnings.warn(said, UserWarning, stacklevel=2)
+            self.failed = True
+
+
+def _held(training: Training) -> list[Tensor]:
+    """What the optimiser moves."""
+    return [tensor for group in training.optimizer.param_groups for tensor in group["params"]]
+
 
 def _tensors(training: Training) -> list[Tensor]:
     """Everything that training moves: what the optimiser holds, and the modules' running statistics."""
-    held = [tensor for group in training.optimizer.param_groups for tensor in group["params"]]
     buffers = [b for module in modules_of(training.model, training.guide) for b in module.buffers()]
-    return [*held, *buffers]
+    return [*_held(training), *buffers]

@@ -3,33 +3,42 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from pyrovae import sources
-from pyrovae.recipes import Recipe, build, one_line, read_run
-from pyrovae.runs import Keeper, check_writable, describe, prepare
+from pyrovae.commands import Doctor, List, configured, registry_of_parts
+from pyrovae.locks import locked
+from pyrovae.recipes import Recipe, check_data, notes, one_line, read_config, read_run
+from pyrovae.runs import Keeper, check_folder, check_writable, continued, describe, prepare
 
 __all__ = ["main"]
 
 DEFAULT = Recipe()
-BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+BAD_INPUT, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code is 0, 1 (failed), 2 (bad input) or 130 (interrupted)."""
+    """Run the command line: exit code 0, 1 (failed), 2 (bad input), 130 (Ctrl-C) or 143 (SIGTERM)."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         return _parse_and_run(arguments)
+    except BrokenPipeError:  # of `pyrovae list | head`; what is not flushed yet goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
     except (ValueError, OSError) as error:
         code, message = BAD_INPUT, one_line(error)
     except FloatingPointError as error:
         code, message = FAILED, one_line(error)
+    except ImportError as error:
+        code, message = FAILED, f"{one_line(error)} (`pyrovae doctor` looks at what is installed)"
     except KeyboardInterrupt:
         code, message = INTERRUPTED, "interrupted"
     print(f"pyrovae: {message}", file=sys.stderr)
@@ -39,9 +48,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse_and_run(arguments: Sequence[str]) -> int:
     said = io.StringIO()
     try:
-        with redirect_stderr(said):
+        with redirect_stderr(said), registry_of_parts:
+            train = partial(_Train, recipe=configured(arguments, DEFAULT))
             command = tyro.extras.subcommand_cli_from_dict(
-                {"train": _Train, "evaluate": _Evaluate, "compare": _Compare},
+                {
+                    "train": train,
+                    "evaluate": _Evaluate,
+                    "compare": _Compare,
+                    "list": List,
+                    "doctor": Doctor,
+                },
                 prog="pyrovae",
                 description="Deep latent-variable models in Pyro, and a log p(x) you can defend.",
                 args=arguments,
@@ -68,61 +84,70 @@ class _Train:
         run: tyro.conf.Positional[Path],
         /,
         recipe: Annotated[Recipe, tyro.conf.arg(name="")] = DEFAULT,
+        config: Path | None = None,
         root: Path | None = None,
         overwrite: bool = False,
+        resume: bool = False,
     ) -> None:
         """Take the arguments.
 
         Args:
             run: Folder to write.
             recipe: What to train on what, and how.
+            config: A recipe, or another run, to train by; options given beside it change it.
             root: Folder of the data sets, where not $PYROVAE_DATA.
             overwrite: Write over a run that the folder holds.
+            resume: Go on with the run that the folder holds, by its own recipe; --num-epochs may be more.
         """
-        self.folder, self.recipe, self.root, self.overwrite = run, recipe, root, overwrite
+        if overwrite and resume:
+            raise ValueError("--resume goes on with a run, and --overwrite starts anew: pass one of them")
+        self.folder, self.recipe, self.root = run, recipe, root
+        self.overwrite, self.resume = overwrite, resume
+        self.config = None if config is None else read_config(config)
 
     def run(self) -> int:
-        """Train, saving after each epoch; Ctrl-C keeps what was trained."""
-        if self.recipe.dataset == "static-mnist":
+        """Train, keeping checkpoints; Ctrl-C and SIGTERM finish the step, and keep what was trained."""
+        recipe = continued(self.folder, self.recipe, DEFAULT).recipe if self.resume else self.recipe
+        if recipe.dataset == "static-mnist":
             sources.find_static_mnist(self.root)
-        prepare(self.folder, self.overwrite)
+        check_folder(self.folder)
+        with locked(self.folder / "lock"):
+            if not self.resume:
+                prepare(self.folder, overwrite=self.overwrite)
+            return self._train(recipe)
 
-        import torch
-
-        from pyrovae import datasets, fit
-        from pyrovae.networks import set_output_bias
+    def _train(self, recipe: Recipe) -> int:
+        from pyrovae import fit
+        from pyrovae.building import build, load_data, training
         from pyrovae.streams import stream
 
-        recipe = self.recipe
-        dataset = datasets.load(recipe.dataset, self.root, binarisation=recipe.binarisation)
+        dataset = load_data(recipe, self.root)
+        for line in [] if self.config is None else notes(self.config, recipe, dataset.fingerprint):
+            print(f"pyrovae: {line}", file=sys.stderr)
         features = dataset.train.values.shape[1]
         with stream("weights", recipe.seed):
-            vae = build(recipe, features)
-        set_output_bias(vae.likelihood, torch.logit(dataset.train.mean, eps=1e-3))
+            vae = build(recipe, features, dataset.train.shape, dataset.train)
         keeper = Keeper(vae, self.folder, describe(recipe, dataset, features))
-        code = 0
+        keeper.begin()
         try:
-            fit(
+            keeper.history = fit(
                 vae.model,
                 vae.guide,
                 dataset.train,
-                optimizer=lambda parameters: torch.optim.Adam(
-                    parameters, lr=recipe.learning_rate, fused=True
-                ),
-                num_epochs=recipe.num_epochs,
-                batch_size=recipe.batch_size,
                 validation=dataset.validation,
                 callbacks=[keeper],
-                seed=recipe.seed,
+                **training(recipe, len(dataset.train)),
                 compile=False,  # "auto" goes by time: a recipe would not always give the same weights
+                resume=self.folder,
             )
-        except KeyboardInterrupt:
-            keeper.save()
-            kept = f"what {keeper.epochs} epochs and a part of one gave is in {self.folder}"
-            print(f"pyrovae: interrupted: {kept}", file=sys.stderr)
-            code = INTERRUPTED
+        except (KeyboardInterrupt, SystemExit) as stop:
+            print(f"pyrovae: {keeper.interrupted()}", file=sys.stderr)
+            return INTERRUPTED if isinstance(stop, KeyboardInterrupt) else TERMINATED
+        except Exception:
+            keeper.forget()
+            raise
         keeper.finish(dataset)
-        return code
+        return 0
 
 
 class _Evaluate:
@@ -184,10 +209,12 @@ class _Evaluate:
         run = read_run(self.folder)
         check_writable(self.folder)
 
-        from pyrovae import certify, datasets, evaluate, load
+        from pyrovae import certify, evaluate, load
+        from pyrovae.building import load_data
 
         vae = load(self.folder)
-        dataset = datasets.load(run.recipe.dataset, self.root, binarisation=run.recipe.binarisation)
+        dataset = load_data(run.recipe, self.root)
+        check_data(run, dataset.fingerprint)
         data = getattr(dataset, self.split)
         path, partial = self.folder / _results(self.split), self.folder / f"{_results(self.split)}.partial"
         if self.certify:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.results import Evaluation
-from pyrovae.tables import shown
+from pyrovae.tables import precision_of, shown, transformations
 
 __all__ = ["Comparison", "Difference", "compare"]
 
@@ -20,6 +20,9 @@ PRIVATE = ("seed", "torch", "weights", "proposal", "chosen", "compiled")
 
 ROUNDING = 1e-4
 """Nats by which float32 alone may set two results apart."""
+
+UNSAID = {"dequantisation": "none", "precision": "float32"}
+"""What a file that does not say is of: such files were written before these were always said."""
 
 FIRST = ("dataset", "split", "binarisation", "dequantisation", "rows", "fingerprint", "method", "target_se")
 """Conventions in the order in which a difference is told."""
@@ -107,8 +110,9 @@ class Comparison:
         said = self.conventions
         what = [f"{said['dataset']} {said['split']}" if "dataset" in said else "data of unrecorded origin"]
         what += [f"{said['rows']:,} rows"] if "rows" in said else []
-        what += [f"{name} {said[name]}" for name in ("binarisation", "dequantisation") if name in said]
+        what += transformations(said)
         what += [f"K = {said['num_samples']:,} draws", str(said["method"])]
+        what += precision_of(said)
         width = max(20, *(len(name) + 2 for name in self.differences))
         columns = f"{'log p(x)':>10}{'difference':>12}{'test set':>11}{'Monte Carlo':>13}{'training':>10}"
         lines = [f"{', '.join(what)}; nats per datum", f"{'':<{width}}{columns}"]
@@ -207,7 +211,9 @@ def _runs(name: str, result: Any) -> list[Evaluation]:
 
 def _check_same(reference: str, first: Evaluation, name: str, result: Evaluation) -> None:
     """Refuse results whose difference would be of something else than the models."""
-    ours, theirs = ({k: v for k, v in r.conventions.items() if k not in PRIVATE} for r in (first, result))
+    ours, theirs = (
+        {k: v for k, v in (UNSAID | each.conventions).items() if k not in PRIVATE} for each in (first, result)
+    )
     for key in sorted({*ours, *theirs}, key=lambda key: (FIRST.index(key) if key in FIRST else 99, key)):
         if ours.get(key) != theirs.get(key):
             what = "the rows differ, fingerprint" if key == "fingerprint" else key

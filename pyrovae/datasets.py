@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils import data
 
-from pyrovae import dequantisation, sources
+from pyrovae import dequantisation, registry, sources
+from pyrovae.batching import fingerprint
 from pyrovae.streams import generator, seed_of
 from pyrovae.testing import LinearGaussian
 
@@ -149,6 +150,11 @@ class Dataset:
     test: Split
     oracle: LinearGaussian | None = None
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the stored values of every split, before anything is drawn: the same data have the same."""
+        return f"{fingerprint(split.values for split in (self.train, self.validation, self.test)):08x}"
+
 
 def load(
     name: str,
@@ -170,7 +176,7 @@ def load(
     ============== =================================== ===================== ====================
 
     Args:
-        name: One of the above.
+        name: One of the above, or of another package's: see :mod:`pyrovae.registry`.
         root: Folder of the files; else ``$PYROVAE_DATA``, else the user's cache folder.
         binarisation: One of :data:`BINARISATIONS`, for mnist and mnist-mini.
         dequantise: Grey levels k as ``(k + u) / 256``, u uniform, for a continuous density: strictly
@@ -197,7 +203,10 @@ def load(
         >>> load("mnist-mini", dequantise=True).test.conventions["dequantisation"]
         'uniform'
     """
-    sources.check_name(name)
+    name = registry.canonical("datasets", name)
+    if name not in sources.NAMES:
+        make = registry.find("datasets", name)
+        return make(root=root, binarisation=binarisation, dequantise=dequantise, seed=seed)
     if name in ("mnist", "mnist-mini"):
         binarisation = binarisation or ("none" if dequantise else "dynamic")
         sources.choose("binarisation", binarisation, BINARISATIONS)
@@ -246,6 +255,7 @@ def _images(
                 "dataset": name,
                 "split": part,
                 "binarisation": binarisation,
+                "dequantisation": "none",
                 **({"binarisation_seed": seed} if binarisation in ("dynamic", "static") else {}),
                 **({"dequantisation_seed": seed} if dequantise else {}),
                 **({"values": "[0, 1]", "levels": 256} if binarisation == "none" else {"values": "{0, 1}"}),
@@ -261,6 +271,7 @@ def _static_mnist(rows: dict[str, np.ndarray]) -> Dataset:
             "dataset": "static-mnist",
             "split": part,
             "binarisation": "static",
+            "dequantisation": "none",
             "values": "{0, 1}",
         }
         return Split(torch.from_numpy(rows[part]), shape=(28, 28), conventions=conventions)
@@ -276,8 +287,15 @@ def _linear_gaussian(seed: int) -> Dataset:
         rows = oracle.sample(
             2000 if part == "train" else 500, seed=seed_of("linear-gaussian rows", seed, position)
         )
-        conventions = {"dataset": "linear-gaussian", "split": part, "binarisation": "none"}
-        return Split(rows, conventions={**conventions, "values": "real", "data_seed": seed})
+        conventions = {
+            "dataset": "linear-gaussian",
+            "split": part,
+            "binarisation": "none",
+            "dequantisation": "none",
+            "values": "real",
+            "data_seed": seed,
+        }
+        return Split(rows, conventions=conventions)
 
     return _three("linear-gaussian", split, oracle)
 
@@ -289,15 +307,22 @@ def _three(name: str, split: Callable[[int, str], Split], oracle: LinearGaussian
 
 def _read_mnist(root: str | os.PathLike[str] | None) -> dict[str, np.ndarray]:
     folder = sources.data_folder(root)
+    raw = folder / "MNIST" / "raw"
     try:
         from torchvision.datasets import MNIST
 
         train, test = (MNIST(str(folder), train=part, download=True) for part in (True, False))
-    except (ImportError, RuntimeError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if (len(train.data), len(test.data), len(train.targets), len(test.targets)) != (60_000, 10_000) * 2:
+            raise ValueError(f"{len(train.data):,} and {len(test.data):,} images, expected 60,000 and 10,000")
+    except Exception as error:  # torchvision asserts, and torch raises what it likes of damaged files
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        if not isinstance(error, ImportError) and len(list(raw.glob("*-ubyte"))) == 4:
+            raise ValueError(
+                f"mnist: {raw} is damaged ({reason}): delete it, and it is fetched again"
+            ) from error
         raise FileNotFoundError(
             f"mnist: no readable MNIST/raw in {folder}, and no download ({reason}): copy the four unpacked "
-            f"*-ubyte files to {folder / 'MNIST' / 'raw'} or name their folder with root= or "
+            f"*-ubyte files to {raw} or name their folder with root= or "
             f"PYROVAE_DATA; if torchvision is at fault, install one that fits your torch"
         ) from error
     images, labels = train.data.numpy().reshape(-1, 784), train.targets.numpy()

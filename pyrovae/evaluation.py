@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyrovae.batching import Data, conventions_of, fingerprint, num_rows
 from pyrovae.estimates import Estimator
 from pyrovae.importance import log_weights
 from pyrovae.ledger import Ledger, hash_of
+from pyrovae.locks import locked
 from pyrovae.parameters import check_positive
 from pyrovae.precision import Precision, check_precision, networks_in
 from pyrovae.programs import Program, mode, modules_of, plain_errors
@@ -23,7 +26,7 @@ from pyrovae.scoring import Scorer, compiled_scorer
 from pyrovae.streams import stream
 from pyrovae.tiles import ROWS_IN_A_TILE, Memory, Tile, look, spaced, tiles
 
-__all__ = ["evaluate", "proposal_for"]
+__all__ = ["METHODS", "evaluate", "made_with", "proposal_for"]
 
 FEWEST_TO_STOP = 100
 """Draws before anything is decided by them."""
@@ -105,6 +108,7 @@ def evaluate(
     Raises:
         ValueError: As :func:`pyrovae.log_weights`; no rows; NaN in the data (its row is named); a file
             to resume from that is of something else.
+        OSError: Another process is at work with that file.
 
     Example:
         >>> from pyrovae.testing import LinearGaussian
@@ -130,14 +134,12 @@ def evaluate(
         **({} if target_se is None else {"target_se": target_se, "max_samples": max_samples}),
         "seed": seed,
         **({"compiled": True} if compile else {}),
-        **({"precision": precision} if precision != "float32" else {}),
-        "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
-        "torch": torch.__version__,
-        "weights": hash_of(modules),
+        **made_with(modules, precision),
     }
     columns: dict[str, list[Tensor]] = {name: [] for name in FIELDS}
     estimator, ledger, seen, memory = None, None, 0, Memory(chunk_size)
-    with mode(modules, training=False), tqdm(total=num_rows(data), disable=not progress) as bar:
+    lock = nullcontext() if resume is None else locked(Path(f"{resume}.lock"), passing=True)
+    with lock, mode(modules, training=False), tqdm(total=num_rows(data), disable=not progress) as bar:
         bar.set_description("evaluate")
         for tile in tiles(data, seed, batch_size=batch_size, device=device):
             if estimator is None:
@@ -209,6 +211,16 @@ def _probe(model: Program, program: Program, first: Tile) -> dict[str, str]:
     with stream("evaluate, a probe"), remembering():
         weights = log_weights(model, program, *first.arguments, num_samples=2)
     return {"first weights": f"{weights.sum():.10g}"}
+
+
+def made_with(modules: list[nn.Module], precision: Precision) -> dict[str, str]:
+    """What numbers were computed in, by what, and with which weights."""
+    return {
+        "precision": precision,
+        "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
+        "torch": torch.__version__,
+        "weights": hash_of(modules),
+    }
 
 
 def _check_method(method: str, target_se: float | None) -> None:

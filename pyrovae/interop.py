@@ -16,6 +16,7 @@ import torch
 
 from pyrovae.batching import Data, conventions_of, fingerprint, num_rows
 from pyrovae.comparison import _check_same
+from pyrovae.evaluation import METHODS, made_with
 from pyrovae.groups import Column, Columns, columns_of, datasets, joined
 from pyrovae.pareto import khat_threshold
 from pyrovae.programs import Program, mode, modules_of, plain_errors
@@ -107,7 +108,8 @@ def to_arviz(
     rows_seed = seed if result is None else int(result.conventions.get("seed", seed))
     blocks: list[Columns] = []
     structure, rows, seen = None, 0, 0
-    with mode(modules_of(model, guide, device), training=False), torch.no_grad():
+    modules = modules_of(model, guide, device)
+    with mode(modules, training=False), torch.no_grad():
         for tile in tiles(data, rows_seed, device=device):
             with plain_errors(tile.name):
                 structure = structure or look(model, guide, tile)[0]
@@ -134,7 +136,15 @@ def to_arviz(
     if result is not None:
         _check_is_of(result, rows, f"{seen:08x}")
     columns = {key: joined([block[key] for block in blocks]) for key in blocks[0]}
-    said = {**conventions_of(data), "rows": rows, "fingerprint": f"{seen:08x}", "seed": seed}
+    said = {
+        **conventions_of(data),
+        "rows": rows,
+        "fingerprint": f"{seen:08x}",
+        "num_samples": num_samples * num_chains,  # those of all chains make log_evidence
+        "method": METHODS["is"],
+        "seed": seed,
+        **made_with(modules, "float32"),
+    }
     if result is not None:
         said = result.conventions
         columns |= {("sample_stats", name): Column(("datum",), getattr(result, name)) for name in FIELDS}

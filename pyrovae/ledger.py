@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.batching import fingerprint
+from pyrovae.durable import write_file
 from pyrovae.tiles import Tile
 
-__all__ = ["Ledger", "hash_of"]
+__all__ = ["Ledger", "digest", "hash_of"]
 
 
 class Ledger:
@@ -38,9 +40,9 @@ class Ledger:
         if lines:
             self._read(lines)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f"{self.path.name}.part")
-        temporary.write_bytes(b"".join(map(_line, (self.said, *self._done.values()))))
-        temporary.replace(self.path)  # less what was cut short
+        write_file(
+            self.path, b"".join(map(_line, (self.said, *self._done.values())))
+        )  # less what was cut short
 
     def find(self, tile: Tile) -> dict[str, Tensor] | None:
         """The columns of a tile, if they are there.
@@ -90,13 +92,18 @@ def hash_of(modules: list[nn.Module]) -> str:
         >>> before == hash_of([net])
         False
     """
+    return digest(*(module.state_dict() for module in modules))[:16]
+
+
+def digest(*states: Mapping[str, Any]) -> str:
+    """SHA-256 of tensors: their names, types, shapes and values."""
     found = sha256()
-    for module in modules:
-        for name, value in sorted(module.state_dict().items()):
+    for state in states:
+        for name, value in sorted(state.items()):
             if isinstance(value, Tensor):
                 found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
                 found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:16]
+    return found.hexdigest()
 
 
 def _line(content: dict[str, Any]) -> bytes:

@@ -153,6 +153,8 @@ def plain_errors(where: str = "") -> Iterator[None]:
         message = " ".join(re.split(r"\n\s*Trace Shapes:", str(error))[0].split())
         if "Shape mismatch inside plate" in message and "Did you forget" not in message:
             message += ". Did you forget .to_event(1)?"
+        if "Expected more than 1 value per channel when training" in message:
+            message += ": a batch of one row has no variance: choose a batch_size that leaves no such rest"
         raise type(error)(f"{where}: {message}" if where else message) from error
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from pyrovae.pareto import FEWEST_DRAWS, khat_threshold
-from pyrovae.tables import table
+from pyrovae.sources import what_is
+from pyrovae.tables import precision_of, table, transformations
 
 if TYPE_CHECKING:
     import xarray
@@ -20,6 +24,12 @@ __all__ = ["FIELDS", "Evaluation"]
 
 FEWEST_TOLD = 5
 """Effective draws below which they do not tell their own error."""
+
+MARKS = {"weights": "weights", "rows": "fingerprint", "computed in": "dtype"}
+"""What two tables can be told by: hashes, and the conventions that they are in."""
+
+SEAL = re.compile(rb"\nsha256 [0-9a-f]{64}\n\Z")
+"""The last line of a file of results; older ones have none."""
 
 FIELDS = {
     "log_evidence": ("log p(x), importance-sampled", "nat"),
@@ -102,10 +112,10 @@ class Evaluation:
         said = self.conventions
         what = [f"{said['dataset']} {said['split']}" if "dataset" in said else "data of unrecorded origin"]
         what += [f"{len(self):,} rows"]
-        what += [f"binarisation {said['binarisation']}"] if "binarisation" in said else []
-        what += [f"{said['dequantisation']} dequantisation"] if "dequantisation" in said else []
+        what += transformations(said)
         what += [self._spent(), str(said.get("method", "importance sampling"))]
         what += [f"{said['num_temperatures']:,} temperatures"] if "num_temperatures" in said else []
+        what += precision_of(said)
         rows = {
             "log p(x)": (self.log_evidence, self.standard_error),
             "ELBO": (self.elbo, self.elbo_error),
@@ -130,7 +140,9 @@ class Evaluation:
             target = self.conventions["target_se"]
             missed = int((self.standard_error > target).sum())
             lines.append(f"standard error: {missed:,} rows above the target of {target:g} nats")
-        return "\n".join([*lines, self._khat_line()])
+        lines.append(self._khat_line())
+        marks = [f"{name} {said[key]}" for name, key in MARKS.items() if key in said]
+        return "\n".join([*lines, *([", ".join(marks)] if marks else [])])
 
     def _spent(self) -> str:
         """How many draws there were."""
@@ -178,14 +190,39 @@ class Evaluation:
         return interop.to_arviz(model, guide, data, self, **options)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the per-datum results as NetCDF; :meth:`load` reads them back."""
-        temporary = f"{os.fspath(path)}.part"
+        """Write the per-datum results as NetCDF; :meth:`load` reads them back.
+
+        A line with the file's SHA-256 follows, which readers of NetCDF pass over: HDF5 takes a flipped byte
+        for another number, or never comes back from it.
+        """
+        temporary = Path(f"{os.fspath(path)}.part")
         self.to_xarray().to_netcdf(temporary, engine="h5netcdf")
+        with temporary.open("r+b") as file:
+            file.write(_seal(file.read()))
         os.replace(temporary, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Evaluation:
-        """Read what :meth:`save` wrote."""
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is damaged, or no such file.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: there are no results")
+        try:
+            content = path.read_bytes()
+            if (found := SEAL.search(content)) and found[0] != _seal(content[: found.start()]):
+                raise ValueError("its SHA-256 is another than when it was written")
+            return cls._read(path)
+        except Exception as error:  # h5py raises what it likes of a damaged file
+            reason = what_is(path) or f"holds no results that can be read ({' '.join(str(error).split())})"
+            raise ValueError(f"{path} {reason}: evaluate again") from error
+
+    @classmethod
+    def _read(cls, path: Path) -> Evaluation:
         import xarray
 
         with xarray.open_dataset(path, engine="h5netcdf") as dataset:
@@ -195,3 +232,7 @@ class Evaluation:
             values = {name: torch.from_numpy(dataset[name].to_numpy().copy()) for name in FIELDS}
             said = json.loads(dataset.attrs["conventions"])
             return cls(**values, num_samples=count, conventions=said)
+
+
+def _seal(content: bytes) -> bytes:
+    return f"\nsha256 {sha256(content).hexdigest()}\n".encode()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from shlex import quote
+from shutil import rmtree
+from typing import TYPE_CHECKING, Any
 
-from pyrovae.recipes import Recipe, Run
+from pyrovae.durable import check_writable, write_file
+from pyrovae.recipes import Recipe, Run, one_line, read_run, versions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,93 +20,161 @@ if TYPE_CHECKING:
     from pyrovae.training import History, Training
     from pyrovae.vae import VAE
 
-__all__ = ["Keeper", "check_writable", "describe", "prepare"]
+__all__ = ["Keeper", "check_folder", "check_writable", "continued", "describe", "prepare"]
+
+RUN = {"recipe.json", "weights.safetensors", "history.json", "checkpoints", "model.txt"}
+"""What a run is made of, and is gone when it is written over."""
+
+MORE = {"figures", "lock"}
+
+
+PLANES = ("StandardNormal", "Normal", "Laplace", "StudentT", "GaussianMixture", "VampPrior")
+"""Priors over all reals: of the others a plane of the normal's quantiles says nothing."""
 
 
 class Keeper:
-    """Writes a run folder: weights and history after each epoch, figures at the end."""
+    """Writes a run folder: the recipe at the start, weights, history and figures at the end.
+
+    Between the two :func:`pyrovae.fit` keeps its checkpoints there, and they have all of it.
+    """
 
     def __init__(self, vae: VAE, folder: Path, run: Run) -> None:
         self.vae, self.folder, self.run = vae, folder, run
         self.history: History | None = None
 
-    @property
-    def epochs(self) -> int:
-        """How many there were."""
-        return 0 if self.history is None else len(self.history)
+    def begin(self) -> None:
+        """Write the recipe, by which the run can go on."""
+        write_file(self.folder / "recipe.json", self.run.model_dump_json(indent=2) + "\n")
 
     def __call__(self, training: Training) -> None:
-        """Save; the callback of :func:`pyrovae.fit`."""
-        self.history = training.history
-        self.save()
+        """After an epoch: weights of a run that ended, and goes on now, are those of the checkpoints."""
+        (self.folder / "weights.safetensors").unlink(missing_ok=True)
 
-    def save(self) -> None:
-        """Write weights, recipe and history."""
-        from pyrovae.checkpoints import save, write_text
+    def interrupted(self) -> str:
+        """What is kept, and how to go on."""
+        from pyrovae.checkpoints import CHECKPOINTS, Checkpoints
+
+        state = Checkpoints(self.folder / CHECKPOINTS).newest()
+        if state is None:
+            self.forget()
+            return "interrupted before anything could be kept"
+        epochs, steps = state["position"]["epoch"], state["position"]["step"]
+        self._write_history(state["history"])
+        return (
+            f"interrupted: {epochs} epochs and {steps} steps are in {self.folder}: go on with "
+            f"pyrovae train {quote(str(self.folder))} --resume"
+        )
+
+    def forget(self) -> None:
+        """Take the recipe back, where nothing came of it."""
+        if not (self.folder / "checkpoints").exists():
+            (self.folder / "recipe.json").unlink(missing_ok=True)
+
+    def _write_history(self, history: dict[str, Any]) -> None:
+        write_file(self.folder / "history.json", dumps(history, indent=1) + "\n")
+
+    def finish(self, dataset: Dataset) -> None:
+        """Write weights and history, draw the figures, and say where everything is."""
+        from pyrovae.checkpoints import save
 
         save(self.vae, self.folder, self.run)
         if self.history is not None:
-            write_text(self.folder / "history.json", dumps(asdict(self.history), indent=1) + "\n")
-
-    def finish(self, dataset: Dataset) -> None:
-        """Draw the figures and say where everything is."""
+            self._write_history(asdict(self.history))
         folder = self.folder / "figures"
         folder.mkdir(exist_ok=True)
         written = ("recipe.json", "weights.safetensors", "history.json")
         print(f"{self.folder}: {', '.join(name for name in written if (self.folder / name).exists())}")
-        for name, figure in self._figures(dataset).items():
-            figure.savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
-            print(f"figure: {folder / name}.png")
+        for name, draw in self._figures(dataset).items():
+            try:
+                draw().savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
+            except (ValueError, RuntimeError, TypeError) as error:  # no images, or no means in closed form
+                print(f"no figure {name}: {one_line(error)}")
+            else:
+                print(f"figure: {folder / name}.png")
 
-    def _figures(self, dataset: Dataset) -> dict[str, Figure]:
+    def _figures(self, dataset: Dataset) -> dict[str, Callable[[], Figure]]:
         from pyrovae import plots
         from pyrovae.streams import stream
 
-        test, shape = dataset.test, dataset.test.shape
-        with stream("figures", self.run.recipe.seed):
-            figures = {
-                "reconstructions": plots.reconstructions(self.vae, test[:12], shape),
-                "samples": plots.samples(self.vae, shape),
-                "interpolation": plots.interpolation(self.vae, test[:4], test[4:8], shape),
-            }
-        if self.history is not None:
-            figures = {"learning_curves": plots.learning_curves(self.history), **figures}
-        if self.run.recipe.latent_dim == 2:
-            figures["latent_plane"] = plots.latent_plane(self.vae, shape)
+        vae, test, shape, history = self.vae, dataset.test, dataset.test.shape, self.history
+
+        def samples() -> Figure:
+            with stream("figures", self.run.recipe.seed):
+                return plots.samples(vae, shape)
+
+        figures = {
+            "reconstructions": lambda: plots.reconstructions(vae, test[:12], shape),
+            "samples": samples,
+            "interpolation": lambda: plots.interpolation(vae, test[:4], test[4:8], shape),
+        }
+        if history is not None:
+            figures = {"learning_curves": lambda: plots.learning_curves(history), **figures}
+        if self.run.recipe.latent_dim == 2 and self.run.recipe.prior.name in PLANES:
+            figures["latent_plane"] = lambda: plots.latent_plane(vae, shape)
         return figures
 
 
-def prepare(folder: Path, overwrite: bool) -> None:
-    """Make sure that a run can be written here, before anything is computed."""
+def prepare(folder: Path, *, overwrite: bool) -> None:
+    """Make sure that a run can be written here, before anything is computed; what is written over goes."""
+    check_folder(folder)
+    there = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - {"lock"}
+    if there & RUN and not overwrite:
+        raise ValueError(
+            f"{folder} holds a run already: go on with it by --resume, name another folder, or pass "
+            f"--overwrite"
+        )
+    strange = sorted(there - RUN - MORE)
+    if strange and not there & RUN and not overwrite:
+        raise ValueError(
+            f"{folder} holds '{strange[0]}' and no run: name another folder, or pass --overwrite to write "
+            f"beside it"
+        )
+    for path in [*(folder / name for name in RUN & there), *folder.glob("evaluation*")]:
+        if path.is_dir():
+            rmtree(path)
+        else:
+            path.unlink()
+
+
+def check_folder(folder: Path) -> None:
+    """Make sure that there is a folder that can be written to."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file: name a folder")
-    files = ("recipe.json", "weights.safetensors")
-    if any((folder / name).exists() for name in files) and not overwrite:
-        raise ValueError(f"{folder} holds a run already: name another folder, or pass --overwrite")
     folder.mkdir(parents=True, exist_ok=True)
     check_writable(folder)
 
 
-def check_writable(folder: Path) -> None:
-    """Refuse a folder that cannot be written to."""
-    probe = folder / ".writable"
-    try:
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise OSError(f"{folder} cannot be written to ({error.strerror}): name another folder") from error
+def continued(folder: Path, recipe: Recipe, default: Recipe) -> Run:
+    """The run of a folder, to go on with: to more epochs, if the recipe that was given says so.
+
+    Args:
+        folder: Of the run.
+        recipe: What was given; what is as by default counts as not given.
+        default: The recipe of who gives nothing.
+
+    Raises:
+        ValueError: Something else was given; the differences are listed.
+    """
+    run = read_run(folder)
+    there, here, usual = (each.model_dump(mode="json") for each in (run.recipe, recipe, default))
+    given = {name: value for name, value in here.items() if value not in (usual[name], there[name])}
+    more = {"num_epochs": given.pop("num_epochs")} if "num_epochs" in given else {}
+    if given:
+        different = [f"{name} is {there[name]} there and {value} here" for name, value in given.items()]
+        raise ValueError(
+            f"{folder}: the run's recipe is another: {'; '.join(different)}: leave these out, or name "
+            f"another folder"
+        )
+    return run.model_copy(update={"recipe": run.recipe.model_copy(update=more)})
 
 
 def describe(recipe: Recipe, dataset: Dataset, features: int) -> Run:
     """What ``recipe.json`` is to hold."""
-    from importlib.metadata import version
-    from platform import python_version
-
-    packages = ("pyrovae", "torch", "pyro-ppl", "numpy")
     return Run(
         recipe=recipe,
         features=features,
         shape=dataset.train.shape,
         conventions=dataset.train.conventions,
-        versions={"python": python_version(), **{name: version(name) for name in packages}},
+        fingerprint=dataset.fingerprint,
+        versions=versions(recipe),
     )

@@ -6,15 +6,20 @@ import difflib
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
-__all__ = ["NAMES", "check_name", "choose", "find_static_mnist", "read_mini_mnist", "read_static_mnist"]
+__all__ = ["NAMES", "choose", "find_static_mnist", "read_mini_mnist", "read_static_mnist", "what_is"]
 
-NAMES = ("mnist-mini", "mnist", "static-mnist", "linear-gaussian")
-"""Every data set, by the name :func:`pyrovae.datasets.load` knows it under."""
+NAMES = {
+    "mnist-mini": "the first 7,000 digits of MNIST, in the package",
+    "mnist": "MNIST, by torchvision",
+    "static-mnist": "Larochelle and Murray's fixed binarisation of MNIST",
+    "linear-gaussian": "synthetic real numbers, log p(x) known exactly",
+}
+"""Every data set of this package, by the name :func:`pyrovae.datasets.load` knows it under."""
 
+MINI_ROWS = {"train": 5000, "validation": 1000, "test": 1000}
 MINI_MNIST = Path(__file__).parent / "data" / "mnist_mini.npz"
 STATIC_MNIST = "static_binarized_mnist.npz"
 AMAT_SPLITS = {"train": "train", "validation": "valid", "test": "test"}
@@ -31,14 +36,10 @@ def choose(kind: str, name: str, known: Iterable[str]) -> str:
     known = list(known)
     if name in known:
         return name
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean '{close[0]}'?" if close else f"choose one of {', '.join(known)}"
+    lower = {each.lower(): each for each in known}
+    close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
+    hint = f"did you mean '{lower[close[0]]}'?" if close else f"choose one of {', '.join(known)}"
     raise ValueError(f"unknown {kind} '{name}': {hint}")
-
-
-def check_name(name: str) -> str:
-    """The name of a data set, or a ValueError."""
-    return choose("data set", name, NAMES)
 
 
 def data_folder(root: str | os.PathLike[str] | None) -> Path:
@@ -51,10 +52,36 @@ def data_folder(root: str | os.PathLike[str] | None) -> Path:
     return Path(cache) / "pyrovae"
 
 
+def what_is(path: Path) -> str:
+    """What a file is that cannot be read as what it should be, as far as its first bytes tell."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(64).lstrip().lower()
+    except OSError as error:
+        return f"cannot be opened ({error.strerror})"
+    if not start:
+        return "is empty"
+    if start.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, and not the file it stands for: `git lfs pull` fetches that"
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "is a web page: what was fetched is not the file"
+    return ""
+
+
 def read_mini_mnist() -> dict[str, np.ndarray]:
-    """The digits in this package: ``train``, ``validation``, ``test`` and their ``_labels``, uint8."""
-    with np.load(MINI_MNIST, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+    """The digits in this package: ``train``, ``validation``, ``test`` and their ``_labels``, uint8.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    try:
+        with np.load(MINI_MNIST, allow_pickle=False) as file:
+            rows = {name: file[name] for name in file.files}
+        if any(rows[split].shape != (count, 784) for split, count in MINI_ROWS.items()):
+            raise ValueError("rows are missing")
+    except Exception as error:  # numpy, zipfile and zlib raise what they like of such a file
+        raise ValueError(f"mnist-mini: {_damaged(MINI_MNIST, error)}: install pyrovae again") from error
+    return rows
 
 
 def find_static_mnist(root: str | os.PathLike[str] | None = None) -> list[Path]:
@@ -84,18 +111,25 @@ def read_static_mnist(root: str | os.PathLike[str] | None = None) -> dict[str, n
         ValueError: A file is damaged.
     """
     files = find_static_mnist(root)
+    path = files[0]
     try:
-        if files[0].suffix == ".npz":
-            with files[0].open("rb") as content, np.load(content, allow_pickle=False) as file:
+        if path.suffix == ".npz":
+            with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
                 rows = {split: np.unpackbits(file[name], axis=1) for split, name in AMAT_SPLITS.items()}
         else:
-            rows = {
-                split: np.loadtxt(file, dtype=np.uint8, ndmin=2)
-                for split, file in zip(AMAT_SPLITS, files, strict=True)
-            }
-    except (ValueError, KeyError, OSError, EOFError, BadZipFile) as error:
-        raise ValueError(f"static-mnist: {files[0]} is damaged ({error}): fetch it again") from error
-    for split, values in rows.items():
-        if values.shape[1] != 784 or values.max(initial=0) > 1:
-            raise ValueError(f"static-mnist: {split} has shape {values.shape}, expected 784 bits a row")
+            rows = {}
+            for split, path in zip(AMAT_SPLITS, files, strict=True):
+                rows[split] = np.loadtxt(path, dtype=np.uint8, ndmin=2)
+        for split, values in rows.items():
+            if values.ndim != 2 or values.shape[1] != 784 or not len(values) or values.max() > 1:
+                raise ValueError(f"{split} has shape {values.shape}, expected rows of 784 bits")
+    except Exception as error:  # numpy, zipfile and zlib raise what they like of such a file
+        raise ValueError(f"static-mnist: {_damaged(path, error)}: fetch it again") from error
     return rows
+
+
+def _damaged(path: Path, error: BaseException) -> str:
+    """The file, and what it is or why it cannot be read."""
+    found = what_is(path)
+    said = " ".join(str(error).split()) or type(error).__name__
+    return f"{path} {found}" if found else f"{path} is damaged ({said})"

@@ -52,6 +52,7 @@ class Stepper:
             to come.
         precision: Of the networks.
         num_steps: Of the whole run.
+        clip: Norm that the gradients, all together, are brought down to where theirs is larger.
         say: Told what takes long.
     """
 
@@ -64,6 +65,7 @@ class Stepper:
         compile: Compile,
         precision: Precision,
         num_steps: int,
+        clip: float | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         if compile not in (True, False, "auto"):
@@ -71,7 +73,7 @@ class Stepper:
         self.meter, self.optimizer, self.parameters = meter, optimizer, parameters
         programs = meter.model.program, meter.guide.program
         self.graphs = Graphs(self._run, programs, meter.objective, precision=precision, finite=True)
-        self.compile, self.left, self.say = compile, num_steps, say
+        self.compile, self.left, self.clip, self.say = compile, num_steps, clip, say
         self.shape: Any = None
         self.layout: Any = None
         self.code: Code | None = None
@@ -137,6 +139,23 @@ class Stepper:
         if self.watched is not None:
             self.watched.look(self._blame)
 
+    def forget(self) -> None:
+        """Take up from another state of parameters and optimiser than the last step left."""
+        self.direct = DirectStep(self.optimizer)
+        if self.watched is not None:
+            self.optimizer.found_inf = None  # type: ignore[attr-defined]
+            self.watched = _Ahead(self.optimizer)
+
+    def state(self) -> dict[str, Any]:
+        """What a run that goes on elsewhere needs to take its steps in the same way."""
+        shape = None if self.shape is None else [list(each) for each in self.shape]
+        return {"compile": self.compile, "shape": shape}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on as the stepper of this state would; what "auto" had decided stays decided."""
+        self.compile = state["compile"]
+        self.shape = None if state["shape"] is None else [torch.Size(each) for each in state["shape"]]
+
     def _run(self, *batch: Tensor) -> tuple[Tensor, ...]:
         loss = self.meter.forward(*batch)
         return loss, self.meter.sums(loss)
@@ -174,8 +193,21 @@ class Stepper:
             self.watched.step(total, (batch, where, state), self._blame)
         elif not math.isfinite(total):
             self._blame(batch, where, state)
+        if self.clip is not None:
+            self._own_gradients()
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
         self.direct(check=check)
         return result.more[0]
+
+    def _own_gradients(self) -> None:
+        """Tell gradients apart that a graph gives as one tensor: what is clipped in place is clipped once."""
+        seen = set()
+        for parameter in self.parameters:
+            if parameter.grad is not None:
+                place = parameter.grad.untyped_storage().data_ptr()
+                if place in seen:
+                    parameter.grad = parameter.grad.clone()
+                seen.add(place)
 
     def _blame(self, batch: tuple[Tensor, ...], where: str, state: Tensor) -> None:
         """Say what of a compiled step was not finite, by further runs at its parameters and on its noise."""
@@ -203,7 +235,9 @@ class Stepper:
             self._refuse_loss(loss, where)
         if loss.requires_grad:
             loss.backward()
-        self._check_gradients(where)
+        norm = self._check_gradients(where)
+        if self.clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
         self.optimizer.step()
         return sums
 
@@ -213,17 +247,19 @@ class Stepper:
             f"try a smaller learning rate, or look at the data of this batch"
         )
 
-    def _check_gradients(self, where: str) -> None:
-        """Refuse a gradient that is not finite, by name, before the optimiser takes it."""
+    def _check_gradients(self, where: str) -> Tensor:
+        """Refuse a gradient that is not finite, by name, before the optimiser takes it; the norm of all."""
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        if torch.nn.utils.get_total_norm(gradients).isfinite():
-            return
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if norm.isfinite():
+            return norm
         for parameter in self.parameters:
             if parameter.grad is not None and not parameter.grad.isfinite().all():
                 raise FloatingPointError(
                     f"fit: the gradient of '{self.meter.name(parameter)}' is not finite at {where}, though "
                     f"the loss is: look for a square root, a logarithm or a division at zero"
                 )
+        return norm
 
 
 def _runs_ahead(optimizer: torch.optim.Optimizer, parameters: list[Tensor]) -> bool:

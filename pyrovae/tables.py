@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
-__all__ = ["mean_errors", "shown", "table"]
+__all__ = ["mean_errors", "precision_of", "shown", "table", "transformations"]
 
 
 def table(rows: Mapping[str, tuple[Tensor, Tensor | None]], heading: str = "nats per datum") -> list[str]:
@@ -54,3 +55,21 @@ def shown(error: float) -> str:
     if math.isnan(error):
         return ""
     return f"± {error:.3f}" if error >= 0.001 or error == 0 else f"± {error:.0e}"
+
+
+def transformations(conventions: Mapping[str, Any]) -> list[str]:
+    """What was done to the values that a log p(x) is of, in words.
+
+    Example:
+        >>> transformations({"binarisation": "none", "dequantisation": "uniform"})
+        ['binarisation none', 'uniform dequantisation']
+    """
+    said = [f"binarisation {conventions['binarisation']}"] if "binarisation" in conventions else []
+    added = conventions.get("dequantisation", "none")
+    return said if added == "none" else [*said, f"{added} dequantisation"]
+
+
+def precision_of(conventions: Mapping[str, Any]) -> list[str]:
+    """What the networks multiplied in, in words, where it was not the numbers' own precision."""
+    precision = conventions.get("precision", "float32")
+    return [] if precision == "float32" else [f"networks in {precision}"]

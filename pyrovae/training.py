@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import time
+import os
 import warnings
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from typing import Any, Literal
 
 import torch
 from pyro.infer import ELBO, Trace_ELBO
-from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from pyrovae.batching import Data, batches, num_rows, resident
+from pyrovae.batching import Data, batches, generators_of, identity_of, num_rows, resident, telling_of_workers
 from pyrovae.compilation import Compiled
+from pyrovae.course import Course, Training
+from pyrovae.history import History
+from pyrovae.identity import described, environment
+from pyrovae.keeping import Saver, keeping
 from pyrovae.metering import Meter
 from pyrovae.objectives.base import Objective
 from pyrovae.objectives.draws import Clock
+from pyrovae.optimisers import MakeOptimizer, MakeScheduler, make_optimizer, make_scheduler
+from pyrovae.parameters import check_positive
 from pyrovae.precision import Precision
 from pyrovae.programs import Program, mode, modules_of, plain_errors
 from pyrovae.reductions import check_count
@@ -31,56 +37,15 @@ FROZEN = ".* was not registered in the param store because requires_grad=False"
 """Pyro's warning of what is frozen on purpose: a guide trained for a model that stands still."""
 
 
-@dataclass
-class History:
-    """What each epoch came to, a list per quantity; the quantities are nats per datum.
-
-    The training columns are means over the epoch's batches, each at the parameters it met; the
-    validation columns are of the epoch's end. ``elbo = reconstruction - kl``: E_q[log p(x|z)] less
-    KL(q || p(z)), both as drawn and unscaled; ``loss`` is the loss with all its scales. ``seconds``
-    count from the start of training, ``compile_seconds`` of them went into compiling: nought where steps
-    ran eagerly.
-    """
-
-    epoch: list[int] = field(default_factory=list)
-    elbo: list[float] = field(default_factory=list)
-    reconstruction: list[float] = field(default_factory=list)
-    kl: list[float] = field(default_factory=list)
-    loss: list[float] = field(default_factory=list)
-    validation_elbo: list[float] = field(default_factory=list)
-    validation_reconstruction: list[float] = field(default_factory=list)
-    validation_kl: list[float] = field(default_factory=list)
-    learning_rate: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    compile_seconds: float = 0.0
-
-    def __len__(self) -> int:
-        return len(self.epoch)
-
-    def append(self, **row: float) -> None:
-        """Add one epoch."""
-        for name, value in row.items():
-            getattr(self, name).append(value)
-
-
-@dataclass
-class Training:
-    """What a callback sees at the end of an epoch."""
-
-    epoch: int
-    history: History
-    model: Program
-    guide: Program
-    optimizer: torch.optim.Optimizer
-
-
 def fit(
     model: Program,
     guide: Program,
     data: Data,
     *,
     loss: ELBO | None = None,
-    optimizer: torch.optim.Optimizer | Callable[[list[Tensor]], torch.optim.Optimizer] | None = None,
+    optimizer: torch.optim.Optimizer | MakeOptimizer | None = None,
+    scheduler: MakeScheduler | None = None,
+    clip: float | None = None,
     num_epochs: int,
     batch_size: int = 128,
     validation: Data | None = None,
@@ -89,6 +54,9 @@ def fit(
     device: torch.device | str | None = None,
     compile: Compile = "auto",
     precision: Precision = "float32",
+    on_failure: Literal["raise", "rollback"] = "raise",
+    resume: str | os.PathLike[str] | None = None,
+    checkpoint_every: float = 60.0,
     progress: bool = True,
 ) -> History:
     """Train a pair of Pyro programs: each step lowers the loss of one batch.
@@ -96,6 +64,16 @@ def fit(
     The loss is Pyro's, a sum over the batch, so a step is that of ``SVI.step`` with the same
     optimiser. Noise, order and redrawn values come from streams keyed by the seed and the epoch:
     the same seed gives the same run, and torch's own random state is left as it was.
+
+    With ``resume`` the run is kept in a folder, and goes on from there if it has begun there: after a kill,
+    a Ctrl-C or a SIGTERM it ends with the very bits of a run that was left alone, on the same device, with
+    the same torch, number of threads and ``compile=True`` or ``False`` ("auto" goes by time). Kept are
+    weights, buffers, numbers that modules and loss hold as attributes, the optimiser, its schedule, the
+    random streams, what is done of the epoch, the history and what callbacks remember; not other Python
+    state of one's own modules and losses, nor what is drawn from other generators than torch's. A
+    DataLoader's order is gone through again, and thrown away, up to where it was. A run that is finished is
+    returned at once; with more ``num_epochs`` it goes on, as if it had been given these, unless schedules
+    were made for fewer. One of other data, parts, losses or settings is refused.
 
     Args:
         model: Pyro program of p(x, z); ``vae.model`` or any callable.
@@ -105,10 +83,14 @@ def fit(
         loss: A Pyro ELBO; ``Trace_ELBO()`` if not given.
         optimizer: A torch optimiser that holds every parameter, or a function that makes one of the
             list of parameters; fused ``Adam`` with learning rate 1e-3 if not given.
+        scheduler: A function that makes one of torch's learning-rate schedulers of the optimiser; it steps
+            after each epoch, and where it waits for a plateau is told minus the validation ELBO.
+        clip: Norm that the gradients, all together, are scaled down to where theirs is larger.
         num_epochs: Passes over the data.
         batch_size: Rows per step; the last batch of an epoch may be smaller.
         validation: Data for the plain ELBO after each epoch, modules then in evaluation mode.
-        callbacks: Called after each epoch; one that returns True ends the training.
+        callbacks: Called after each epoch; one that returns True ends the training. More that they can
+            do: :mod:`pyrovae.callbacks`.
         seed: Of the streams.
         device: Where modules and batches go; where they are if not given. On a GPU, tensors and splits
             that fit stay there, and what a split redraws is drawn there.
@@ -118,6 +100,13 @@ def fit(
             says why where no graph can be had. Python code in the programs then runs at the capture alone.
         precision: "bfloat16" multiplies so in the networks' layers, while training; densities,
             parameters and the validation stay as they are.
+        on_failure: What to do about a loss or a gradient that is not finite, and about an epoch whose loss
+            is worse than the first batch's by a hundred times its size: "raise", or "rollback", to the
+            start of the epoch (or where this process took it up) with half the learning rate, three times
+            at most, with a warning each. A run that raised may go on with it.
+        resume: Folder to keep the run in and to go on from.
+        checkpoint_every: Seconds after which it is kept there amid an epoch. At an epoch's end it is
+            kept more often, as far as that takes a twentieth of the time; and always at the end.
         progress: Show a progress bar on standard error.
 
     Returns:
@@ -125,9 +114,13 @@ def fit(
 
     Raises:
         ValueError: No trainable parameter, or one the optimizer does not hold; no rows; NaN in the
-            data (its row is named).
+            data (its row is named); a folder that holds another run (the differences are listed), or no
+            checkpoint that is whole.
         FloatingPointError: The loss or a gradient became NaN or infinite; the parameters are those
-            before the step.
+            before the step. Or the training diverges.
+        OSError: The folder cannot be written, or another process is at work in it.
+        KeyboardInterrupt: Of Ctrl-C; with ``resume``, once the step is finished and kept, and of a second
+            Ctrl-C at once. SIGTERM likewise raises SystemExit.
 
     Example:
         >>> import pyrovae as pv
@@ -143,107 +136,158 @@ def fit(
     """
     check_count("num_epochs", num_epochs)
     check_count("batch_size", batch_size)
+    check_positive("fit: clip", 1.0 if clip is None else clip)
+    if on_failure not in ("raise", "rollback"):
+        raise ValueError(f"fit: on_failure is {on_failure!r}: 'raise' or 'rollback'")
+    callbacks = list(callbacks)
     modules = modules_of(model, guide, device)
     if isinstance(loss, Compiled):
         loss, compile = loss.elbo, True
     meter = Meter(model, guide, loss if loss is not None else Trace_ELBO())
     num_rows(data)
-    data, checked = resident(data, device)
-    first = next(batches(data, batch_size, "first batch", device=device))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", FROZEN)
-        parameters = meter.parameters(first)
-    optimizer = _optimizer(optimizer, parameters, meter)
-    if isinstance(loss, Objective):
-        loss.clock = Clock()  # the look for parameters was no step
-    history, started = History(), time.perf_counter()
-    steps = len(data) if isinstance(data, DataLoader) else -(-num_rows(data) // batch_size)
-    bar = tqdm(total=num_epochs * steps, disable=not progress)
-    stepper = Stepper(
-        meter,
-        optimizer,
-        parameters,
-        compile=compile,
-        precision=precision,
-        num_steps=num_epochs * steps,
-        say=bar.set_description,
-    )
-    with warnings.catch_warnings(), mode(modules, training=True), bar:
-        warnings.filterwarnings("ignore", FROZEN)
-        warnings.filterwarnings("ignore", "Encountered (NaN|.?inf)")  # Pyro's: fit raises in its place
-        bar.set_description("train")
-        for epoch in range(num_epochs):
-            if isinstance(loss, Objective):
-                loss.clock = loss.clock._replace(epoch=epoch)
-            totals: Tensor | float = 0.0  # where the steps are: looking at them would wait for the device
-            rows = 0
-            drawn = batches(
-                data, batch_size, "train", seed, epoch, shuffle=True, device=device, checked=checked
-            )
-            with stream("train", seed, epoch):
-                for step, batch in enumerate(drawn):
-                    where = f"epoch {epoch}, batch {step}"
-                    totals = totals + stepper.step(batch, where, check=step == 0)
-                    rows += len(batch[0])
-                    if step % 10 == 0:
-                        bar.set_postfix_str(f"ELBO {totals[1] / rows:.2f}", refresh=False)
-                    bar.update()
-                stepper.finish()
-            means = (totals / rows).tolist()  # type: ignore[union-attr]
-            row = dict(zip(("loss", "elbo", "reconstruction", "kl"), means, strict=True))
-            if validation is not None:
-                with mode(modules, training=False):
-                    row |= _validate(meter, validation, batch_size, seed, device)
-            rate = float(optimizer.param_groups[0]["lr"])
-            history.compile_seconds = stepper.graphs.seconds
-            history.append(epoch=epoch, **row, learning_rate=rate, seconds=time.perf_counter() - started)
-            state = Training(epoch, history, model, guide, optimizer)
-            wishes = [callback(state) for callback in callbacks]
-            if True in wishes:
-                break
-    return history
-
-
-def _optimizer(
-    optimizer: torch.optim.Optimizer | Callable[[list[Tensor]], torch.optim.Optimizer] | None,
-    parameters: list[Tensor],
-    meter: Meter,
-) -> torch.optim.Optimizer:
-    """The optimiser, made if it must be, and sure to move every parameter."""
-    if isinstance(optimizer, PyroOptim):
-        raise TypeError(
-            "fit: optimizer is one of Pyro's: pass torch's, such as torch.optim.Adam(vae.parameters()), "
-            "or a function of the list of parameters"
+    with keeping(resume, checkpoint_every) as saver:
+        given = data
+        data, checked = resident(data, device)
+        first = next(batches(data, batch_size, "first batch", device=device))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", FROZEN)
+            parameters = meter.parameters(first)
+        optimizer = make_optimizer(optimizer, parameters, meter)
+        schedule = make_scheduler(scheduler, optimizer)
+        if isinstance(loss, Objective):
+            loss.clock = Clock()  # the look for parameters was no step
+        steps = len(data) if isinstance(data, DataLoader) else -(-num_rows(data) // batch_size)
+        stepper = Stepper(
+            meter,
+            optimizer,
+            parameters,
+            compile=compile,
+            precision=precision,
+            num_steps=num_epochs * steps,
+            clip=clip,
         )
-    if optimizer is None:
-        return torch.optim.Adam(parameters, lr=1e-3, fused=_fusible(parameters))
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        return optimizer(parameters)
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    if not held & {id(parameter) for parameter in parameters}:
-        raise ValueError("fit: the optimizer holds no parameter of model or guide: make it of theirs")
-    for parameter in parameters:
-        if id(parameter) not in held:
-            raise ValueError(
-                f"fit: the optimizer does not hold '{meter.name(parameter)}': add it, or freeze it with "
-                f"requires_grad_(False), or pass a function of the list of parameters"
+        course = Course(
+            model,
+            guide,
+            meter=meter,
+            parameters=parameters,
+            optimizer=optimizer,
+            scheduler=schedule,
+            callbacks=callbacks,
+            stepper=stepper,
+            generators=generators_of(data, validation) if saver or on_failure == "rollback" else [],
+        )
+        if saver is not None:
+            said = {
+                "is": "fit",  # so that a setting of a later version is no difference
+                "data": identity_of(given),
+                "validation": None if validation is None else identity_of(validation),
+                "batch_size": batch_size,
+                "seed": seed,
+                "loss": described(meter.objective),
+                "precision": precision,
+                "compile": compile,
+                "clip": clip,
+            }
+            saver.take_up(course, said | course.settings(), environment(parameters[0].device), num_epochs)
+            stepper.left -= course.epoch * steps + course.step
+        done = course.epoch * steps + course.step
+        bar = tqdm(total=num_epochs * steps, initial=done, disable=not progress)
+        stepper.say = bar.set_description
+
+        def drawn() -> Iterator[tuple[Tensor, ...]]:
+            """What is left of the epoch."""
+            return batches(
+                data,
+                batch_size,
+                "train",
+                seed,
+                course.epoch,
+                shuffle=True,
+                device=device,
+                checked=checked,
+                start=course.step,
             )
-    return optimizer
+
+        def validated() -> dict[str, float] | None:
+            if validation is None:
+                return {}
+            with mode(modules, training=False):
+                return _validate(meter, validation, batch_size, seed, device, saver)
+
+        with warnings.catch_warnings(), mode(modules, training=True), bar:
+            warnings.filterwarnings("ignore", FROZEN)
+            warnings.filterwarnings("ignore", "Encountered (NaN|.?inf)")  # Pyro's: fit raises in its place
+            bar.set_description("train")
+            while course.epoch < num_epochs and not course.stopped:
+                course.begin_epoch(remember=on_failure == "rollback")
+                try:
+                    with telling_of_workers(data, validation):
+                        _run_epoch(course, seed, drawn, validated, callbacks, saver, bar)
+                except FloatingPointError as error:
+                    course.roll_back(error)
+                    bar.update(course.epoch * steps + course.step - bar.n)
+                    continue
+                if saver is not None:
+                    saver.after_epoch(course, last=course.stopped or course.epoch == num_epochs)
+        return course.history
 
 
-def _fusible(parameters: list[Tensor]) -> bool:
-    """Whether torch has one kernel for the whole step."""
-    return all(each.is_floating_point() and each.device.type in ("cpu", "cuda") for each in parameters)
+def _run_epoch(
+    course: Course,
+    seed: int,
+    drawn: Callable[[], Iterator[tuple[Tensor, ...]]],
+    validated: Callable[[], dict[str, float] | None],
+    callbacks: list[Callable[[Training], bool | None]],
+    saver: Saver | None,
+    bar: Any,
+) -> None:
+    """Take the steps that are left of an epoch, validate, and ask the callbacks."""
+    at_steps = [callback.step for callback in callbacks if hasattr(callback, "step")]
+    with stream("train", seed, course.epoch):
+        course.take_up_noise()
+        for i, batch in enumerate(drawn()):
+            where = f"epoch {course.epoch}, batch {course.step}"
+            sums = course.stepper.step(batch, where, check=i == 0)
+            course.count(sums, len(batch[0]))
+            for at_step in at_steps:
+                at_step(course.training)
+            if i % 10 == 0:
+                bar.set_postfix_str(f"ELBO {course.elbo:.2f}", refresh=False)
+            bar.update()
+            if saver is not None:
+                saver.after_step(course)
+        course.stepper.finish()
+    means = course.means(f"epoch {course.epoch}")
+    with ExitStack() as averages:
+        for callback in callbacks:
+            if hasattr(callback, "applied"):
+                averages.enter_context(callback.applied())
+        found = validated()
+        if found is not None:
+            course.end_epoch(means | found)
+            wishes = [callback(course.training) for callback in callbacks]
+    if found is None:
+        saver.leave(course)  # type: ignore[union-attr]
+    course.stopped = True in wishes
+    course.next_epoch()
 
 
 def _validate(
-    meter: Meter, data: Data, batch_size: int, seed: int, device: torch.device | str | None
-) -> dict[str, float]:
-    """The plain ELBO and its parts, with the same noise at every epoch."""
+    meter: Meter,
+    data: Data,
+    batch_size: int,
+    seed: int,
+    device: torch.device | str | None,
+    saver: Saver | None,
+) -> dict[str, float] | None:
+    """The plain ELBO and its parts, with the same noise at every epoch; None where a signal came."""
     totals: Tensor | float = 0.0
     rows = 0
     with stream("validate", seed):
         for batch in batches(data, batch_size, "validate", seed, device=device):
+            if saver is not None and saver.interrupts.caught is not None:
+                return None
             with plain_errors("validation"):
                 totals = totals + meter.sums(meter.value(*batch))
             rows += len(batch[0])

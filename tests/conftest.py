@@ -7,6 +7,11 @@ import os
 import pyro
 import pytest
 import torch
+from hypothesis import settings
+
+# The same examples in every run, and none kept on disk.
+settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
+settings.load_profile("fixed")
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a core each, for the processes that tests start too
     os.environ["OMP_NUM_THREADS"] = "1"

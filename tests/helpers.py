@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -40,3 +45,19 @@ def psislw_of_arviz(log_weights: torch.Tensor) -> tuple[torch.Tensor, float]:
 
             smoothed, khat = array_stats.psislw(-values)
     return torch.as_tensor(smoothed), float(khat)
+
+
+@contextmanager
+def locked_by_another(path: Path) -> Iterator[int]:
+    """A file locked by another process, whose number is in it; killed at the end."""
+    code = (
+        "import fcntl, os, sys; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX);"
+        "file.write(str(os.getpid())); file.flush(); print('held', flush=True); sys.stdin.read()"
+    )
+    command, pipe = [sys.executable, "-c", code, path], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as process:
+        process.stdout.readline()
+        try:
+            yield process.pid
+        finally:
+            process.kill()

@@ -91,6 +91,28 @@ def test_progress_goes_to_standard_error(tmp_path):
     assert f"figure: {tmp_path / 'run' / 'figures' / 'samples.png'}" in done.stdout
 
 
+def test_a_run_that_goes_on_is_that_of_one_go(a_run, tmp_path, capsys):
+    """One epoch, then --resume with a second, is the run of two; then nothing is left to do."""
+    folder = str(tmp_path / "run")
+    assert run("train", folder, *SMALL[2:], "--num-epochs", "1").returncode == 0
+    assert cli.main(["train", folder, "--resume", "--hidden", "30", "--latent-dim", "3"]) == 2
+    assert "latent_dim is 2 there and 3 here; hidden is [20] there and [30] here" in capsys.readouterr().err
+    for _ in range(2):
+        done = run("train", folder, "--resume", "--num-epochs", "2")
+        assert done.returncode == 0, done.stderr
+    name = "weights.safetensors"
+    assert (tmp_path / "run" / name).read_bytes() == (a_run / name).read_bytes()
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["recipe"]["num_epochs"] == 2
+    assert cli.main(["train", str(tmp_path / "none"), "--resume"]) == 2
+    assert "no recipe.json, so no run" in capsys.readouterr().err
+
+
+def test_a_folder_of_something_else_is_said_before_training(tmp_path, capsys):
+    (tmp_path / "thesis.tex").touch()
+    assert cli.main(["train", str(tmp_path)]) == 2
+    assert "holds 'thesis.tex' and no run: name another folder" in capsys.readouterr().err
+
+
 def test_the_same_recipe_gives_the_same_weights(a_run, tmp_path):
     assert run("train", tmp_path / "again", *SMALL).returncode == 0
     name = "weights.safetensors"
@@ -165,23 +187,31 @@ def test_a_folder_that_cannot_be_written_is_said_before_training(tmp_path, capsy
 def test_a_run_is_not_written_over_unless_asked(a_run, capsys):
     before = (a_run / "weights.safetensors").read_bytes()
     assert cli.main(["train", str(a_run), *SMALL]) == 2
-    assert "holds a run already: name another folder, or pass --overwrite" in capsys.readouterr().err
+    assert (
+        "holds a run already: go on with it by --resume, name another folder, or pass --overwrite"
+        in capsys.readouterr().err
+    )
     assert (a_run / "weights.safetensors").read_bytes() == before
 
 
-def test_interrupting_keeps_what_was_trained(tmp_path):
-    command = [sys.executable, "-m", "pyrovae", "train", str(tmp_path), "--num-epochs", "10000"]
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupting_keeps_what_was_trained_and_says_how_to_go_on(tmp_path, number, code):
+    folder = tmp_path / "a run"
+    command = [sys.executable, "-m", "pyrovae", "train", folder, *SMALL[2:], "--num-epochs", "10000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 120
-        while not (tmp_path / "history.json").exists() and time.monotonic() < deadline:
+        while not list(folder.glob("checkpoints/*1")) and time.monotonic() < deadline:
             time.sleep(0.1)
-        os.kill(process.pid, signal.SIGINT)
+        os.kill(process.pid, number)
         _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert said.splitlines()[-1].startswith("pyrovae: interrupted: what ")
-    history = json.loads((tmp_path / "history.json").read_text())
+    assert process.returncode == code
+    message = said.splitlines()[-1]
+    assert re.match(r"pyrovae: interrupted: [1-9]\d* epochs and \d+ steps are in .*a run", message)
+    assert message.endswith(f"go on with pyrovae train '{folder}' --resume")
+    history = json.loads((folder / "history.json").read_text())
     assert len(history["elbo"]) >= 1
-    assert run("evaluate", tmp_path, "--num-samples", "2").returncode == 0
+    assert not (folder / "weights.safetensors").exists()
+    assert run("evaluate", folder, "--num-samples", "2").returncode == 0  # of the checkpoint
 
 
 @pytest.mark.parametrize(
@@ -190,7 +220,7 @@ def test_interrupting_keeps_what_was_trained(tmp_path):
         (lambda folder: (folder / "weights.safetensors").unlink(), "no weights there"),
         (lambda folder: (folder / "weights.safetensors").write_bytes(b"<html>"), "not the weights of this"),
         (lambda folder: (folder / "recipe.json").write_text("{"), "not a recipe this version reads"),
-        (lambda folder: (folder / "recipe.json").write_text('{"format": 2}'), "format: Input should be 1"),
+        (lambda folder: (folder / "recipe.json").write_text('{"format": 3}'), "install a newer pyrovae"),
     ],
 )
 def test_damaged_runs_are_named(a_run, tmp_path, damage, message, capsys):
@@ -222,7 +252,13 @@ def test_save_and_load_a_model_of_the_users_own(tmp_path):
     assert pv.load(tmp_path, vaes[1]) is vaes[1]
     for a, b in zip(vaes[0].parameters(), vaes[1].parameters(), strict=True):
         assert torch.equal(a, b)
-    with pytest.raises(FileNotFoundError, match=r"weights without a recipe\.json: build the model"):
+    parts = (
+        r"prior pyrovae\.priors\.normal\.StandardNormal, likelihood .*Bernoulli of net MLP, guide .*Normal of"
+    )
+    said = (
+        rf"weights of pyrovae\.vae\.VAE with {parts} .*, without a recipe\.json: build the model they are of"
+    )
+    with pytest.raises(FileNotFoundError, match=said):
         pv.load(tmp_path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import struct
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings, strategies
 from torch.utils.data import DataLoader
 
 import pyrovae as pv
@@ -164,7 +166,8 @@ def test_means_are_those_of_what_is_drawn(grey):
 
 def test_dequantisation_is_among_the_conventions(grey):
     recorded = {"dataset": "mnist-mini", "split": "test", "binarisation": "none", "rows": 1000}
-    assert grey.test.conventions == {**recorded, "values": "[0, 1]", "levels": 256, "dims": 784}
+    grey_ones = {"dequantisation": "none", "values": "[0, 1]", "levels": 256, "dims": 784}
+    assert grey.test.conventions == {**recorded, **grey_ones}
     digits = datasets.load("mnist-mini", binarisation="none", dequantise=True, seed=3)
     how = {"dequantisation": "uniform", "dequantisation_seed": 3, "values": "(0, 1)", "levels": 256}
     for split in (digits.train, digits.validation, digits.test):
@@ -278,11 +281,78 @@ def test_static_mnist_missing_says_where_it_looked(tmp_path):
         datasets.load("static-mnist", tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half a file", b"<html>not found</html>"])
-def test_static_mnist_damaged_is_named(tmp_path, content):
+def packed(rows: dict[str, np.ndarray]) -> bytes:
+    content = io.BytesIO()
+    np.savez_compressed(content, **rows)
+    return content.getvalue()
+
+
+WHOLE = {name: np.full((3, 98), 255, np.uint8) for name in ("train", "valid", "test")}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "npz is empty"),
+        (b"PK\x03\x04 half a file", r"npz is damaged \(File is not a zip file\)"),
+        (packed(WHOLE)[:300], r"npz is damaged \(File is not a zip file\)"),
+        (b"<html>not found</html>", "npz is a web page"),
+        (b"<!DOCTYPE html>", "npz is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "npz is a Git LFS pointer"),
+        (b"\x80\x04K\x01.", r"npz is damaged \(.*pickle"),
+        (packed(WHOLE | {"valid": np.array([None])}), "npz is damaged .Object arrays cannot be loaded"),
+        (packed({"train": WHOLE["train"]}), "npz is damaged .'valid is not a file"),
+        (packed(WHOLE | {"test": np.zeros((3, 98))}), "npz is damaged .Expected an input array of unsigned"),
+        (packed(WHOLE | {"test": np.zeros((3, 97), np.uint8)}), r"npz is damaged .test has shape \(3, 776\)"),
+        (packed(WHOLE | {"test": np.zeros((0, 98), np.uint8)}), r"npz is damaged .test has shape \(0, 784\)"),
+    ],
+)
+def test_static_mnist_damaged_is_named(tmp_path, content, message):
     (tmp_path / "static_binarized_mnist.npz").write_bytes(content)
-    with pytest.raises(ValueError, match=r"static_binarized_mnist.npz is damaged"):
+    with pytest.raises(ValueError, match=f"static_binarized_mnist.{message}.*: fetch it again") as raised:
         datasets.load("static-mnist", tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("content", "message"), [("0 1 0\n0 1", "damaged"), ("<html>", "is a web page")])
+def test_a_damaged_text_file_is_the_one_that_is_named(tmp_path, static_rows, content, message):
+    for name, rows in static_rows.items():
+        np.savetxt(tmp_path / f"binarized_mnist_{name}.amat", rows, fmt="%d")
+    (tmp_path / "binarized_mnist_valid.amat").write_text(content)
+    with pytest.raises(ValueError, match=f"binarized_mnist_valid.amat.*{message}"):
+        datasets.load("static-mnist", tmp_path)
+
+
+@given(data=strategies.data())
+@settings(max_examples=200)
+def test_no_damage_to_a_file_is_read_as_other_numbers(data, tmp_path_factory):
+    """A flipped byte, or an end that is missing, gives the same rows or an error that names the file."""
+    whole = packed(WHOLE)
+    place = data.draw(strategies.integers(0, len(whole) - 1))
+    flip = data.draw(strategies.integers(0, 255))  # nought: cut here
+    changed = bytearray(whole if flip else whole[:place])
+    if flip:
+        changed[place] ^= flip
+    folder = tmp_path_factory.mktemp("damaged")
+    (folder / "static_binarized_mnist.npz").write_bytes(bytes(changed))
+    try:
+        found = datasets.load("static-mnist", folder)
+    except ValueError as error:
+        said = str(error)
+    else:
+        said = ""
+    if said:
+        assert said.startswith(f"static-mnist: {folder}/static_binarized_mnist.npz is")
+        return
+    for split in (found.train, found.validation, found.test):
+        assert torch.equal(split[:], torch.ones(3, 784))
+
+
+def test_a_damaged_file_of_this_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "MINI_MNIST", tmp_path / "mnist_mini.npz")
+    (tmp_path / "mnist_mini.npz").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ValueError, match=r"mnist_mini.npz is a Git LFS pointer.*: install pyrovae again"):
+        datasets.load("mnist-mini")
 
 
 def test_mnist_in_torchvisions_layout(tmp_path):
@@ -316,6 +386,18 @@ def test_mnist_damaged_is_one_clear_line(tmp_path, monkeypatch):
     for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
         (raw / f"{name}-ubyte.gz").write_bytes(gzip.compress(b"short"))
     with pytest.raises(FileNotFoundError, match="mnist: no readable"):
+        datasets.load("mnist", tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b"\x00\x00\x08\x03\x00\x00\xea\x60" + bytes(8 + 784)])
+def test_unpacked_mnist_that_is_damaged_says_to_delete_it(tmp_path, content):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (raw / f"{name}-ubyte").write_bytes(content)
+    with pytest.raises(
+        ValueError, match=rf"mnist: {raw} is damaged \(.*\): delete it, and it is fetched again"
+    ):
         datasets.load("mnist", tmp_path)
 
 

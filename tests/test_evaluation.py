@@ -273,6 +273,7 @@ def test_table_tells_what_it_is_of():
         "dataset": "mnist-mini",
         "split": "test",
         "binarisation": "dynamic",
+        "dequantisation": "none",
         "binarisation_seed": 0,
         "values": "{0, 1}",
         "dims": 784,
@@ -281,6 +282,7 @@ def test_table_tells_what_it_is_of():
         "num_samples": 2,
         "method": "importance sampling",
         "seed": 0,
+        "precision": "float32",
         "dtype": str(torch.get_default_dtype())[6:],
         "torch": torch.__version__,
         "weights": hash_of([vae.model, vae.guide]),
@@ -288,11 +290,55 @@ def test_table_tells_what_it_is_of():
     first, header, evidence, *_ = str(result).splitlines()
     assert first == "mnist-mini test, 1,000 rows, binarisation dynamic, K = 2 draws, importance sampling"
     assert header.split() == ["nats", "per", "datum", "mean", "test", "set", "Monte", "Carlo"]
+    hashes = f"weights {hash_of([vae.model, vae.guide])}, rows {result.conventions['fingerprint']}"
+    assert str(result).splitlines()[-1] == f"{hashes}, computed in {result.conventions['dtype']}"
     mean, spread, error = (float(word) for word in evidence.replace("±", "").split()[2:])
     assert mean == pytest.approx(result.log_evidence.mean().item(), abs=6e-4)
     drawn = result.standard_error.square().mean()
     assert spread == pytest.approx(((result.log_evidence.var() - drawn) / 1000).sqrt().item(), abs=6e-4)
     assert error == pytest.approx((drawn / 1000).sqrt().item(), abs=6e-4)
+
+
+def test_a_damaged_file_of_results_is_never_read_as_other_numbers(oracle, tmp_path):
+    """HDF5 takes most flipped bytes for other numbers, and some without an end; the file's hash is first."""
+    path = tmp_path / "räksmörgås and spaces.nc"
+    result = evaluate(oracle, oracle.sample(200), num_samples=2)
+    result.save(path)
+    whole = path.read_bytes()
+    seen = 0
+    for place in torch.randint(len(whole), (60,)).tolist():
+        changed = bytearray(whole)
+        changed[place] ^= 1 << place % 8
+        path.write_bytes(bytes(changed))
+        try:
+            found = pv.Evaluation.load(path)
+        except ValueError as error:
+            seen += 1
+            said = str(error)
+        else:
+            for name in FIELDS:
+                assert torch.equal(getattr(found, name).nan_to_num(-1), getattr(result, name).nan_to_num(-1))
+            assert found.conventions == result.conventions
+            continue
+        assert said.startswith(f"{path} holds no results that can be read (")
+        assert said.endswith("): evaluate again")
+        assert "\n" not in said
+    assert seen > 50
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"holds no results that can be read \(.*truncated file"):
+        pv.Evaluation.load(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "is empty: evaluate again"), (b"<html>", "is a web page"), (b"CDF", "holds no results")],
+)
+def test_a_file_that_holds_no_results_is_named(tmp_path, content, message):
+    with pytest.raises(FileNotFoundError, match=r"there are no results"):
+        pv.Evaluation.load(tmp_path / "evaluation.nc")
+    (tmp_path / "evaluation.nc").write_bytes(content)
+    with pytest.raises(ValueError, match=f"evaluation.nc {message}"):
+        pv.Evaluation.load(tmp_path / "evaluation.nc")
 
 
 def test_netcdf_round_trip_keeps_numbers_units_and_conventions(oracle, tmp_path):

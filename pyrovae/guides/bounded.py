@@ -37,6 +37,11 @@ class LogNormal(nn.Module):
         super().__init__()
         self.net = net
 
+    @staticmethod
+    def net_width(dim: int) -> int:
+        """How wide the network's output is for so many latents."""
+        return 2 * dim
+
     def forward(self, x: Tensor) -> dist.TorchDistribution:
         """q(z | x): batch shape ``[...]``, event shape ``[dim]``."""
         return self.given(self.net(x))
@@ -68,6 +73,11 @@ class Dirichlet(nn.Module):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
+
+    @staticmethod
+    def net_width(dim: int) -> int:
+        """How wide the network's output is for so many latents."""
+        return dim
 
     def forward(self, x: Tensor) -> dist.TorchDistribution:
         """q(z | x): batch shape ``[...]``, event shape ``[dim]``."""
@@ -103,6 +113,11 @@ class LogisticNormal(nn.Module):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
+
+    @staticmethod
+    def net_width(dim: int) -> int:
+        """How wide the network's output is for so many latents."""
+        return 2 * (dim - 1)
 
     def forward(self, x: Tensor) -> dist.TorchDistribution:
         """q(z | x): batch shape ``[...]``, event shape ``[dim]``."""
@@ -142,6 +157,11 @@ class PowerSpherical(nn.Module):
         if dim < 2:
             raise ValueError(f"guides.PowerSpherical: dim must be at least 2, got {dim}")
         self.net, self.dim = net, dim
+
+    @staticmethod
+    def net_width(dim: int) -> int:
+        """How wide the network's output is for so many latents."""
+        return dim + 1
 
     def forward(self, x: Tensor) -> dist.TorchDistribution:
         """q(z | x): batch shape ``[...]``, event shape ``[dim]``."""

@@ -35,6 +35,11 @@ class Bernoulli(nn.Module):
         super().__init__()
         self.net = net
 
+    @staticmethod
+    def net_width(dim: int) -> int:
+        """How wide the network's output is for so many latents."""
+        return dim
+
     def forward(self, x: Tensor) -> dist.TorchDistribution:
         """q(z | x): batch shape ``[...]``, event shape ``[dim]``."""
         return self.given(self.net(x))
@@ -73,6 +78,11 @@ class Categorical(nn.Module):
         super().__init__()
         check_count("guides.Categorical: num_categories", num_categories)
         self.net, self.num_categories = net, num_categories
+
+    @staticmethod
+    def net_width(dim: int) -> int:
+        """How wide the network's output is for so many latents."""
+        return dim
 
     def forward(self, x: Tensor) -> dist.TorchDistribution:
         """q(z | x): batch shape ``[...]``, event shape ``[size * num_categories]``."""

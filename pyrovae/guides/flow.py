@@ -40,6 +40,11 @@ class Flow(nn.Module):
         self.net = net
         self.flow = flow
 
+    @staticmethod
+    def net_width(context: int) -> int:
+        """How wide the network's output is, which is the flow's context."""
+        return context
+
     def forward(self, x: Tensor) -> Distribution:
         """q(z | x): batch shape ``[...]``, event shape ``[dim]``."""
         return self.given(self.net(x))

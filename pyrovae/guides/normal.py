@@ -42,6 +42,11 @@ class Normal(nn.Module):
         super().__init__()
         self.net = net
 
+    @staticmethod
+    def net_width(dim: int) -> int:
+        """How wide the network's output is for so many latents."""
+        return 2 * dim
+
     def forward(self, x: Tensor) -> dist.TorchDistribution:
         """q(z | x): batch shape ``[...]``, event shape ``[dim]``."""
         return self.given(self.net(x))
@@ -82,6 +87,11 @@ class LowRankNormal(nn.Module):
         check_count("guides.LowRankNormal: dim", dim)
         check_count("guides.LowRankNormal: rank", rank)
         self.net, self.dim, self.rank = net, dim, rank
+
+    @staticmethod
+    def net_width(dim: int, rank: int) -> int:
+        """How wide the network's output is for so many latents."""
+        return (2 + rank) * dim
 
     def forward(self, x: Tensor) -> dist.TorchDistribution:
         """q(z | x): batch shape ``[...]``, event shape ``[dim]``."""
@@ -127,6 +137,11 @@ class FullRankNormal(nn.Module):
         super().__init__()
         check_count("guides.FullRankNormal: dim", dim)
         self.net, self.dim = net, dim
+
+    @staticmethod
+    def net_width(dim: int) -> int:
+        """How wide the network's output is for so many latents."""
+        return 2 * dim + dim * (dim - 1) // 2
 
     def forward(self, x: Tensor) -> dist.TorchDistribution:
         """q(z | x): batch shape ``[...]``, event shape ``[dim]``."""
@@ -181,6 +196,11 @@ class GaussianMixture(nn.Module):
             raise ValueError(f"guides.GaussianMixture: dim must be at least 2, got {dim}")
         self.net, self.dim, self.components = net, dim, components
 
+    @staticmethod
+    def net_width(dim: int, components: int) -> int:
+        """How wide the network's output is for so many latents."""
+        return components * (2 * dim + 1)
+
     def forward(self, x: Tensor) -> dist.TorchDistribution:
         """q(z | x): batch shape ``[...]``, event shape ``[dim]``."""
         return self.given(self.net(x))
@@ -218,6 +238,11 @@ class Delta(nn.Module):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
+
+    @staticmethod
+    def net_width(dim: int) -> int:
+        """How wide the network's output is for so many latents."""
+        return dim
 
     def forward(self, x: Tensor) -> dist.TorchDistribution:
         """The point: batch shape ``[...]``, event shape ``[dim]``."""

@@ -41,6 +41,11 @@ class Bernoulli(nn.Module):
         if data_mean is not None:
             set_output_bias(net, torch.logit(data_mean, eps=1e-3))
 
+    @staticmethod
+    def net_width(features: int) -> int:
+        """How wide the network's output is for so many features of x."""
+        return features
+
     def forward(self, z: Tensor) -> distributions.Bernoulli:
         """p(x | z): batch shape ``[...]``, event shape ``[*event]``."""
         return distributions.Bernoulli(self.net(z))

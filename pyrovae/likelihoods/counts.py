@@ -35,6 +35,11 @@ class Binomial(nn.Module):
         self.net = net
         self.total_count = total_count
 
+    @staticmethod
+    def net_width(features: int) -> int:
+        """How wide the network's output is for so many features of x."""
+        return features
+
     def forward(self, z: Tensor) -> dist.TorchDistribution:
         """p(x | z): batch shape ``[...]``, event shape ``[D]``."""
         logits = self.net(z)
@@ -63,6 +68,11 @@ class Poisson(nn.Module):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
+
+    @staticmethod
+    def net_width(features: int) -> int:
+        """How wide the network's output is for so many features of x."""
+        return features
 
     def forward(self, z: Tensor) -> dist.TorchDistribution:
         """p(x | z): batch shape ``[...]``, event shape ``[D]``."""
@@ -94,6 +104,11 @@ class NegativeBinomial(nn.Module):
         check_count("likelihoods.NegativeBinomial: features", features)
         self.net = net
         self.log_dispersion = nn.Parameter(torch.zeros(features))
+
+    @staticmethod
+    def net_width(features: int) -> int:
+        """How wide the network's output is for so many features of x."""
+        return features
 
     def forward(self, z: Tensor) -> dist.TorchDistribution:
         """p(x | z): batch shape ``[...]``, event shape ``[D]``."""
@@ -130,6 +145,11 @@ class ZeroInflatedNegativeBinomial(nn.Module):
         check_count("likelihoods.ZeroInflatedNegativeBinomial: features", features)
         self.net = net
         self.log_dispersion = nn.Parameter(torch.zeros(features))
+
+    @staticmethod
+    def net_width(features: int) -> int:
+        """How wide the network's output is for so many features of x."""
+        return 2 * features
 
     def forward(self, z: Tensor) -> dist.TorchDistribution:
         """p(x | z): batch shape ``[...]``, event shape ``[D]``."""
@@ -169,6 +189,11 @@ class Multinomial(nn.Module):
         check_count("likelihoods.Multinomial: total_count", total_count)
         self.net = net
         self.total_count = total_count
+
+    @staticmethod
+    def net_width(features: int) -> int:
+        """How wide the network's output is for so many features of x."""
+        return features
 
     def forward(self, z: Tensor) -> dist.TorchDistribution:
         """p(x | z): batch shape ``[...]``, event shape ``[vocabulary]``."""

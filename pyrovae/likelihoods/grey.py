@@ -39,6 +39,11 @@ class ContinuousBernoulli(nn.Module):
         super().__init__()
         self.net = net
 
+    @staticmethod
+    def net_width(features: int) -> int:
+        """How wide the network's output is for so many features of x."""
+        return features
+
     def forward(self, z: Tensor) -> dist.TorchDistribution:
         """p(x | z): batch shape ``[...]``, event shape ``[D]``."""
         return distributions.ContinuousBernoulli(self.net(z)).to_event(1)
@@ -67,6 +72,11 @@ class Beta(nn.Module):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
+
+    @staticmethod
+    def net_width(features: int) -> int:
+        """How wide the network's output is for so many features of x."""
+        return 2 * features
 
     def forward(self, z: Tensor) -> dist.TorchDistribution:
         """p(x | z): batch shape ``[...]``, event shape ``[D]``."""
@@ -105,6 +115,11 @@ class Categorical(nn.Module):
         _check_levels("likelihoods.Categorical", levels)
         self.net = net
         self.levels = levels
+
+    @staticmethod
+    def net_width(features: int, levels: int = 256) -> int:
+        """How wide the network's output is for so many features of x."""
+        return levels * features
 
     def forward(self, z: Tensor) -> dist.TorchDistribution:
         """p(x | z): batch shape ``[...]``, event shape ``[D]``."""
@@ -152,6 +167,11 @@ class DiscretizedLogistic(nn.Module):
         self.net = net
         self.components = components
         self.levels = levels
+
+    @staticmethod
+    def net_width(features: int, components: int = 1) -> int:
+        """How wide the network's output is for so many features of x."""
+        return (2 if components == 1 else 3 * components) * features
 
     def forward(self, z: Tensor) -> dist.TorchDistribution:
         """p(x | z): batch shape ``[...]``, event shape ``[D]``."""

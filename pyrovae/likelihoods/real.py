@@ -54,6 +54,11 @@ class Normal(nn.Module):
         self.net = net
         self.scale = _scale("likelihoods.Normal", scale, learn_scale)
 
+    @staticmethod
+    def net_width(features: int, scale: float | None = None) -> int:
+        """How wide the network's output is for so many features of x."""
+        return features if scale is not None else 2 * features
+
     def forward(self, z: Tensor) -> dist.TorchDistribution:
         """p(x | z): batch shape ``[...]``, event shape ``[D]``."""
         loc, scale = _loc_and_scale("likelihoods.Normal", self.net(z), self.scale)
@@ -87,6 +92,11 @@ class Laplace(nn.Module):
         super().__init__()
         self.net = net
         self.scale = _scale("likelihoods.Laplace", scale, learn_scale)
+
+    @staticmethod
+    def net_width(features: int, scale: float | None = None) -> int:
+        """How wide the network's output is for so many features of x."""
+        return features if scale is not None else 2 * features
 
     def forward(self, z: Tensor) -> dist.TorchDistribution:
         """p(x | z): batch shape ``[...]``, event shape ``[D]``."""
@@ -132,6 +142,11 @@ class StudentT(nn.Module):
         self.net = net
         self.df = df
         self.scale = _scale("likelihoods.StudentT", scale, learn_scale)
+
+    @staticmethod
+    def net_width(features: int, scale: float | None = None) -> int:
+        """How wide the network's output is for so many features of x."""
+        return features if scale is not None else 2 * features
 
     def forward(self, z: Tensor) -> dist.TorchDistribution:
         """p(x | z): batch shape ``[...]``, event shape ``[D]``."""

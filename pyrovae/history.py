@@ -1,0 +1,39 @@
+"""What a training came to, epoch by epoch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ["History"]
+
+
+@dataclass
+class History:
+    """What each epoch came to, a list per quantity; the quantities are nats per datum.
+
+    The training columns are means over the epoch's batches, each at the parameters it met; the
+    validation columns are of the epoch's end. ``elbo = reconstruction - kl``: E_q[log p(x|z)] less
+    KL(q || p(z)), both as drawn and unscaled; ``loss`` is the loss with all its scales. ``seconds``
+    count from the start of training, less the time between a run's end and its resumption;
+    ``compile_seconds`` of them went into compiling: nought where steps ran eagerly.
+    """
+
+    epoch: list[int] = field(default_factory=list)
+    elbo: list[float] = field(default_factory=list)
+    reconstruction: list[float] = field(default_factory=list)
+    kl: list[float] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    validation_elbo: list[float] = field(default_factory=list)
+    validation_reconstruction: list[float] = field(default_factory=list)
+    validation_kl: list[float] = field(default_factory=list)
+    learning_rate: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    compile_seconds: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.epoch)
+
+    def append(self, **row: float) -> None:
+        """Add one epoch."""
+        for name, value in row.items():
+            getattr(self, name).append(value)

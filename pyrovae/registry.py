@@ -1,0 +1,236 @@
+"""Names of parts: those of this package, and those that other packages add by entry points.
+
+A recipe holds names and never a path to import, so that to read one runs no code but what is installed. No
+torch here: a name is known before what it stands for is imported.
+
+A package adds parts of its own in its ``pyproject.toml``, a group for each kind::
+
+    [project.entry-points."pyrovae.priors"]
+    Horseshoe = "my_package.priors:Horseshoe"
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from inspect import Parameter, getdoc, signature
+from typing import Any
+
+from pyrovae import sources
+
+__all__ = [
+    "KINDS",
+    "canonical",
+    "describe",
+    "find",
+    "keywords",
+    "names",
+    "package_of",
+    "plug_ins",
+    "register",
+]
+
+_PARTS: dict[str, tuple[str, str]] = {
+    "priors": (
+        "pyrovae.priors",
+        "StandardNormal Normal Laplace StudentT GaussianMixture VampPrior Dirichlet LogisticNormal "
+        "UniformSphere Bernoulli AutoregressiveBernoulli Categorical AutoregressiveCategorical "
+        "RelaxedCategorical",
+    ),
+    "likelihoods": (
+        "pyrovae.likelihoods",
+        "Bernoulli ContinuousBernoulli Beta Categorical DiscretizedLogistic Normal Laplace StudentT Binomial "
+        "Poisson NegativeBinomial ZeroInflatedNegativeBinomial Multinomial",
+    ),
+    "guides": (
+        "pyrovae.guides",
+        "Normal LowRankNormal FullRankNormal GaussianMixture Flow Delta LogNormal Dirichlet LogisticNormal "
+        "PowerSpherical Bernoulli Categorical RelaxedCategorical StraightThrough Widened Defensive Refined",
+    ),
+    "flows": ("pyrovae.flows", "MAF IAF NSF RealNVP NICE"),
+    "networks": (
+        "pyrovae.networks",
+        "MLP GatedMLP ConvEncoder ConvDecoder ResidualEncoder ResidualDecoder",
+    ),
+    "activations": ("torch.nn", "ReLU Tanh SiLU GELU ELU LeakyReLU Softplus Sigmoid"),
+    "objectives": (
+        "pyrovae.objectives",
+        "ELBO IWAE Renyi MIWAE CIWAE PIWAE WakeSleep TVO",
+    ),
+    "terms": ("pyrovae.objectives", "kl_weight free_bits capacity total_correlation mmd"),
+    "weights": ("pyrovae.objectives", "warmup cyclical"),
+    "optimizers": ("torch.optim", "Adam AdamW Adamax NAdam RAdam RMSprop Adagrad SGD"),
+    "schedules": ("pyrovae.schedules", "constant cosine burda"),
+}
+"""By kind, the module and the names in it. No code outside this package and torch is reached by a name."""
+
+_ALSO = {
+    ("priors", "MAF"): "pyrovae.flows:MAF",
+    ("priors", "NSF"): "pyrovae.flows:NSF",
+    ("priors", "RealNVP"): "pyrovae.flows:RealNVP",
+    ("guides", "MAF"): "pyrovae.flows:MAF",
+    ("guides", "NSF"): "pyrovae.flows:NSF",
+    ("objectives", "Trace_ELBO"): "pyro.infer:Trace_ELBO",
+    ("objectives", "TraceMeanField_ELBO"): "pyro.infer:TraceMeanField_ELBO",
+}
+"""Parts under another kind than their module's."""
+
+KINDS = (*_PARTS, "datasets")
+"""What has names; a package's entry points of a kind are the group ``pyrovae.<kind>``."""
+
+_registered: dict[tuple[str, str], Callable[..., Any]] = {}
+
+
+def names(kind: str) -> list[str]:
+    """All names of a kind, this package's first.
+
+    Example:
+        >>> names("weights")
+        ['warmup', 'cyclical']
+    """
+    mine = [name for of, name in _registered if of == kind]
+    return list(dict.fromkeys([*_built_in(kind), *mine, *(each.name for each in _entry_points(kind))]))
+
+
+def canonical(kind: str, name: str) -> str:
+    """The name as it is registered: case, dashes and underscores are free. Imports nothing of it.
+
+    Raises:
+        ValueError: No such name; it says what was probably meant.
+
+    Example:
+        >>> canonical("priors", "vamp-prior")
+        'VampPrior'
+        >>> canonical("priors", "VampPriro")
+        Traceback (most recent call last):
+        ValueError: unknown prior 'VampPriro': did you mean 'VampPrior'?
+    """
+    known = names(kind)
+    alike = {_plain(each): each for each in reversed(known)}  # of two that are alike the first is meant
+    if name in known:
+        return name
+    if _plain(name) in alike:
+        return alike[_plain(name)]
+    return sources.choose(_single(kind), name, known)
+
+
+def find(kind: str, name: str) -> Callable[..., Any]:
+    """What a name stands for, a class or a function, imported now.
+
+    Raises:
+        ValueError: No such name, or two packages that both have it.
+        ImportError: What it stands for cannot be imported; it says whose it is and what to do.
+    """
+    name = canonical(kind, name)
+    if (kind, name) in _registered:
+        return _registered[kind, name]
+    if name in (built_in := _built_in(kind)):
+        module, attribute = built_in[name].split(":")
+        return getattr(import_module(module), attribute)
+    first, *others = [each for each in _entry_points(kind) if each.name == name]
+    if others:
+        raise ValueError(
+            f"{_single(kind)} '{name}' is in {_of(first)} and in {_of(others[0])}: uninstall one of them"
+        )
+    try:
+        return first.load()
+    except Exception as error:  # whatever a plug-in does when it is imported
+        raise ImportError(
+            f"{_single(kind)} '{name}' of {_of(first)} cannot be imported "
+            f"({type(error).__name__}: {' '.join(str(error).split())}): mend or uninstall that package; "
+            f"other names work without it"
+        ) from error
+
+
+def package_of(kind: str, name: str) -> tuple[str, str] | None:
+    """The package that a name is of and its version; None where it is this one, or no package's."""
+    if (kind, name) in _registered or name in _built_in(kind):
+        return None
+    found = [each.dist for each in _entry_points(kind) if each.name == name and each.dist is not None]
+    return (found[0].name, found[0].version) if found else None
+
+
+def register(kind: str, name: str, make: Callable[..., Any]) -> None:
+    """Give a part of one's own a name in this process; a package does it by an entry point.
+
+    Args:
+        kind: One of :data:`KINDS`.
+        name: No name that is taken.
+        make: The class or function that makes the part. Of "datasets", a function of root,
+            binarisation, dequantise and seed that returns a :class:`pyrovae.datasets.Dataset`.
+
+    Raises:
+        ValueError: Another kind, or a name that is taken.
+    """
+    sources.choose("kind of part", kind, KINDS)
+    if _plain(name) in map(_plain, names(kind)) and (kind, name) not in _registered:
+        raise ValueError(f"there is a {_single(kind)} '{canonical(kind, name)}' already: use another name")
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
+        raise ValueError(f"'{name}' is no name: letters, digits, dashes and underscores, a letter first")
+    _registered[kind, name] = make
+
+
+def plug_ins() -> Iterator[tuple[str, str]]:
+    """Kind and name of each part that other packages add."""
+    for kind in KINDS:
+        for each in _entry_points(kind):
+            yield kind, each.name
+
+
+def describe(kind: str, name: str) -> str:
+    """The first sentence of the part's docstring, or why it cannot be had."""
+    if kind == "datasets" and name in sources.NAMES:
+        return sources.NAMES[name]
+    try:
+        text = getdoc(find(kind, name)) or ""
+    except (ImportError, ValueError) as error:
+        return str(error)
+    first = re.sub(r":\w+:`[^`]*?(\w+)`", r"\1", " ".join(text.split("\n\n")[0].split()))
+    return first.split(". ")[0].removesuffix(".")
+
+
+def keywords(kind: str, name: str) -> str:
+    """The arguments with their defaults, as its constructor has them; nothing where they cannot be had.
+
+    Example:
+        >>> keywords("priors", "Normal")
+        'dim, *, scale=1.0, learn=True'
+    """
+    if kind == "datasets":
+        return ""
+    try:
+        found = signature(find(kind, name))
+    except (ImportError, ValueError):
+        return ""
+    bare = [each.replace(annotation=Parameter.empty) for each in found.parameters.values()]
+    return str(found.replace(parameters=bare, return_annotation=found.empty))[1:-1]
+
+
+def _built_in(kind: str) -> dict[str, str]:
+    """Where each name of this package is."""
+    if kind == "datasets":
+        return {name: f"pyrovae.datasets:{name}" for name in sources.NAMES}
+    module, listed = _PARTS[kind]
+    also = {name: where for (of, name), where in _ALSO.items() if of == kind}
+    return {name: f"{module}:{name}" for name in listed.split()} | also
+
+
+@cache
+def _entry_points(kind: str) -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=f"pyrovae.{kind}"))
+
+
+def _of(entry_point: EntryPoint) -> str:
+    of = entry_point.dist
+    return f"package {of.name} {of.version}" if of is not None else f"module {entry_point.module}"
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
+
+
+def _single(kind: str) -> str:
+    return {"datasets": "data set"}.get(kind, kind.removesuffix("s"))
