@@ -40,7 +40,8 @@ def compile(
     Args:
         loss: A Pyro ELBO of a model and a guide, ``Trace_ELBO()(model, guide)``; any ELBO, ours too.
         example_args: What it will be called with, or anything of the same shapes.
-        precision: "bfloat16" multiplies so in the networks' layers; densities stay as they are.
+        precision: "bfloat16" multiplies so in the networks' layers, and "tf32" on a GPU; densities stay as
+            they are.
         backend: "inductor" compiles; "none" runs the graph as it was captured, for tests.
 
     Returns:

@@ -97,7 +97,8 @@ def evaluate(
         resume: File of what is finished, for long evaluations: a killed one goes on where it was.
         compile: Score draws by a compiled graph of the model: it takes some ten seconds to make, and rounds
             otherwise in the last bits.
-        precision: "bfloat16" multiplies so in the networks' layers: another model, by a little.
+        precision: "bfloat16" multiplies so in the networks' layers, and "tf32" on a GPU: another model, by
+            a little.
         seed: Of the noise.
         device: Where modules and data go; where they are if not given.
         progress: Show a progress bar on standard error.

@@ -25,7 +25,7 @@ from pyrovae.objectives.base import Objective
 from pyrovae.objectives.draws import Clock
 from pyrovae.optimisers import MakeOptimizer, MakeScheduler, make_optimizer, make_scheduler
 from pyrovae.parameters import check_positive
-from pyrovae.precision import Precision
+from pyrovae.precision import Precision, products_in
 from pyrovae.programs import Program, mode, modules_of, plain_errors
 from pyrovae.reductions import check_count
 from pyrovae.stepping import Compile, Stepper
@@ -98,8 +98,8 @@ def fit(
             losses and gradients on the same noise, up to rounding. "auto" does so where the time that it
             saves in the run is more than what compiling takes, by the time of the first steps; a warning
             says why where no graph can be had. Python code in the programs then runs at the capture alone.
-        precision: "bfloat16" multiplies so in the networks' layers, while training; densities,
-            parameters and the validation stay as they are.
+        precision: "bfloat16" multiplies so in the networks' layers, while training, and "tf32" on a GPU;
+            densities, parameters and the sums stay as they are.
         on_failure: What to do about a loss or a gradient that is not finite, and about an epoch whose loss
             is worse than the first batch's by a hundred times its size: "raise", or "rollback", to the
             start of the epoch (or where this process took it up) with half the learning rate, three times
@@ -215,7 +215,7 @@ def fit(
             with mode(modules, training=False):
                 return _validate(meter, validation, batch_size, seed, device, saver)
 
-        with warnings.catch_warnings(), mode(modules, training=True), bar:
+        with warnings.catch_warnings(), mode(modules, training=True), products_in(precision), bar:
             warnings.filterwarnings("ignore", FROZEN)
             warnings.filterwarnings("ignore", "Encountered (NaN|.?inf)")  # Pyro's: fit raises in its place
             bar.set_description("train")
