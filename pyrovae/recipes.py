@@ -78,7 +78,9 @@ class Recipe(_Strict):
     schedule: Named = Field(Named("constant"), description="Of the learning rate, by epoch.")
     num_epochs: int = Field(80, ge=1, description="Passes over the training data.")
     batch_size: int = Field(128, ge=1, description="Rows per step.")
-    precision: Literal["float32", "tf32", "bfloat16"] = Field("float32", description="Of products in the networks.")
+    precision: Literal["float32", "tf32", "bfloat16"] = Field(
+        "float32", description="Of products in the networks."
+    )
     seed: int = Field(0, ge=0, description="Of weights, order and noise.")
 
     @field_validator("dataset")
