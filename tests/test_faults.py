@@ -173,9 +173,6 @@ FAULTS = {
         OSError,
         lambda folder: not list(folder.iterdir()),
     ),
-    "a DataLoader's worker is killed": Fault(
-        worker_dies, r"data: a worker of the DataLoader died \(.*\): it may have run", RuntimeError, whole(1)
-    ),
     "the last batch is of one row, with BatchNorm": Fault(
         batch_norm_of_one,
         "epoch 0, batch 2: guide: .*: a batch of one row has no variance: choose a batch_size",
@@ -221,6 +218,17 @@ def test_fault(name, tmp_path):
     said = str(caught[0].message if row.kind is UserWarning else caught.value)
     assert "\n" not in said
     assert row.there(tmp_path)
+
+
+def test_a_workers_death_is_told_and_what_was_kept_is_there(tmp_path):
+    """In a process of its own, in which torch raises again, at any time, what it has against the worker."""
+    code = "import sys, pathlib, test_faults; test_faults.worker_dies(pathlib.Path(sys.argv[1]))"
+    here = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (TESTS.parent, TESTS)))}
+    command = [sys.executable, "-c", code, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, env=here, timeout=300)
+    assert done.returncode == 1
+    assert "RuntimeError: data: a worker of the DataLoader died (" in done.stderr
+    assert whole(1)(tmp_path)
 
 
 # ------------------------------------------------------------------------------ data that are no fault
