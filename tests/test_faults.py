@@ -227,7 +227,7 @@ def test_a_workers_death_is_told_and_what_was_kept_is_there(tmp_path):
     command = [sys.executable, "-c", code, tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, env=here, timeout=300)
     assert done.returncode == 1
-    assert "RuntimeError: data: a worker of the DataLoader died (" in done.stderr
+    assert "data: a worker of the DataLoader died (" in done.stderr  # at times in what torch left of it
     assert whole(1)(tmp_path)
 
 
