@@ -21,6 +21,9 @@ from pyrovae.trees import split
 
 __all__ = ["Saver", "keeping"]
 
+MOST = 12
+"""Differences that are listed: another network has as many as it has layers."""
+
 SHARE = 0.05
 """Of the time, at most, goes into keeping what short epochs gave."""
 
@@ -97,9 +100,10 @@ class Saver:
         folder = self.checkpoints.folder.parent
         different = differences(state["run"]["said"], self.said["said"])
         if different:
+            more = f" and {len(different) - MOST} more" if len(different) > MOST else ""
             raise ValueError(
-                f"fit: {folder} holds another run: {'; '.join(different)}: name another folder, or set these "
-                f"back"
+                f"fit: {folder} holds another run: {'; '.join(different[:MOST])}{more}: name another folder, "
+                f"or set these back"
             )
         epochs = state["position"]["epoch"]
         if epochs > num_epochs:

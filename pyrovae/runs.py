@@ -41,14 +41,19 @@ class Keeper:
     def __init__(self, vae: VAE, folder: Path, run: Run) -> None:
         self.vae, self.folder, self.run = vae, folder, run
         self.history: History | None = None
+        self.first = True
 
     def begin(self) -> None:
-        """Write the recipe, by which the run can go on."""
-        write_file(self.folder / "recipe.json", self.run.model_dump_json(indent=2) + "\n")
+        """Write the recipe, by which the run can go on; one that is there stays until fit has taken it up."""
+        if not (self.folder / "recipe.json").exists():
+            self._write_recipe()
 
     def __call__(self, training: Training) -> None:
-        """After an epoch: weights of a run that ended, and goes on now, are those of the checkpoints."""
-        (self.folder / "weights.safetensors").unlink(missing_ok=True)
+        """After an epoch: what a run that ended, and goes on now, was to be and came to is so no more."""
+        if self.first:
+            self.first = False
+            (self.folder / "weights.safetensors").unlink(missing_ok=True)
+            self._write_recipe()
 
     def interrupted(self) -> str:
         """What is kept, and how to go on."""
@@ -69,6 +74,9 @@ class Keeper:
         """Take the recipe back, where nothing came of it."""
         if not (self.folder / "checkpoints").exists():
             (self.folder / "recipe.json").unlink(missing_ok=True)
+
+    def _write_recipe(self) -> None:
+        write_file(self.folder / "recipe.json", self.run.model_dump_json(indent=2) + "\n")
 
     def _write_history(self, history: dict[str, Any]) -> None:
         write_file(self.folder / "history.json", dumps(history, indent=1) + "\n")
