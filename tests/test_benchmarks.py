@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -29,6 +31,7 @@ def test_step_prints_every_contestant_and_keeps_the_times(tmp_path):
     assert all(len(times) == 2 for table in kept.values() for times in table.values())
 
 
+@pytest.mark.slow
 def test_objectives_prints_every_contestant_and_the_cost_of_draws(tmp_path):
     some = ["IWAE of 6, dreg", "ELBO, free bits 0.25"]
     arguments = ["--epochs=1", "--draws=30", "--rows=100", "--rounds=1", f"--folder={tmp_path}"]
@@ -42,6 +45,7 @@ def test_objectives_prints_every_contestant_and_the_cost_of_draws(tmp_path):
     assert lines[-1].split()[0] == "64"
 
 
+@pytest.mark.slow
 def test_parts_prints_priors_and_guides_against_the_first_line(tmp_path):
     some = ["prior: mixture of 50 normals", "guide: IAF", "proposal: defensive, 0.1 prior"]
     command = [
@@ -62,6 +66,7 @@ def test_parts_prints_priors_and_guides_against_the_first_line(tmp_path):
     assert len(list(tmp_path.glob("*.nc"))) == 4
 
 
+@pytest.mark.slow
 def test_evidence_prints_every_way_and_draws_them(tmp_path):
     arguments = ["--epochs=1", "--rows=3", "--temperatures=10", "--reference=50", f"--folder={tmp_path}"]
     command = [sys.executable, FOLDER / "evidence.py", *arguments]

@@ -101,8 +101,19 @@ MODELS = {
 NONE = {("bits", "adapted"), ("bits", "annealing"), ("50 latents", "adapted")}
 """Discrete, which are refused by name; more latents than so few draws can fit."""
 
+LONG = {("50 latents", "annealing"), ("50 latents", "adaptive"), ("5 latents", "annealing")}
+"""Each takes more than ten seconds, and others go the same way."""
 
-@pytest.mark.parametrize(("name", "way"), [(m, w) for m in MODELS for w in WAYS if (m, w) not in NONE])
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        pytest.param(m, w, marks=[pytest.mark.slow] if (m, w) in LONG else [])
+        for m in MODELS
+        for w in WAYS
+        if (m, w) not in NONE
+    ],
+)
 def test_intervals_cover_the_truth_at_the_stated_rate(name, way, record_property):
     model, guide, x, exact = MODELS[name]()
     found = pv.evaluate(model, guide, x, progress=False, **WAYS[way])

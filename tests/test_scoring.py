@@ -124,7 +124,7 @@ def test_bfloat16_is_another_model_by_a_little():
     off = (narrow.log_evidence - wide.log_evidence).abs()
     assert 0 < off.max() < 0.05
     assert narrow.conventions["precision"] == "bfloat16"
-    with pytest.raises(ValueError, match="compare: precision is unrecorded for 'a' and bfloat16 for 'b'"):
+    with pytest.raises(ValueError, match="compare: precision is float32 for 'a' and bfloat16 for 'b'"):
         pv.compare({"a": wide, "b": narrow})
     with pytest.raises(ValueError, match="precision is 'float16': 'float32', 'tf32' or 'bfloat16'"):
         pv.evaluate(vae.model, vae.guide, x, precision="float16", progress=False)
