@@ -95,8 +95,9 @@ class KeepBest:
     def load_state_dict(self, state: dict[str, Any], training: Training) -> None:
         """Take up what :meth:`state_dict` gave, for the same model."""
         self.epoch, self.elbo = state["epoch"], state["elbo"]
-        values = state["kept"]
-        self._kept = list(zip(_tensors(training), values, strict=True)) if values else []
+        tensors = _tensors(training) if state["kept"] else []
+        values = [value.to(tensor.device) for tensor, value in zip(tensors, state["kept"], strict=True)]
+        self._kept = list(zip(tensors, values, strict=True))
 
 
 class Averaged:

@@ -79,7 +79,8 @@ class Meter:
             )
         )
         bound = observed + prior - guide
-        return torch.stack([loss, *(part / self.particles for part in (bound, observed, guide - prior))])
+        parts = (part / self.particles for part in (bound, observed, guide - prior))
+        return torch.stack([loss.to(bound.device), *parts])  # a loss that is a number is of no device
 
     def parameters(self, batch: tuple[Tensor, ...]) -> list[Tensor]:
         """Every parameter a step moves: of the modules, met by the programs, or in the loss's graph."""
