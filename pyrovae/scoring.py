@@ -115,9 +115,9 @@ class Scorer:
         )
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=4)
 def compiled_scorer(model: Program, precision: Precision) -> Scorer:
-    """The compiled scorer of a model, kept for as long as no other is asked for: making graphs takes seconds.
+    """The compiled scorer of a model, kept until four others were asked for: making graphs takes seconds.
 
     An edit of the model is noticed, and the graph made anew.
     """

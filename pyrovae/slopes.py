@@ -60,7 +60,7 @@ def _has_tensors(transform: Any) -> bool:
     )
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=4)
 def compiled_slopes(model: Program, guide: Program, start: str, precision: Precision) -> Slopes:
-    """Those of a pair, kept for as long as no other is asked for: making graphs takes seconds."""
+    """Those of a pair, kept until four others were asked for: making graphs takes seconds."""
     return Slopes(model, guide, precision)
