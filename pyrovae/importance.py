@@ -10,6 +10,7 @@ diagnostics are functions of the tensor ``[num_samples, batch]``, found in
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pyro
@@ -18,10 +19,11 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.pareto import pareto_khat
+from pyrovae.precision import Precision, check_precision, networks_in
 from pyrovae.programs import Program, Structure, inspect, sample_sites
 from pyrovae.reductions import WeightSums, check_count, elbo, ess, log_evidence, standard_error
 from pyrovae.remembering import chunk_limit, remembering
-from pyrovae.scoring import Scorer, by_datum, in_place, latents_of, sum_by_datum
+from pyrovae.scoring import Scorer, by_datum, compiled_scorer, in_place, latents_of, sum_by_datum
 
 __all__ = [
     "WeightSums",
@@ -49,6 +51,8 @@ def log_weights(
     *args: Any,
     num_samples: int = 1,
     chunk_size: int | None = None,
+    compile: bool = False,
+    precision: Precision = "float32",
     **kwargs: Any,
 ) -> Tensor:
     r"""Importance log-weights of a batch, one for each draw and datum.
@@ -65,6 +69,9 @@ def log_weights(
         num_samples: Draws per datum, S.
         chunk_size: Draws that the model scores at once. It bounds the memory and changes nothing
             else; 1 runs the model without a draws dimension, for networks that refuse one.
+        compile: Score draws by a compiled graph of the model, which takes some ten seconds to make and
+            rounds otherwise; no gradients flow then.
+        precision: Of the networks.
         kwargs: Keyword arguments of both programs.
 
     Returns:
@@ -85,9 +92,12 @@ def log_weights(
         >>> lw.shape, torch.allclose(lw[0], oracle.log_evidence(x).double(), atol=1e-4)
         (torch.Size([10, 3]), True)
     """
-    with remembering():
+    check_precision(precision)
+    score = compiled_scorer(model, precision) if compile else Scorer(model, precision=precision)
+    settled = torch.no_grad() if compile else nullcontext()
+    with remembering(), networks_in(precision), settled:
         structure = inspect(model, guide, *args, **kwargs)
-        pieces = weigh(model, guide, args, kwargs, structure, num_samples, chunk_size)
+        pieces = weigh(score, guide, args, kwargs, structure, num_samples, chunk_size)
         return torch.cat([weights for weights, _ in pieces])
 
 

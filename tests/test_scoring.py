@@ -25,6 +25,11 @@ def both(model, guide, x, **keywords):
     return [pv.evaluate(model, guide, x, compile=compile, **keywords) for compile in (False, True)]
 
 
+def seeded(function, *args, **keywords):
+    torch.manual_seed(1)
+    return function(*args, **keywords)
+
+
 def check_same(eager, compiled):
     """The draws are the same, and float32 rounds in another order."""
     for name in ("log_evidence", "elbo", "reconstruction", "kl"):
@@ -61,6 +66,21 @@ def test_however_the_draws_are_made(keywords):
     assert compiled.conventions["compiled"] is True
     assert "compiled" not in eager.conventions
     assert pv.compare({"a": eager, "b": compiled})["b"].verdict == "too close to call"
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_log_weights_alone():
+    vae, x = a_vae(), binary(6)
+    eager, compiled, narrow = (
+        seeded(pv.log_weights, vae.model, vae.guide, x, num_samples=30, **keywords)
+        for keywords in ({}, {"compile": True}, {"compile": True, "precision": "bfloat16"})
+    )
+    assert eager.requires_grad
+    assert not compiled.requires_grad
+    torch.testing.assert_close(compiled, eager.detach(), rtol=0, atol=2e-4)
+    assert 0 < (narrow - compiled).abs().max() < 0.3
+    with pytest.raises(ValueError, match="precision is 'double'"):
+        pv.log_weights(vae.model, vae.guide, x, precision="double")
 
 
 @pytest.mark.usefixtures("uncompiled")
