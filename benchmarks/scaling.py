@@ -60,7 +60,7 @@ def main() -> None:
     arguments = parser.parse_args()
     found = []
     print(f"{platform.machine()}; beside {', '.join(f'{name} {size}' for name, size in BASE.items())}\n")
-    print(f"{'':<10}{'size':>8}{'seconds':>10}{'us a draw':>12}{'memory, MiB':>14}")
+    print(f"{'':<10}{'size':>8}{'seconds':>10}{'us for each':>12}{'memory, MiB':>14}")
     for name in arguments.only:
         for size in SIZES[name]:
             setting = {**BASE, name: size}
