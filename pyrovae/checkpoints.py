@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from pyrovae import durable
 from pyrovae.durable import DamagedError
+from pyrovae.ledger import hash_of
+from pyrovae.programs import modules_of
 from pyrovae.recipes import RECIPE, Run, read_run
 from pyrovae.supplies import MODEL, needed, told
 from pyrovae.trees import from_bytes, join, split, to_bytes
@@ -41,8 +43,8 @@ def save(vae: nn.Module, folder: str | os.PathLike[str], run: Run | None = None)
     Args:
         vae: The model.
         folder: Made if it is not there.
-        run: Recipe and data of the model. Without it, :func:`load` has to be handed a model built
-            the same way.
+        run: Recipe and data of the model, to which the hash of the weights is added. Without it, :func:`load`
+            has to be handed a model built the same way.
 
     Raises:
         OSError: They cannot be written; what was there still is.
@@ -60,6 +62,8 @@ def save(vae: nn.Module, folder: str | os.PathLike[str], run: Run | None = None)
     folder.mkdir(parents=True, exist_ok=True)
     durable.write_file(folder / WEIGHTS, to_bytes(of_module(vae)))
     if run is not None:
+        pair: Any = vae
+        run = run.model_copy(update={"weights": hash_of(modules_of(pair.model, pair.guide))})
         durable.write_file(folder / RECIPE, run.model_dump_json(indent=2) + "\n")
     else:
         durable.write_file(folder / MODEL, told(vae) + "\n")

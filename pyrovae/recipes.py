@@ -118,6 +118,7 @@ class Run(_Strict):
     shape: tuple[int, ...]
     conventions: dict[str, Any]
     fingerprint: str | None = Field(None, description="Of the data's stored values, every split.")
+    weights: str | None = Field(None, description="Hash of what was trained, as results have it; at the end.")
     versions: dict[str, str]
 
     @model_validator(mode="before")

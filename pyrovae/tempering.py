@@ -56,8 +56,9 @@ class Path:
         guide: Program,
         args: Any,
         structure: Structure,
+        *,
+        chunk_size: int,
         start: str = "guide",
-        chunk_size: int = 1,
         plate: str = "_chains",
         slopes: Slopes | None = None,
     ) -> None:
@@ -171,7 +172,7 @@ def path_between(
         structure = inspect(model, guide, *args)
         at_once = draws_in_a_pass(structure, args, ROWS_AT_ONCE)
         chunk_size = min(chunk_size or at_once, at_once)
-        path = Path(model, guide, args, structure, start, chunk_size, slopes=slopes)
+        path = Path(model, guide, args, structure, chunk_size=chunk_size, start=start, slopes=slopes)
         if start == "guide":
             _check_no_auxiliary(poutine.trace(guide).get_trace(*args))
     return path

@@ -17,6 +17,7 @@ import torch
 
 import pyrovae as pv
 from pyrovae import cli
+from pyrovae.recipes import read_run
 
 SMALL = ["--num-epochs", "2", "--hidden", "20", "--latent-dim", "2"]
 
@@ -57,6 +58,7 @@ def test_evaluate_prints_the_table_and_keeps_each_datum(a_run):
     result = pv.Evaluation.load(a_run / "evaluation.nc")
     assert said.startswith(str(result))
     assert len(result) == 1000
+    assert read_run(a_run).weights == result.conventions["weights"]
 
 
 def test_compare_prints_paired_differences(a_run, tmp_path, capsys):
