@@ -71,7 +71,15 @@ def card(
     lines += ["## Data", "", "| | |", "|---|---|"]
     said = {"data set": recipe.dataset, **run.conventions, "fingerprint": run.fingerprint}
     lines += [f"| {_cell(key)} | {_cell(value)} |" for key, value in said.items() if value is not None]
-    lines += ["", "Numbers under other conventions do not compare.", "", "## Recipe", "", "| | |", "|---|---|"]
+    lines += [
+        "",
+        "Numbers under other conventions do not compare.",
+        "",
+        "## Recipe",
+        "",
+        "| | |",
+        "|---|---|",
+    ]
     lines += [f"| {key} | {_cell(getattr(recipe, key))} |" for key in type(recipe).model_fields]
     lines += ["", f"Weights `{run.weights}`. " if run.weights else "", "", "## Figures", ""]
     lines += [f"![{figure}](figures/{figure}.png)\n" for figure in figures]
@@ -87,7 +95,11 @@ def _metric(run: Run, result: Evaluation) -> dict[str, Any]:
     errors = {"error_by_choice_of_data": test_set, "error_by_draws": monte_carlo}
     about = {key: value for key, value in {**said, **errors}.items() if value == value}
     split = str(said.get("split", "test"))
-    metric = {"type": "log_evidence", "name": "mean log p(x), nats", "value": result.log_evidence.mean().item()}
+    metric = {
+        "type": "log_evidence",
+        "name": "mean log p(x), nats",
+        "value": result.log_evidence.mean().item(),
+    }
     return {
         "task": {"type": "unconditional-image-generation", "name": "density estimation"},
         "dataset": {"type": run.recipe.dataset, "name": run.recipe.dataset, "split": split},

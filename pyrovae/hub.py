@@ -135,9 +135,7 @@ def pull(
     """
     if isinstance(source, str):
         patterns = [*FILES, CARD]
-        there = _api(token).snapshot_download(
-            _repository(source), revision=revision, allow_patterns=patterns
-        )
+        there = _api(token).snapshot_download(_repository(source), revision=revision, allow_patterns=patterns)
         source = there
     source, folder = Path(source), Path(folder)
     run = _checked(source)

@@ -114,15 +114,15 @@ class VAE(nn.Module):
         return load(folder, vae)
 
     def score_samples(self, x: ArrayLike, **options: Any) -> np.ndarray:
-        """log p(x) of each datum in nats, as NumPy has it: ``[n]`` for data ``[n, *event]``.
+        """Log p(x) of each datum in nats, as NumPy has it: ``[n]`` for data ``[n, *event]``.
 
         Args:
             x: Data.
             options: Of :func:`pyrovae.evaluate`, whose ``log_evidence`` it is, such as ``num_samples``.
         """
-        from pyrovae.densities import Density
+        from pyrovae.densities import score_samples
 
-        return Density(self.model, self.guide, **options).score_samples(x)
+        return score_samples(self.model, self.guide, x, **options)
 
     def encode(self, x: Tensor) -> Distribution:
         """q(z | x), batch shape ``[batch]``, for data ``[batch, *event]``."""

@@ -79,7 +79,9 @@ class StandIn:
     def _snapshot_download(self, repo_id, allow_patterns, **_):
         from huggingface_hub.utils import filter_repo_objects
 
-        there = [str(p.relative_to(self.root / repo_id)) for p in (self.root / repo_id).rglob("*") if p.is_file()]
+        there = [
+            str(p.relative_to(self.root / repo_id)) for p in (self.root / repo_id).rglob("*") if p.is_file()
+        ]
         cache = self.root / "cache" / repo_id
         for name in filter_repo_objects(there, allow_patterns=allow_patterns):
             (cache / name).parent.mkdir(parents=True, exist_ok=True)
@@ -109,13 +111,16 @@ def test_a_run_comes_back_from_the_hub(run, api, tmp_path):
     assert files(api.root / "me" / "digits") == TRAVELS
     (api.root / "me" / "digits" / "setup.py").write_text("raise SystemExit")  # of somebody else
     pulled = hub.pull("me/digits", tmp_path / "pulled", revision="v1")
-    assert files(pulled) == TRAVELS and files(pulled / "figures") == {"samples.png"}
+    assert files(pulled) == TRAVELS
+    assert files(pulled / "figures") == {"samples.png"}
     assert not any(path.is_symlink() for path in pulled.rglob("*"))
-    assert same(run, pulled) and read_run(pulled) == read_run(run)
+    assert same(run, pulled)
+    assert read_run(pulled) == read_run(run)
     before, after = (pv.Evaluation.load(each / "evaluation.nc") for each in (run, pulled))
     assert torch.equal(before.log_evidence, after.log_evidence)
     assert [name for name, _ in api.calls] == ["create_repo", "upload_folder", "snapshot_download"]
-    assert api.calls[0][1]["private"] is True and api.calls[2][1]["revision"] == "v1"
+    assert api.calls[0][1]["private"] is True
+    assert api.calls[2][1]["revision"] == "v1"
 
 
 def test_what_a_run_has_no_more_goes(run, api):
@@ -206,3 +211,16 @@ def test_a_card_of_a_run_that_was_not_evaluated(run):
     text = card(read_run(run), {}, name="me/digits")
     assert "model-index" not in text
     assert "Not evaluated" in text
+
+
+def test_save_pretrained_writes_a_run_folder_and_from_pretrained_reads_any(run, tmp_path):
+    vae = pv.VAE.from_pretrained(run)
+    vae.save_pretrained(tmp_path / "kept", read_run(run))
+    assert files(tmp_path / "kept") == {"recipe.json", "weights.safetensors"}
+    assert same(tmp_path / "kept", run)
+    assert read_run(tmp_path / "kept") == read_run(run)
+    vae.save_pretrained(tmp_path / "bare")
+    with pytest.raises(FileNotFoundError, match="build the model they are of and pass it"):
+        pv.VAE.from_pretrained(tmp_path / "bare")
+    again = pv.VAE.from_pretrained(tmp_path / "bare", build(RECIPE, 784, (28, 28)))
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), vae.parameters(), strict=True))

@@ -151,7 +151,9 @@ def test_rows_of_wandb_are_the_history_and_go_on_in_the_same_run(tmp_path, monke
     assert wandb.rows == [(epoch, row) for epoch, row in enumerate(rows_of(history))]
     (dir, identity, resume, *rest), second = wandb.begun
     assert (dir, resume, rest) == (str(tmp_path / "logs"), "allow", ["digits", None, None])
-    assert second == wandb.begun[0] and len(identity) == 8 and wandb.finished == 1
+    assert second == wandb.begun[0]
+    assert len(identity) == 8
+    assert wandb.finished == 1
 
 
 @pytest.mark.skipif(find_spec("wandb") is None, reason="wandb is not installed")
@@ -230,7 +232,8 @@ def test_the_command_line_logs_and_the_recipe_has_nothing_of_it(tmp_path, capsys
     assert "tensorboard" not in (folder / "recipe.json").read_text()
     assert not {"log", "loggers"} & set(Recipe.model_fields)
     prepare(folder, overwrite=True)
-    assert not (folder / "logs").exists() and not (folder / "log.jsonl").exists()
+    assert not (folder / "logs").exists()
+    assert not (folder / "log.jsonl").exists()
 
 
 def test_the_command_line_says_what_is_missing_before_anything_is_written(tmp_path, capsys, monkeypatch):
