@@ -71,17 +71,11 @@ def card(
     lines += ["## Data", "", "| | |", "|---|---|"]
     said = {"data set": recipe.dataset, **run.conventions, "fingerprint": run.fingerprint}
     lines += [f"| {_cell(key)} | {_cell(value)} |" for key, value in said.items() if value is not None]
-    lines += [
-        "",
-        "Numbers under other conventions do not compare.",
-        "",
-        "## Recipe",
-        "",
-        "| | |",
-        "|---|---|",
-    ]
+    lines += ["", "Numbers under other conventions do not compare.", ""]
+    lines += ["## Recipe", "", "| | |", "|---|---|"]
     lines += [f"| {key} | {_cell(getattr(recipe, key))} |" for key in type(recipe).model_fields]
-    lines += ["", f"Weights `{run.weights}`. " if run.weights else "", "", "## Figures", ""]
+    lines += ["", f"Weights `{run.weights}`. " if run.weights else "", ""]
+    lines += ["## Figures", ""] if figures else []
     lines += [f"![{figure}](figures/{figure}.png)\n" for figure in figures]
     made = ", ".join(f"{package} {version}" for package, version in run.versions.items())
     lines += [f"Made with {made}." if made else "", ""]

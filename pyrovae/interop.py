@@ -1,6 +1,7 @@
 """ArviZ, its lines 0.23 and 1.x behind one adapter: to_arviz, to_elpd, and NetCDF that either line reads.
 
-``Density``, which scikit-learn takes, is of :mod:`pyrovae.densities`. What differs between the lines is in the last three functions of this file and nowhere else.
+What differs between the lines is in the last three functions of this file and nowhere else. ``Density``, for
+scikit-learn, is of :mod:`pyrovae.densities`.
 """
 
 from __future__ import annotations

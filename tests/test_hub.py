@@ -1,4 +1,4 @@
-"""The Hub: what travels, what it is checked by, and the calls of huggingface_hub, bound to its own signatures."""
+"""The Hub: what travels, what it is checked by, and the calls of huggingface_hub, held to its signatures."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_a_hash_is_of_the_numbers_whatever_the_default_type(run, tmp_path):
 
 def test_a_pickle_in_the_place_of_weights_is_never_read(run, tmp_path):
     torch.save({"a": torch.ones(1)}, run / "weights.safetensors")
-    with pytest.raises(ValueError, match="a pickle of torch.save, which can run code and is never read"):
+    with pytest.raises(ValueError, match=r"a pickle of torch\.save, which can run code and is never read"):
         hub.pull(run, tmp_path / "pulled")
 
 
