@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import torch
@@ -22,14 +23,19 @@ from pyrovae.explorer.drawings import as_datum, takes_drawings
 from pyrovae.explorer.latents import Space, moments, space_of
 from pyrovae.pareto import FEWEST_DRAWS, khat_threshold
 from pyrovae.recipes import Run, check_data, read_run
+from pyrovae.results import FEWEST_TOLD
 from pyrovae.streams import stream
 from pyrovae.tables import transformations
 from pyrovae.vae import VAE
 
-__all__ = ["Explored", "explored", "word_for"]
+__all__ = ["Explored", "StoppedError", "explored", "word_for"]
 
 SHOWN = ("log_evidence", "standard_error", "elbo", "elbo_error", "reconstruction", "kl", "ess", "khat")
 """Columns of a result that the page shows."""
+
+
+class StoppedError(Exception):
+    """Nobody waits for the answer any more."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class Explored:
         vae: Its model, in evaluation mode.
         test: The test split.
         space: Its latents.
+        stop: Set from another thread, it ends an evaluation at its next run of the model.
     """
 
     name: str
@@ -49,6 +56,7 @@ class Explored:
     vae: VAE
     test: Split
     space: Space
+    stop: Event = field(default_factory=Event)
 
     def about(self) -> dict[str, Any]:
         """What the page is laid out by."""
@@ -121,17 +129,25 @@ class Explored:
         }
 
     def evaluate(self, asked: Evaluated) -> dict[str, Any]:
-        """Log p(x) with its error, the ELBO, and how far they can be believed: :func:`pyrovae.evaluate`."""
+        """Log p(x) with its error, the ELBO, and how far they can be believed: :func:`pyrovae.evaluate`.
+
+        Raises:
+            StoppedError: ``stop`` was set.
+        """
         datum, _, _ = self._datum(asked)
-        found = evaluate(
-            self.vae.model,
-            self.vae.guide,
-            datum,
-            num_samples=asked.num_samples,
-            proposal=None if asked.proposal == "guide" else asked.proposal,
-            seed=asked.seed,
-            progress=False,
-        )
+        stopping = self.vae.model.register_forward_pre_hook(self._look)
+        try:
+            found = evaluate(
+                self.vae.model,
+                self.vae.guide,
+                datum,
+                num_samples=asked.num_samples,
+                proposal=None if asked.proposal == "guide" else asked.proposal,
+                seed=asked.seed,
+                progress=False,
+            )
+        finally:
+            stopping.remove()
         khat = found.khat.item()
         return {
             **{name: _number(getattr(found, name).item()) for name in SHOWN},
@@ -140,13 +156,14 @@ class Explored:
             "threshold": _number(khat_threshold(found.num_samples)),
             "proposal": found.conventions.get("proposal", "guide"),
             "conventions": transformations(found.conventions),
+            "error_is_told": found.ess.item() >= FEWEST_TOLD,
         }
 
     def _datum(self, asked: Datum) -> tuple[Dataset[Tensor], list[str], int | None]:
         """A data set of one row, what was done to it, and its class, if it has one."""
         if asked.pixels is not None:
             split, said = as_datum(
-                asked.pixels, self.run.shape, self.run.conventions, centre=asked.centre, seed=asked.seed
+                asked.pixels, self.run.shape, self.run.conventions, fit=asked.fit, seed=asked.seed
             )
             return split, said, None
         assert asked.row is not None
@@ -154,6 +171,10 @@ class Explored:
             raise ValueError(f"row {asked.row:,}: the test split has rows 0 to {len(self.test) - 1:,}")
         label = None if self.test.labels is None else int(self.test.labels[asked.row])
         return Subset(self.test, [asked.row]), transformations(self.test.conventions), label
+
+    def _look(self, *_: Any) -> None:
+        if self.stop.is_set():
+            raise StoppedError
 
     def _mean_of(self, z: Tensor) -> dict[str, Any]:
         p = moments(self.vae.decode(z))

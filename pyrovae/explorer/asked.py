@@ -40,7 +40,7 @@ class Datum(_Strict):
 
     row: Annotated[int, Field(ge=0)] | None = None
     pixels: list[Grey] | None = Field(None, min_length=1, max_length=MOST_NUMBERS)
-    centre: bool = False
+    fit: bool = False
     seed: Seed = 0
 
     @model_validator(mode="after")

@@ -7,15 +7,17 @@ export function complain(said) {
   place.hidden = said === "";
 }
 
-export async function ask(path, question) {
+export async function ask(path, question, signal) {
   let response;
   try {
     response = await fetch(path, question === undefined ? {} : {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify(question),
+      signal,
     });
-  } catch {
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
     throw new Error("the server does not answer: is pyrovae explore still running?");
   }
   const answer = await response.json().catch(() => ({ error: `the server said ${response.status}` }));

@@ -8,20 +8,26 @@ const $ = (id) => document.getElementById(id);
 
 // `send(z)` is where the mean of q(z|x) is sent.
 export function datum(about, send) {
-  let question = null, found = null, turn = 0;
+  let question = null, found = null, under_way = new AbortController();
+
+  // What is asked now takes the place of what was: the server stops computing that.
+  function instead() {
+    under_way.abort();
+    under_way = new AbortController();
+    return under_way.signal;
+  }
 
   async function look(asked, before = []) {
-    const mine = ++turn;
     question = { ...asked, seed: seed() };
+    const signal = instead();
     try {
-      const answer = await ask("/encode", question);
-      if (mine !== turn) return;
+      const answer = await ask("/encode", question, signal);
       complain("");
       found = answer;
       draw(before);
       await estimate();
     } catch (error) {
-      if (mine === turn) complain(error.message);
+      if (!signal.aborted) complain(error.message);
     }
   }
 
@@ -40,15 +46,14 @@ export function datum(about, send) {
   }
 
   async function estimate() {
-    const mine = ++turn, asked = { ...question, seed: seed(), ...choices() };
+    const signal = instead(), asked = { ...question, seed: seed(), ...choices() };
     numbers([["log p(x)", `estimating by ${asked.num_samples.toLocaleString("en")} draws`, "first waiting"]]);
     try {
-      const answer = await ask("/evaluate", asked);
-      if (mine !== turn) return;
+      const answer = await ask("/evaluate", asked, signal);
       complain("");
       numbers(told(answer));
     } catch (error) {
-      if (mine !== turn) return;
+      if (signal.aborted) return;
       numbers([["log p(x)", "not estimated", "first"]]);
       complain(error.message);
     }
@@ -71,7 +76,7 @@ export function datum(about, send) {
   $("send").hidden = !about.is_real;
   $("own").hidden = !about.takes_drawings;
   if (about.takes_drawings) {
-    const use = (said) => look({ pixels: drawing.grey(), centre: $("centre").checked }, said);
+    const use = (said) => look({ pixels: drawing.grey(), fit: $("fit").checked }, said);
     const drawing = pad($("pad"), about.shape, use);
     $("use").addEventListener("click", () => use([]));
     $("clear").addEventListener("click", drawing.clear);
@@ -92,15 +97,17 @@ function choices() {
 }
 
 function told(answer) {
-  const error = answer.num_samples > 1 ? ` ± ${three(answer.standard_error)}` : "";
-  const below = answer.word === "useless" ? ": log p(x) is at least about this" : "";
-  const limit = typeof answer.threshold === "number" ? `, reliable below ${answer.threshold.toFixed(2)}` : "";
+  const unknown = answer.word.startsWith("unknown"), many = answer.num_samples > 1;
+  const limit = unknown ? "" : ` (reliable below ${answer.threshold.toFixed(2)})`;
+  const below = answer.word === "useless" ? ": log p(x) is a lower bound" : "";
+  const untold = answer.error_is_told ? "" : ", too few to tell the error";
   return [
-    ["log p(x)", `${two(answer.log_evidence)}${error} nats`, "first"],
-    ["k-hat", `${two(answer.khat)}, ${answer.word}${below}${answer.word.startsWith("unknown") ? "" : limit}`],
-    ["ELBO", `${two(answer.elbo)}${answer.num_samples > 1 ? ` ± ${three(answer.elbo_error)}` : ""} nats`],
+    ["log p(x)", `${two(answer.log_evidence)}${many ? ` ± ${error(answer.standard_error)}` : ""} nats`, "first"],
+    ["k-hat", unknown ? answer.word : `${two(answer.khat)}, ${answer.word}${limit}${below}`],
+    ["ELBO", `${two(answer.elbo)}${many ? ` ± ${error(answer.elbo_error)}` : ""} nats`],
     ["parts", `E[log p(x|z)] ${two(answer.reconstruction)}, KL ${two(answer.kl)} nats`],
-    ["draws", `K = ${answer.num_samples.toLocaleString("en")}, ${two(answer.ess)} effective, from: ${answer.proposal}`],
+    ["draws", `K = ${answer.num_samples.toLocaleString("en")}, ${answer.ess.toFixed(1)} effective${untold}`],
+    ["drawn from", answer.proposal],
     ["data", answer.conventions.join(", ") || "as they are"],
   ];
 }
@@ -121,6 +128,11 @@ function row(cells) {
   const made = document.createElement("tr");
   for (const cell of cells) made.append(Object.assign(document.createElement("td"), { textContent: cell }));
   return made;
+}
+
+// Two digits of it, as far as they count beside two decimals.
+function error(value) {
+  return typeof value !== "number" ? said(value) : value >= 0.1 || value === 0 ? value.toFixed(2) : value.toPrecision(1);
 }
 
 function two(value) {

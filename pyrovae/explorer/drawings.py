@@ -7,13 +7,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from pyrovae.datasets import Split
 
-__all__ = ["as_datum", "centred", "takes_drawings"]
+__all__ = ["as_datum", "centred", "fitted", "takes_drawings"]
 
 GREY = ("{0, 1}", "[0, 1]", "(0, 1)")
 """What the conventions call values that a grey image can be made into."""
+
+INNER = 20 / 28
+"""Side of the box that MNIST's digits were scaled to, of the image's."""
 
 
 def takes_drawings(shape: tuple[int, ...], conventions: Mapping[str, Any]) -> bool:
@@ -22,7 +26,7 @@ def takes_drawings(shape: tuple[int, ...], conventions: Mapping[str, Any]) -> bo
 
 
 def as_datum(
-    pixels: list[float], shape: tuple[int, ...], conventions: Mapping[str, Any], *, centre: bool, seed: int
+    pixels: list[float], shape: tuple[int, ...], conventions: Mapping[str, Any], *, fit: bool, seed: int
 ) -> tuple[Split, list[str]]:
     """A split of one row, made of grey values as the data set's rows were, and what was done in words.
 
@@ -30,7 +34,7 @@ def as_datum(
         pixels: Row by row, from 0, black, to 1, white.
         shape: Height and width.
         conventions: Of the run's data.
-        centre: Move the centre of mass to the middle, as MNIST's images have it.
+        fit: Scale and centre it as MNIST's digits were, :func:`fitted`.
         seed: Of bits and noise that are drawn.
 
     Raises:
@@ -39,7 +43,7 @@ def as_datum(
     Example:
         >>> split, said = as_datum(
         ...     [0.0, 0.9, 0.6, 0.2], (2, 2), {"values": "{0, 1}", "binarisation": "threshold"},
-        ...     centre=False, seed=0,
+        ...     fit=False, seed=0,
         ... )
         >>> split[:1], said
         (tensor([[0., 1., 1., 0.]]), ['bits: 1 above 1/2'])
@@ -52,9 +56,9 @@ def as_datum(
     grey, said = torch.tensor(pixels).reshape(height, width), []
     if not grey.any():
         raise ValueError("the image is black all over: draw something in white")
-    if centre:
-        grey = centred(grey)
-        said.append("moved its centre of mass to the middle")
+    if fit:
+        grey = fitted(grey)
+        said.append("scaled to MNIST's box, its centre of mass moved to the middle")
     levels = (255 * grey).round().to(torch.uint8).reshape(1, -1)
     binarisation, noise = conventions.get("binarisation", "none"), conventions.get("dequantisation", "none")
     redraw = False
@@ -71,6 +75,31 @@ def as_datum(
     made = Split(levels, scale=255, redraw=redraw, dequantise=noise == "uniform", seed=seed)
     split = Split(made[:1], shape=shape, conventions=_of_a_drawing(conventions))
     return split, said
+
+
+def fitted(image: Tensor) -> Tensor:
+    """As MNIST's digits were made: what is not black scaled to a box of 20 by 20, of 28, and centred.
+
+    References:
+        LeCun et al., The MNIST database of handwritten digits, 1998.
+
+    Example:
+        >>> image = torch.zeros(28, 28)
+        >>> image[3:13, 5:10] = 1.0
+        >>> (fitted(image) > 0.5).nonzero().aminmax(dim=0)
+        torch.return_types.aminmax(
+        min=tensor([4, 9]),
+        max=tensor([23, 18]))
+    """
+    there = image > 0
+    (top, bottom), (left, right) = ((hit[0], hit[-1] + 1) for hit in (there.any(d).nonzero() for d in (1, 0)))
+    box = image[top:bottom, left:right]
+    scale = INNER * min(image.shape) / max(box.shape)
+    size = [max(round(scale * length), 1) for length in box.shape]
+    box = interpolate(box[None, None], size=size, mode="bilinear", antialias=True)[0, 0].clamp(0, 1)
+    placed = torch.zeros_like(image)
+    placed[: size[0], : size[1]] = box
+    return centred(placed)
 
 
 def centred(image: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 // Data as pictures: grey images, bars of other data, and q(z|x) by dimension.
 
-const STEP = 6; // pixels of a bar, at the least
+const CAP = 6, WIDEST = 48; // pixels: of the ends of a line, and of a bar
 
 export function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -39,7 +39,7 @@ export function bars(canvas, pairs, names) {
   const finite = pairs.map(([loc, scale]) => [Number(loc) || 0, Math.abs(Number(scale)) || 0]);
   const top = Math.max(1e-9, ...finite.map(([loc, scale]) => loc + scale));
   const bottom = Math.min(0, ...finite.map(([loc, scale]) => loc - scale));
-  const left = 38, foot = names ? 18 : 6, step = (width - left - 4) / finite.length;
+  const left = 38, foot = names ? 18 : 6, step = Math.min((width - left - 4) / finite.length, WIDEST);
   const y = (value) => 6 + (top - value) / (top - bottom) * (height - 6 - foot);
   context.font = "11px system-ui, sans-serif";
   context.fillStyle = context.strokeStyle = colour("--quiet");
@@ -53,7 +53,7 @@ export function bars(canvas, pairs, names) {
     context.fillRect(x, Math.min(y(loc), y(0)), thick, Math.max(Math.abs(y(loc) - y(0)), 1));
     context.fillStyle = colour("--orange");
     if (scale > 0) {
-      const middle = x + thick / 2, cap = Math.min(STEP, thick) / 2;
+      const middle = x + thick / 2, cap = Math.min(CAP, thick) / 2;
       context.fillRect(middle - 1, y(loc + scale), 2, y(loc - scale) - y(loc + scale));
       for (const end of [loc + scale, loc - scale]) context.fillRect(middle - cap, y(end) - 0.75, 2 * cap, 1.5);
     }

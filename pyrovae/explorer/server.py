@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,12 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pyrovae.explorer.answers import Explored, explored
+from pyrovae.explorer.answers import Explored, StoppedError, explored
 from pyrovae.explorer.asked import Code, Datum, Draw, Evaluated
 from pyrovae.recipes import one_line
 
@@ -26,6 +28,9 @@ HOSTS = ["127.0.0.1", "localhost"]
 
 LARGEST = 1 << 19
 """Bytes of a question: 16,384 numbers and some."""
+
+LOOK = 0.1
+"""Seconds from one look to the next whether anybody waits for an answer still."""
 
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 FILES = {path.name: path for path in Path(__file__).parent.iterdir() if path.suffix in TYPES}
@@ -57,8 +62,9 @@ def app(run_folder: str | os.PathLike[str], root: str | os.PathLike[str] | None 
     run = explored(Path(run_folder), root)
     # No pages of documentation: they load their scripts from the network.
     made = FastAPI(title="pyrovae explore", docs_url=None, redoc_url=None, openapi_url=None)
+    made.state.ending = lambda: False  # whether the server is about to; see serving.py
     _routes(made, run)
-    made.middleware("http")(_guarded)
+    made.add_middleware(_Guard)
     made.add_middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)
     made.add_exception_handler(RequestValidationError, _invalid)
     made.add_exception_handler(HTTPException, _refused)
@@ -69,12 +75,20 @@ def _routes(made: FastAPI, run: Explored) -> None:
     # Pyro's stack of handlers and torch's generator are the process's: two computations would mix them up.
     one_at_a_time = asyncio.Lock()
 
-    async def answer(compute: Callable[[Any], dict[str, Any]], asked: Any) -> Response:
+    async def answer(request: Request, compute: Callable[[Any], dict[str, Any]], asked: Any) -> Response:
         async with one_at_a_time:
-            try:
-                return JSONResponse(await run_in_threadpool(compute, asked))
-            except (ValueError, RuntimeError, NotImplementedError) as error:
-                return _error(422, one_line(error))
+            run.stop.clear()
+            computing = asyncio.ensure_future(run_in_threadpool(compute, asked))
+            while not computing.done():
+                await asyncio.wait({computing}, timeout=LOOK)
+                if made.state.ending() or await request.is_disconnected():
+                    run.stop.set()
+        try:
+            return JSONResponse(computing.result())
+        except StoppedError:
+            return _error(503, "stopped before there was an answer")
+        except (ValueError, RuntimeError, NotImplementedError) as error:
+            return _error(422, one_line(error))
 
     @made.get("/")
     async def page() -> Response:
@@ -91,28 +105,36 @@ def _routes(made: FastAPI, run: Explored) -> None:
         return FileResponse(FILES[name], media_type=TYPES[FILES[name].suffix])
 
     @made.post("/decode")
-    async def decode(asked: Code) -> Response:
-        return await answer(run.decode, asked)
+    async def decode(request: Request, asked: Code) -> Response:
+        return await answer(request, run.decode, asked)
 
     @made.post("/draw")
-    async def draw(asked: Draw) -> Response:
-        return await answer(run.draw, asked)
+    async def draw(request: Request, asked: Draw) -> Response:
+        return await answer(request, run.draw, asked)
 
     @made.post("/encode")
-    async def encode(asked: Datum) -> Response:
-        return await answer(run.encode, asked)
+    async def encode(request: Request, asked: Datum) -> Response:
+        return await answer(request, run.encode, asked)
 
     @made.post("/evaluate")
-    async def evaluate(asked: Evaluated) -> Response:
-        return await answer(run.evaluate, asked)
+    async def evaluate(request: Request, asked: Evaluated) -> Response:
+        return await answer(request, run.evaluate, asked)
 
 
-async def _guarded(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Refuse what a page of another site could send, and what is too large, before anything is read."""
-    response = _refusal(request) or await go_on(request)
-    for name, value in HEADERS.items():
-        response.headers[name] = value
-    return response
+class _Guard:
+    """Refuses what a page of another site could send, and what is too large, before anything is read."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        refusal = _refusal(Request(scope)) if scope["type"] == "http" else None
+        await (refusal or self.app)(scope, receive, send_with_headers)
 
 
 def _refusal(request: Request) -> Response | None:

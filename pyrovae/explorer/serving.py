@@ -17,8 +17,8 @@ __all__ = ["serve"]
 HOST = "127.0.0.1"
 """Never another: whoever reaches the page can make the machine compute."""
 
-PATIENCE = 2
-"""Seconds in which answers under way may be finished, at the end."""
+PATIENCE = 10
+"""Seconds that a computation may take to notice the end: it looks every time the model is run."""
 
 
 def serve(
@@ -44,9 +44,11 @@ def serve(
         print(f"{run_folder}: {address} (Ctrl-C ends it)", flush=True)
         if browser:
             threading.Thread(target=_open, args=(address,), daemon=True).start()
-        config = uvicorn.Config(made, log_level="warning", timeout_graceful_shutdown=PATIENCE)
+        config = uvicorn.Config(made, lifespan="off", log_level="warning", timeout_graceful_shutdown=PATIENCE)
+        server = uvicorn.Server(config)
+        made.state.ending = lambda: server.should_exit
         try:
-            uvicorn.Server(config).run(sockets=[listening])
+            server.run(sockets=[listening])
         except KeyboardInterrupt:  # the way it is meant to end
             print()
 
