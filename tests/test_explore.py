@@ -127,9 +127,9 @@ def test_evaluate_is_the_librarys_of_the_same_seed(client, vae, test_split, prop
     )
     for name in ("log_evidence", "standard_error", "elbo", "elbo_error", "kl", "ess", "khat"):
         assert answer[name] == getattr(found, name).item(), name
-    assert answer["word"] == (
-        "useless" if found.khat > 1 else "doubtful"
-    )  # 30 draws are few: 0.32 is the limit
+    limit = 1 - 1 / math.log10(30)
+    word = "reliable" if found.khat < limit else "doubtful" if found.khat <= 1 else "useless"
+    assert (answer["word"], answer["threshold"]) == (word, limit)
     assert answer["error_is_told"] == (found.ess.item() >= 5)
     assert answer["conventions"] == ["binarisation dynamic"]
 
@@ -183,7 +183,7 @@ def test_data_that_are_no_images_are_decoded_and_not_drawn(tmp_path):
 
 
 def test_latents_without_straight_lines_are_drawn_only(tmp_path):
-    folder = stored(tmp_path, prior="UniformSphere(4)", guide="PowerSpherical")
+    folder = stored(tmp_path, latent_dim=4, prior="UniformSphere", guide="PowerSpherical")
     client = TestClient(explorer.app(folder), base_url=HERE)
     about = client.get("/about").json()
     assert (about["kind"], about["is_real"]) == ("directions", False)
@@ -230,7 +230,7 @@ def test_a_drawing_is_made_a_datum_as_the_data_were(kind):
         # 784 bits of probabilities 0 to 1: their mean has error sqrt(1 / 6 / 784) = 0.015, taken fourfold
         assert abs(x.mean() - 0.5) < 0.06
     else:
-        assert ((x - grey).abs() <= 1 / 255).all()
+        assert ((x - grey).abs() <= 1.5 / 255).all()  # half a level, and where in the level
         assert ((x > 0) & (x < 1)).all() == (kind == "noise")
 
 
@@ -343,6 +343,7 @@ def served(app):
     """The application at an address of its own, in a thread."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
+        listening.listen()
         server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
@@ -353,14 +354,26 @@ def served(app):
             thread.join(60)
 
 
-def test_what_nobody_waits_for_is_stopped(app):
-    """Ten thousand draws would take many seconds, and a question meanwhile would wait for them."""
+def request_of(path, **question):
+    text = json.dumps(question)
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(text)}\r\n"
+    return f"{head}Content-Type: application/json\r\n\r\n{text}".encode()
+
+
+def test_what_nobody_waits_for_is_stopped(app, monkeypatch):
+    """An evaluation without an end: the next question is answered once its asker has gone."""
+    began = threading.Event()
+
+    def endless(model, guide, data, **keywords):
+        while True:
+            model(data[0][None])
+            began.set()
+
+    monkeypatch.setattr("pyrovae.explorer.answers.evaluate", endless)
     with served(app) as address:
-        question = json.dumps({"row": 0, "num_samples": 10_000}).encode()
-        head = f"POST /evaluate HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(question)}\r\n"
         with socket.create_connection(("127.0.0.1", int(address[:-1].rpartition(":")[2]))) as asking:
-            asking.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + question)
-            time.sleep(0.3)
+            asking.sendall(request_of("/evaluate", row=0))
+            assert began.wait(60)
         json_head = {"Content-Type": "application/json"}
         other = urllib.request.Request(f"{address}decode", b'{"z": [0, 0, 0]}', json_head)
         with urllib.request.urlopen(other, timeout=60) as response:
@@ -439,9 +452,13 @@ def test_the_command_serves_until_ctrl_c(a_run):
                 assert json.load(response)["name"] == "räksmörgås"
             with pytest.raises(OSError, match="refused"):  # on this machine's other addresses
                 socket.create_connection(("127.0.0.2", int(found[2])), timeout=5)
+            asking = socket.create_connection(("127.0.0.1", int(found[2])))
+            asking.sendall(request_of("/evaluate", row=0, num_samples=10_000))
+            time.sleep(0.3)
         finally:
             os.kill(process.pid, signal.SIGINT)
         _, said = process.communicate(timeout=60)
+        asking.close()
     assert (process.returncode, said) == (0, "")
 
 
