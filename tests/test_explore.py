@@ -20,6 +20,7 @@ import torch
 import uvicorn
 from browser import chromium, console_errors, needs_browser, resize
 from fastapi.testclient import TestClient
+from matplotlib.image import imsave
 from torch.utils.data import Subset
 
 import pyrovae as pv
@@ -381,7 +382,7 @@ def test_what_nobody_waits_for_is_stopped(app, monkeypatch):
 
 
 @needs_browser
-def test_the_page_works_in_a_browser(app):
+def test_the_page_works_in_a_browser(app, tmp_path):
     from selenium.webdriver import ActionChains, Keys
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
@@ -398,6 +399,10 @@ def test_the_page_works_in_a_browser(app):
     def until(condition):
         WebDriverWait(browser, 60, poll_frequency=0.05).until(lambda _: condition())
 
+    picture_of_a_bar = torch.ones(60, 90, 3)
+    picture_of_a_bar[10:50, 40:50] = 0
+    dark_on_light = tmp_path / "bar.png"
+    imsave(dark_on_light, picture_of_a_bar.numpy())
     with served(app) as address, chromium(375, 800) as browser:
         browser.get(address)
         until(lambda: at("z1").is_displayed())
@@ -413,6 +418,15 @@ def test_the_page_works_in_a_browser(app):
         ActionChains(browser).move_to_element_with_offset(at("plane"), 40, 30).click().perform()
         until(lambda: picture("mean") != before)
         assert at("z1").get_attribute("value") != where
+
+        at("set-a").click()
+        at("origin").click()
+        at("set-b").click()
+        until(lambda: at("between").is_enabled())
+        before = picture("mean")
+        at("between").send_keys(Keys.HOME)  # from B, where it is, to A
+        until(lambda: picture("mean") != before)
+        assert at("between-value").text == "0.00"
 
         browser.execute_script("document.getElementById('samples').value = 30")
         at("row").send_keys(Keys.CONTROL, "a", Keys.NULL, "3", Keys.ENTER)
@@ -431,6 +445,8 @@ def test_the_page_works_in_a_browser(app):
         until(lambda: at("x-caption").text.startswith("Your image, as the model sees it: scaled to"))
         until(lambda: "±" in at("numbers").text)
         assert "bits drawn with the grey values as probabilities, seed 0" in at("x-caption").text
+        at("file").send_keys(str(dark_on_light))
+        until(lambda: "inverted, since its edge is light; scaled to MNIST" in at("x-caption").text)
         resize(browser, 1280)
         assert fits()
         assert not at("error").is_displayed()

@@ -1,6 +1,9 @@
 // Questions to the server, and what it says that is wrong.
 
+const SLOW = 400; // milliseconds
 const place = document.getElementById("error");
+
+place.addEventListener("click", () => complain(""));
 
 export function complain(said) {
   place.textContent = said;
@@ -26,11 +29,13 @@ export async function ask(path, question, signal) {
 }
 
 // One question at a time; of those that come meanwhile, the last.
-export function latest(path, use) {
+// While its answer takes long, as behind an estimate, the element looks so.
+export function latest(path, element, use) {
   let under_way = false, waiting = null;
   return async function put(question) {
     if (under_way) { waiting = question; return; }
     under_way = true;
+    const slow = setTimeout(() => element.classList.add("waiting"), SLOW);
     try {
       const answer = await ask(path, question);
       complain("");
@@ -38,6 +43,8 @@ export function latest(path, use) {
     } catch (error) {
       complain(error.message);
     }
+    clearTimeout(slow);
+    element.classList.remove("waiting");
     under_way = false;
     if (waiting !== null) {
       const next = waiting;

@@ -23,21 +23,22 @@ export function datum(about, send) {
     try {
       const answer = await ask("/encode", question, signal);
       complain("");
-      found = answer;
-      draw(before);
+      found = { ...answer, said: [...before, ...answer.said] };
+      draw();
       await estimate();
     } catch (error) {
       if (!signal.aborted) complain(error.message);
     }
   }
 
-  function draw(before = []) {
+  function draw() {
     $("datum").hidden = false;
-    show($("x"), found.x, about);
-    show($("reconstruction"), found.reconstruction, about);
+    const both = [...found.x, ...found.reconstruction];
+    show($("x"), found.x, about, both);
+    show($("reconstruction"), found.reconstruction, about, both);
     const what = "row" in question ? `Row ${question.row} of the test split` : "Your image";
     const label = found.label === null ? "" : `, class ${found.label}`;
-    const said = [...before, ...found.said].join("; ");
+    const said = found.said.join("; ");
     $("x-caption").textContent = `${what}${label}, as the model sees it${said ? `: ${said}` : ""}`;
     const order = about.order;
     bars($("q"), order.map((j) => [found.loc[j], found.scale[j]]), order.map((j) => `z${j + 1}`));
@@ -98,7 +99,7 @@ function choices() {
 
 function told(answer) {
   const unknown = answer.word.startsWith("unknown"), many = answer.num_samples > 1;
-  const limit = unknown ? "" : ` (reliable below ${answer.threshold.toFixed(2)})`;
+  const limit = unknown ? "" : ` (${answer.word === "reliable" ? "" : "reliable "}below ${answer.threshold.toFixed(2)})`;
   const below = answer.word === "useless" ? ": log p(x) is a lower bound" : "";
   const untold = answer.error_is_told ? "" : ", too few to tell the error";
   return [

@@ -11,7 +11,7 @@ export function latent(about) {
   let z = about.centre.slice(), ends = {}, mean = null;
   let seed = Math.floor(Math.random() * 1e6);
   const sliders = [];
-  const decode = latest("/decode", (answer) => shown(answer.mean, "Mean of p(x|z)"));
+  const decode = latest("/decode", $("mean"), (answer) => shown(answer.mean, "Mean of p(x|z)"));
   const moves = about.is_real
     ? plane($("plane"), about, (u, v) => {
       const [u0, v0] = along(z);

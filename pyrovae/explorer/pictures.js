@@ -16,10 +16,11 @@ export function cleared(canvas) {
   return { context, width, height };
 }
 
-export function show(canvas, values, about) {
+// `beside` are values that bars are to have room for too, so that two pictures can be compared.
+export function show(canvas, values, about, beside = []) {
   canvas.classList.toggle("image", about.is_image);
   if (about.is_image) image(canvas, values, about.shape);
-  else bars(canvas, values.map((value) => [value, 0]), null);
+  else bars(canvas, values.map((value) => [value, 0]), null, beside);
 }
 
 function image(canvas, values, [height, width]) {
@@ -34,11 +35,12 @@ function image(canvas, values, [height, width]) {
 }
 
 // A bar from nought to each value, and a line of its scale either way.
-export function bars(canvas, pairs, names) {
+export function bars(canvas, pairs, names, beside = []) {
   const { context, width, height } = cleared(canvas);
   const finite = pairs.map(([loc, scale]) => [Number(loc) || 0, Math.abs(Number(scale)) || 0]);
-  const top = Math.max(1e-9, ...finite.map(([loc, scale]) => loc + scale));
-  const bottom = Math.min(0, ...finite.map(([loc, scale]) => loc - scale));
+  const others = beside.map((value) => Number(value) || 0);
+  const top = Math.max(1e-9, ...others, ...finite.map(([loc, scale]) => loc + scale));
+  const bottom = Math.min(0, ...others, ...finite.map(([loc, scale]) => loc - scale));
   const left = 38, foot = names ? 18 : 6, step = Math.min((width - left - 4) / finite.length, WIDEST);
   const y = (value) => 6 + (top - value) / (top - bottom) * (height - 6 - foot);
   context.font = "11px system-ui, sans-serif";
