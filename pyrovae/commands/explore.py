@@ -20,7 +20,7 @@ class Explore:
         run: tyro.conf.Positional[Path],
         /,
         port: int = 0,
-        no_browser: bool = False,
+        browser: bool = True,
         root: Path | None = None,
     ) -> None:
         """Take the arguments.
@@ -28,12 +28,12 @@ class Explore:
         Args:
             run: Folder of the run.
             port: Where on 127.0.0.1; a free port if 0.
-            no_browser: Print the address, and open no browser.
+            browser: Open the page in a browser too.
             root: Folder of the data sets, where not $PYROVAE_DATA.
         """
         if not 0 <= port < 2**16:
             raise ValueError(f"--port is {port}: 1 to 65535 are possible, or 0 for a free one")
-        self.folder, self.port, self.browser, self.root = run, port, not no_browser, root
+        self.folder, self.port, self.browser, self.root = run, port, browser, root
 
     def run(self) -> int:
         """Serve until Ctrl-C, which is its good end: exit code 0."""
