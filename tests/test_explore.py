@@ -275,9 +275,10 @@ def test_pages_of_other_sites_get_no_answer(client):
 
 def test_questions_are_of_limited_size(client):
     headers = {"content-type": "application/json"}
-    refused(
-        client.post("/decode", content=b" " * (1 << 20), headers=headers), 413, "1,048,576 bytes, at most"
-    )
+    refused(client.post("/decode", content=b" " * (1 << 20), headers=headers), 413, "at most 524,288 bytes")
+    for length in ("9" * 5000, "0" * 20 + "1000000"):
+        claimed = client.post("/decode", content=b"{}", headers={**headers, "content-length": length})
+        refused(claimed, 413, "at most 524,288 bytes")
     chunks = client.post("/decode", content=iter([b"{}"]), headers=headers)
     refused(chunks, 411, "send a Content-Length")
     refused(client.post("/decode", content="{", headers=headers), 422, "JSON decode error")

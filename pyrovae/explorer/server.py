@@ -148,8 +148,9 @@ def _refusal(request: Request) -> Response | None:
     length = request.headers.get("content-length", "")
     if not length.isascii() or not length.isdigit():
         return _error(411, "send a Content-Length")
-    if int(length) > LARGEST:
-        return _error(413, f"{int(length):,} bytes, at most {LARGEST:,} are read")
+    digits = length.lstrip("0")  # of a number that may be longer than Python reads
+    if len(digits) > 9 or int(digits or 0) > LARGEST:
+        return _error(413, f"at most {LARGEST:,} bytes are read")
     return None
 
 
