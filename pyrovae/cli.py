@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from pyrovae import sources
-from pyrovae.commands import Doctor, List, configured, registry_of_parts
+from pyrovae.commands import Doctor, Explore, List, configured, registry_of_parts
 from pyrovae.locks import locked
 from pyrovae.loggers import needs, of_run
 from pyrovae.recipes import Recipe, check_data, notes, one_line, read_config, read_run
@@ -58,6 +58,7 @@ def _parse_and_run(arguments: Sequence[str]) -> int:
                     "compare": _Compare,
                     "list": List,
                     "doctor": Doctor,
+                    "explore": Explore,
                 },
                 prog="pyrovae",
                 description="Deep latent-variable models in Pyro, and a log p(x) you can defend.",

@@ -1,7 +1,8 @@
 """Commands of the command line beside train, evaluate and compare, and what its parser has to know."""
 
 from pyrovae.commands.doctor import Doctor
+from pyrovae.commands.explore import Explore
 from pyrovae.commands.listing import List
 from pyrovae.commands.parsing import configured, registry_of_parts
 
-__all__ = ["Doctor", "List", "configured", "registry_of_parts"]
+__all__ = ["Doctor", "Explore", "List", "configured", "registry_of_parts"]
