@@ -8,13 +8,15 @@ True ends the training. An object may have more:
 - ``state_dict()`` and ``load_state_dict(state, training)``: what it remembers, as numbers, strings, tensors,
   lists and dicts, for a run that is resumed. A callback without them is taken to remember nothing: what it
   kept of the epochs before is not there when the run goes on in another process.
+
+A :class:`pyrovae.loggers.Logger` among the callbacks is logged to, by :class:`Log`.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +24,19 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from pyrovae.loggers import Logger
 from pyrovae.programs import modules_of
 from pyrovae.reductions import check_count
 
 if TYPE_CHECKING:
     from pyrovae.training import Training
 
-__all__ = ["Averaged", "KeepBest", "Log"]
+__all__ = ["Averaged", "KeepBest", "Log", "as_callbacks"]
+
+
+def as_callbacks(given: Iterable[Any]) -> list[Callable[[Training], bool | None]]:
+    """The callbacks, with a :class:`Log` around each logger among them."""
+    return [Log(each) if isinstance(each, Logger) else each for each in given]
 
 
 class KeepBest:
@@ -191,8 +199,12 @@ class Averaged:
 class Log:
     """Hand each epoch's row to a logger; where that fails there is one warning, and training goes on.
 
+    It remembers nothing of its own, so that a run may go on with another logger, or with none.
+
     Args:
-        write: Takes a dict of the epoch's numbers, as ``wandb.log`` does.
+        logger: Takes a dict of the epoch's numbers, as ``wandb.log`` does; or a
+            :class:`pyrovae.loggers.Logger`, which is also told where a run goes on. :func:`pyrovae.fit`
+            takes loggers as they are, among its callbacks.
 
     Example:
         >>> from pyrovae.history import History
@@ -203,16 +215,21 @@ class Log:
         [{'epoch': 1, 'elbo': -80.0}]
     """
 
-    def __init__(self, write: Callable[[dict[str, float]], Any]) -> None:
-        self.write = write
-        self.failed = False
+    def __init__(self, logger: Callable[[dict[str, float]], Any] | Logger) -> None:
+        self.logger = logger
+        self.failed = self._opened = False
 
     def __call__(self, training: Training) -> None:
-        """Write the latest row."""
-        columns = vars(training.history).items()
-        row = {name: values[-1] for name, values in columns if isinstance(values, list) and values}
+        """Write the latest row; before the first one, those that the log lacks."""
+        history, latest = training.history, len(training.history) - 1
         try:
-            self.write(row)
+            if isinstance(self.logger, Logger):
+                first = latest if self._opened else self.logger.open(history.epoch[latest])
+                self._opened = True
+                for index in range(first, latest + 1):
+                    self.logger.write(history.row(index))
+            else:
+                self.logger(history.row())
         except Exception as error:
             if not self.failed:
                 said = (

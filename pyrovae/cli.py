@@ -16,6 +16,7 @@ import tyro
 from pyrovae import sources
 from pyrovae.commands import Doctor, Explore, List, configured, registry_of_parts
 from pyrovae.locks import locked
+from pyrovae.loggers import needs, of_run
 from pyrovae.recipes import Recipe, check_data, notes, one_line, read_config, read_run
 from pyrovae.runs import Keeper, check_folder, check_writable, continued, describe, prepare
 
@@ -89,6 +90,7 @@ class _Train:
         root: Path | None = None,
         overwrite: bool = False,
         resume: bool = False,
+        log: Literal["tensorboard", "wandb"] | None = None,
     ) -> None:
         """Take the arguments.
 
@@ -99,11 +101,14 @@ class _Train:
             root: Folder of the data sets, where not $PYROVAE_DATA.
             overwrite: Write over a run that the folder holds.
             resume: Go on with the run that the folder holds, by its own recipe; --num-epochs may be more.
+            log: Where each epoch's numbers go beside RUN/log.jsonl; no part of the recipe.
         """
         if overwrite and resume:
             raise ValueError("--resume goes on with a run, and --overwrite starts anew: pass one of them")
         self.folder, self.recipe, self.root = run, recipe, root
-        self.overwrite, self.resume = overwrite, resume
+        self.overwrite, self.resume, self.log = overwrite, resume, log
+        if log is not None:
+            needs(log)
         self.config = None if config is None else read_config(config)
 
     def run(self) -> int:
@@ -129,6 +134,7 @@ class _Train:
         with stream("weights", recipe.seed):
             vae = build(recipe, features, dataset.train.shape, dataset.train)
         keeper = Keeper(vae, self.folder, describe(recipe, dataset, features))
+        loggers = of_run(self.folder, self.log, recipe.model_dump(mode="json"))
         keeper.begin()
         try:
             keeper.history = fit(
@@ -136,7 +142,7 @@ class _Train:
                 vae.guide,
                 dataset.train,
                 validation=dataset.validation,
-                callbacks=[keeper],
+                callbacks=[keeper, *loggers],
                 **training(recipe, len(dataset.train)),
                 compile=False,  # "auto" goes by time: a recipe would not always give the same weights
                 resume=self.folder,
@@ -147,6 +153,9 @@ class _Train:
         except Exception:
             keeper.forget()
             raise
+        finally:
+            for logger in loggers:
+                logger.close()
         keeper.finish(dataset)
         return 0
 

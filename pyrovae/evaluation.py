@@ -86,6 +86,8 @@ def evaluate(
             or a DataLoader.
         num_samples: Draws per datum, K, or chains.
         method: "is", importance sampling, or "ais", annealed importance sampling; 16 chains are many.
+            Chains are those of whole tiles of 64 rows, whatever rows there are, since a pass of another shape
+            rounds otherwise: of a few data :func:`pyrovae.ais_log_weights` takes no more than there are.
         proposal: "auto", which tries all on the first tile and says what it chose and why; "adapted",
             "refined", "widened" or "defensive"; or a program, called as the guide is. The guide if not given.
         batch_size: Rows that are fetched from the data at once.

@@ -37,3 +37,13 @@ class History:
         """Add one epoch."""
         for name, value in row.items():
             getattr(self, name).append(value)
+
+    def row(self, index: int = -1) -> dict[str, float]:
+        """One epoch's numbers by name, the latest if no other is asked for.
+
+        Example:
+            >>> History(epoch=[0, 1], elbo=[-90.0, -80.0]).row(0)
+            {'epoch': 0, 'elbo': -90.0}
+        """
+        columns = vars(self).items()
+        return {name: values[index] for name, values in columns if isinstance(values, list) and values}

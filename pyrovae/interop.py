@@ -1,6 +1,7 @@
 """ArviZ, its lines 0.23 and 1.x behind one adapter: to_arviz, to_elpd, and NetCDF that either line reads.
 
-What differs between the lines is in the last three functions of this file and nowhere else.
+What differs between the lines is in the last three functions of this file and nowhere else. ``Density``, for
+scikit-learn, is of :mod:`pyrovae.densities`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 
 from pyrovae.batching import Data, conventions_of, fingerprint, num_rows
 from pyrovae.comparison import _check_same
+from pyrovae.densities import Density
 from pyrovae.evaluation import METHODS, made_with
 from pyrovae.groups import Column, Columns, columns_of, datasets, joined
 from pyrovae.pareto import khat_threshold
@@ -29,7 +31,7 @@ from pyrovae.tiles import ROWS_IN_A_TILE, look, tiles
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["read_netcdf", "to_arviz", "to_elpd", "write_netcdf"]
+__all__ = ["Density", "read_netcdf", "to_arviz", "to_elpd", "write_netcdf"]
 
 LARGEST = 2**33
 """Bytes that the draws may fill."""

@@ -98,6 +98,25 @@ class Evaluation:
         r"""Log_evidence less its expected bias, ``[n]`` in nats: nearer on average, and no lower bound."""
         return self.log_evidence - self.bias
 
+    @property
+    def khat_threshold(self) -> Tensor:
+        r"""The k-hat below which each datum's draws give a reliable mean: ``[n]``; the more, the laxer."""
+        return torch.tensor([khat_threshold(int(draws)) for draws in self.draws], dtype=self.khat.dtype)
+
+    @property
+    def reliable(self) -> Tensor:
+        """Whether a datum's k-hat is below its threshold: ``[n]``, bool; never where it is nan.
+
+        Example:
+            >>> from pyrovae import evaluate
+            >>> from pyrovae.testing import LinearGaussian
+            >>> oracle = LinearGaussian(torch.ones(3, 1), widen=1.5)
+            >>> x = oracle.sample(3)  # of weights that are bounded
+            >>> evaluate(oracle.model, oracle.guide, x, num_samples=500, progress=False).reliable
+            tensor([True, True, True])
+        """
+        return self.khat < self.khat_threshold
+
     def worst(self, count: int = 10) -> Tensor:
         """Rows whose log p(x) is the least to be believed, the worst first: by k-hat, then by error.
 
@@ -154,9 +173,8 @@ class Evaluation:
     def _khat_line(self) -> str:
         if self.num_samples < FEWEST_DRAWS:
             return f"k-hat: needs {FEWEST_DRAWS} draws or more"
-        thresholds = torch.tensor([khat_threshold(int(draws)) for draws in self.draws])
-        good, useless = int((self.khat < thresholds).sum()), int((self.khat > 1).sum())
-        least, most = (f"{value:.2f}" for value in (thresholds.min(), thresholds.max()))
+        good, useless = int(self.reliable.sum()), int((self.khat > 1).sum())
+        least, most = (f"{value:.2f}" for value in (self.khat_threshold.min(), self.khat_threshold.max()))
         return (
             f"k-hat: {good:,} rows reliable (below {least if least == most else f'{least} to {most}'}), "
             f"{len(self) - good - useless:,} "

@@ -25,6 +25,9 @@ __all__ = ["Keeper", "check_folder", "check_writable", "continued", "describe", 
 RUN = {"recipe.json", "weights.safetensors", "history.json", "checkpoints", "model.txt"}
 """What a run is made of, and is gone when it is written over."""
 
+LOGS = {"log.jsonl", "logs"}
+"""Gone likewise, but no run by themselves: a logger that does not start leaves some."""
+
 MORE = {"figures", "lock"}
 
 
@@ -131,13 +134,13 @@ def prepare(folder: Path, *, overwrite: bool) -> None:
             f"{folder} holds a run already: go on with it by --resume, name another folder, or pass "
             f"--overwrite"
         )
-    strange = sorted(there - RUN - MORE)
+    strange = sorted(there - RUN - LOGS - MORE)
     if strange and not there & RUN and not overwrite:
         raise ValueError(
             f"{folder} holds '{strange[0]}' and no run: name another folder, or pass --overwrite to write "
             f"beside it"
         )
-    for path in [*(folder / name for name in RUN & there), *folder.glob("evaluation*")]:
+    for path in [*(folder / name for name in (RUN | LOGS) & there), *folder.glob("evaluation*")]:
         if path.is_dir():
             rmtree(path)
         else:

@@ -15,11 +15,13 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from pyrovae.batching import Data, batches, generators_of, identity_of, num_rows, resident, telling_of_workers
+from pyrovae.callbacks import as_callbacks
 from pyrovae.compilation import Compiled
 from pyrovae.course import Course, Training
 from pyrovae.history import History
 from pyrovae.identity import described, environment
 from pyrovae.keeping import Saver, keeping
+from pyrovae.loggers import Logger
 from pyrovae.metering import Meter
 from pyrovae.objectives.base import Objective
 from pyrovae.objectives.draws import Clock
@@ -49,7 +51,7 @@ def fit(
     num_epochs: int,
     batch_size: int = 128,
     validation: Data | None = None,
-    callbacks: Iterable[Callable[[Training], bool | None]] = (),
+    callbacks: Iterable[Callable[[Training], bool | None] | Logger] = (),
     seed: int = 0,
     device: torch.device | str | None = None,
     compile: Compile = "auto",
@@ -90,7 +92,7 @@ def fit(
         batch_size: Rows per step; the last batch of an epoch may be smaller.
         validation: Data for the plain ELBO after each epoch, modules then in evaluation mode.
         callbacks: Called after each epoch; one that returns True ends the training. More that they can
-            do: :mod:`pyrovae.callbacks`.
+            do: :mod:`pyrovae.callbacks`. Loggers are among them, such as ``loggers.TensorBoard(folder)``.
         seed: Of the streams.
         device: Where modules and batches go; where they are if not given. On a GPU, tensors and splits
             that fit stay there, and what a split redraws is drawn there.
@@ -139,7 +141,7 @@ def fit(
     check_positive("fit: clip", 1.0 if clip is None else clip)
     if on_failure not in ("raise", "rollback"):
         raise ValueError(f"fit: on_failure is {on_failure!r}: 'raise' or 'rollback'")
-    callbacks = list(callbacks)
+    callbacks = as_callbacks(callbacks)
     modules = modules_of(model, guide, device)
     if isinstance(loss, Compiled):
         loss, compile = loss.elbo, True

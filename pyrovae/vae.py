@@ -2,7 +2,8 @@ r"""Three distributions, two Pyro programs: p(z) and p(x | z) make the model, q(
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from typing import TYPE_CHECKING, Any
 
 import pyro
 import torch
@@ -15,6 +16,12 @@ from pyrovae.distributions import as_pyro, family_of
 from pyrovae.likelihoods import check_support
 from pyrovae.parts import Part, ProgramModule, as_module, as_wide
 from pyrovae.programs import plain_errors
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike
+
+    from pyrovae.recipes import Run
 
 __all__ = ["VAE", "Guide", "Model"]
 
@@ -82,6 +89,40 @@ class VAE(nn.Module):
     def likelihood(self) -> nn.Module:
         """The module of p(x | z)."""
         return self.model.likelihood
+
+    def save_pretrained(self, folder: str | os.PathLike[str], run: Run | None = None) -> None:
+        """Write the weights, and the run that they are of, into a folder: :func:`pyrovae.save`.
+
+        Args:
+            folder: Made if it is not there; ``recipe.json`` and ``weights.safetensors`` are in it then.
+            run: Of the model; without it, :meth:`from_pretrained` has to be handed a model built alike.
+        """
+        from pyrovae.checkpoints import save
+
+        save(self, folder, run)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str], vae: VAE | None = None) -> VAE:
+        """The model of a run folder, from wherever it is trained or pulled: :func:`pyrovae.load`.
+
+        Args:
+            folder: Of the run; one of the Hub comes by :func:`pyrovae.hub.pull` first.
+            vae: A model built as the saved one was, where the folder has no recipe.
+        """
+        from pyrovae.checkpoints import load
+
+        return load(folder, vae)
+
+    def score_samples(self, x: ArrayLike, **options: Any) -> np.ndarray:
+        """Log p(x) of each datum in nats, as NumPy has it: ``[n]`` for data ``[n, *event]``.
+
+        Args:
+            x: Data.
+            options: Of :func:`pyrovae.evaluate`, whose ``log_evidence`` it is, such as ``num_samples``.
+        """
+        from pyrovae.densities import score_samples
+
+        return score_samples(self.model, self.guide, x, **options)
 
     def encode(self, x: Tensor) -> Distribution:
         """q(z | x), batch shape ``[batch]``, for data ``[batch, *event]``."""

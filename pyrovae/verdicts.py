@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from pyrovae.pareto import khat_threshold
 from pyrovae.results import Evaluation
 
 __all__ = ["Certificate", "Check"]
@@ -100,9 +98,8 @@ class Certificate:
     @property
     def _fine(self) -> Tensor:
         found = self.evaluation
-        limit = torch.tensor([khat_threshold(int(draws)) for draws in found.draws], dtype=torch.float64)
         target = found.conventions.get("target_se", math.inf)
-        fine = (found.khat < limit) & (found.standard_error <= target)
+        fine = found.reliable & (found.standard_error <= target)
         return fine | (found.standard_error <= 1e-3 * min(target, 1.0))
 
     @property

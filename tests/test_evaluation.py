@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import pyrovae as pv
 from pyrovae.ledger import hash_of
-from pyrovae.results import FIELDS
+from pyrovae.pareto import khat_threshold
+from pyrovae.results import FIELDS, Evaluation
 from pyrovae.testing import LinearGaussian
 
 
@@ -420,3 +421,13 @@ def test_rows_of_any_kind_have_a_fingerprint(change):
     assert result.conventions["fingerprint"] == again.conventions["fingerprint"]
     other = pv.evaluate(Model(), guide, x.flip(0), num_samples=4, progress=False)
     assert other.conventions["fingerprint"] != result.conventions["fingerprint"]
+
+
+def test_reliable_rows_have_a_khat_below_the_threshold_of_their_own_draws():
+    nought = {name: torch.zeros(5, dtype=torch.float64) for name in FIELDS}
+    khat = torch.tensor([0.55, 0.55, torch.nan, -torch.inf, 1.2], dtype=torch.float64)
+    draws = torch.tensor([100.0, 1000.0, 1000.0, 1000.0, 1000.0])
+    result = Evaluation(**nought | {"khat": khat, "draws": draws}, num_samples=100)
+    assert result.khat_threshold.tolist() == [khat_threshold(100)] + 4 * [khat_threshold(1000)]
+    assert result.reliable.tolist() == [False, True, False, True, False]
+    assert "k-hat: 2 rows reliable (below 0.50 to 0.67), 2 doubtful, 1 beyond their draws" in str(result)

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from pyrovae.batching import Data, batches, conventions_of
 from pyrovae.evaluation import evaluate
 from pyrovae.guides import Refined
-from pyrovae.pareto import khat_threshold
 from pyrovae.programs import Program
 from pyrovae.reductions import check_count
 from pyrovae.remembering import remembering
@@ -211,7 +210,7 @@ def _told(found: Evaluation, data: Data) -> Evaluation:
 
 def _doubtful(found: Evaluation) -> int:
     """Rows whose log p(x) is not to be believed."""
-    return sum(k >= khat_threshold(int(s)) for k, s in zip(found.khat.tolist(), found.draws, strict=True))
+    return int((~found.reliable & ~found.khat.isnan()).sum())  # nan is of too few draws to tell
 
 
 def _mean_error(found: Evaluation) -> float:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from pyrovae.pareto import FEWEST_DRAWS, khat_threshold
+from pyrovae.pareto import FEWEST_DRAWS
 from pyrovae.tables import mean_errors
 
 if TYPE_CHECKING:
@@ -151,11 +151,11 @@ def reliability(result: Evaluation) -> Figure:
     if result.num_samples < FEWEST_DRAWS:
         raise ValueError(f"reliability: k-hat needs {FEWEST_DRAWS} draws, there were {result.num_samples}")
     khat = result.khat
-    threshold = torch.tensor([khat_threshold(int(draws)) for draws in result.draws], dtype=khat.dtype)
+    threshold = result.khat_threshold
     least, most = threshold.min().item(), threshold.max().item()
     below = f"{least:.2f}" if most - least < 0.005 else f"{least:.2f} to {most:.2f}"
     groups = {
-        f"reliable (below {below})": (khat < threshold, BLUE, "o"),
+        f"reliable (below {below})": (result.reliable, BLUE, "o"),
         "doubtful": ((khat >= threshold) & (khat <= 1), ORANGE, "^"),
         "beyond their draws (above 1)": (khat > 1, "black", "x"),
     }
