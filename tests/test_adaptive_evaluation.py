@@ -49,30 +49,32 @@ def test_only_the_rows_that_need_draws_get_them():
     assert (plain.standard_error[hard] > 0.1).all()
 
 
-def test_estimates_are_within_their_errors_as_often_as_these_say():
-    """Of the hard rows of ten data sets, 350 in all: an interval of two errors covers 95%."""
+@pytest.mark.parametrize(("sets", "least"), [(2, 0.85), pytest.param(10, 0.90, marks=pytest.mark.slow)])
+def test_estimates_are_within_their_errors_as_often_as_these_say(sets, least):
+    """Of the hard rows of some data sets, 35 in each: an interval of two errors covers 95%."""
     within = []
-    for seed in range(10):
+    for seed in range(sets):
         pyro.set_rng_seed(seed)
         pair = Mixed()
         result = pair.evaluate(num_samples=100, target_se=0.05, seed=seed)
         off = (result.log_evidence - pair.oracle.log_evidence(pair.x).double()).abs()
         within.append((off < 2 * result.standard_error)[pair.x[:, -1] > 0])
     share = torch.cat(within).double().mean()
-    assert 0.90 < share < 0.99, share
+    assert least < share < 0.99, share
 
 
-def test_stopping_by_the_draws_biases_less_than_the_stated_error():
+@pytest.mark.parametrize("copies", [64, pytest.param(320, marks=pytest.mark.slow)])
+def test_stopping_by_the_draws_biases_less_than_the_stated_error(copies):
     """One row many times over: the mean of p-hat / p, and what is left is below the target."""
     pair = Mixed()
-    row = pair.x[pair.x[:, -1] > 0][:1].expand(320, -1)
+    row = pair.x[pair.x[:, -1] > 0][:1].expand(copies, -1)
     exact = pair.oracle.log_evidence(row).double()
     result = pair.evaluate(row, num_samples=100, target_se=0.1, max_samples=20_000)
     ratio = (result.log_evidence - exact).exp()
-    noise = (ratio.std() / 320**0.5).item()
+    noise = (ratio.std() / copies**0.5).item()
     assert len(result.draws.unique()) > 1  # it did stop by the draws
     assert abs(ratio.mean().item() - 1) < 0.1 + 4 * noise
-    assert noise < 0.03
+    assert noise < 0.03 * (320 / copies) ** 0.5
 
 
 def test_a_rows_draws_depend_on_no_other_row():

@@ -45,12 +45,12 @@ class StudentT(dist.StudentT):
 
 
 class Normal(dist.Independent):
-    r"""Independent normal values: ``Normal(loc, scale).to_event(1)``, its log density summed before it is scaled.
+    r"""Independent normal values: ``Normal(loc, scale).to_event(1)``, summed before it is scaled.
 
-    .. math:: \log p(x) = -\tfrac12 \sum_i \big((x_i - m_i) e^{-l_i}\big)^2 - \sum_i l_i - \tfrac d2 \log 2 \pi
+    .. math:: \log p(x) =
+        -\frac12 \sum_i \big((x_i - m_i) e^{-l_i}\big)^2 - \sum_i l_i - \frac d2 \log 2 \pi
 
-    A log scale that all rows share is summed once, and one that a network gives is not taken the logarithm of
-    again.
+    A log scale that all rows share is summed once, and of one that a network gives no logarithm is taken.
 
     Args:
         loc: m, ``[*batch, d]``.
