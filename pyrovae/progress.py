@@ -1,4 +1,4 @@
-"""How far a long loop is, on standard error: a bar in a terminal or a notebook, a line now and then in a file."""
+"""How far a long loop is, on standard error: a bar for people, a line now and then for files."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ SHARE = 0.02
 def progress_bar(total: int, what: str, *, show: bool, initial: int = 0) -> Any:
     """A bar of tqdm's: ``update(n)``, ``set_postfix_str(text)``, and a context that closes it.
 
-    Where standard error is no terminal and no notebook's (a pipe, a log) it writes a plain line at the end, and
-    before that one every :data:`SECONDS` at most: no carriage return, and nothing at all of a short loop's middle.
+    Where standard error is no terminal and no notebook's (a pipe, a log) it writes a plain line at the end,
+    and before that one every :data:`SECONDS` at most, with no carriage return.
 
     Args:
         total: Of what is counted.
