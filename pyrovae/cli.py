@@ -12,7 +12,7 @@ from typing import Any
 
 import tyro
 
-from pyrovae import sources
+from pyrovae import __version__, sources
 from pyrovae.commands import COMMANDS, find
 from pyrovae.commands.complaints import check_command, complaint
 from pyrovae.commands.parsing import configured, registry_of_parts
@@ -63,8 +63,6 @@ def _parse(arguments: Sequence[str]) -> Any:
     """
     check_command(arguments)
     if arguments[0] == "--version":
-        from pyrovae import __version__
-
         print(f"pyrovae {__version__}")
         return None
     if arguments[0].startswith("--tyro-") and len(arguments) > 1:

@@ -47,7 +47,7 @@ def progress_bar(total: int, what: str, *, show: bool, initial: int = 0) -> Any:
     return kind(total=total, initial=initial, desc=f"{what}: ", disable=not show or sys.stderr is None)
 
 
-class _Lines(terminal):  # type: ignore[misc]
+class _Lines(terminal):
     """Lines in place of a bar."""
 
     said = -1

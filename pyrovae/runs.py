@@ -34,8 +34,10 @@ __all__ = [
 RUN = {"recipe.json", "weights.safetensors", "history.json", "checkpoints", "model.txt"}
 """What a run is made of, and is gone when it is written over."""
 
-MORE = {"figures", "lock"}
+DRAWN = {"samples.png", "samples.npz"}
+"""What ``pyrovae sample`` puts beside it, of weights that are gone then."""
 
+MORE = {"figures", "lock"}
 
 PLANES = ("StandardNormal", "Normal", "Laplace", "StudentT", "GaussianMixture", "VampPrior")
 """Priors over all reals: of the others a plane of the normal's quantiles says nothing."""
@@ -161,13 +163,13 @@ def prepare(folder: Path, *, overwrite: bool) -> None:
             f"{folder} holds a run already: go on with it by --resume, name another folder, or pass "
             f"--overwrite"
         )
-    strange = sorted(there - RUN - MORE)
+    strange = sorted(there - RUN - DRAWN - MORE)
     if strange and not there & RUN and not overwrite:
         raise ValueError(
             f"{folder} holds '{strange[0]}' and no run: name another folder, or pass --overwrite to write "
             f"beside it"
         )
-    for path in [*(folder / name for name in RUN & there), *folder.glob("evaluation*")]:
+    for path in [*(folder / name for name in (RUN | DRAWN) & there), *folder.glob("evaluation*")]:
         if path.is_dir():
             rmtree(path)
         else:

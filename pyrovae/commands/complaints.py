@@ -65,7 +65,7 @@ def complaint(box: str, arguments: Sequence[str]) -> str:
     for pattern, form in RULES:
         if found := re.search(pattern, said):
             return f"{name}: {form.format(*found.groups(), see=see)}"
-    return f"{name}: {said}: {see}"
+    return f"{name}: {said.removesuffix('.')}: {see}"
 
 
 def _options(command: Any) -> list[str]:
@@ -84,7 +84,17 @@ def _option(word: str) -> str:
 
 
 def _without_frame(box: str) -> str:
-    """The sentences in the frame in one line, less the pointer to --help at its end."""
-    lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
-    sections = " ".join("|" if line.startswith("──") else line for line in lines if line).split("|")
-    return "; ".join(section.strip() for section in sections[:-1] or sections)
+    """The sentences in the frame in one line, less its title and the pointer to --help at its end.
+
+    The frame is of lines where the terminal has them, and of dashes alone where it has only ASCII.
+    """
+    sections: list[list[str]] = [[]]
+    for line in (line.strip("│ ") for line in box.splitlines() if line[:1] not in ("╭", "╰")):
+        if line and not line.strip("-─"):
+            sections.append([])
+        elif line:
+            sections[-1].append(line)
+    if "╭" not in box and len(sections) > 1:
+        del sections[0]
+    told = [" ".join(section) for section in sections]
+    return "; ".join([each for each in told if not each.startswith("For full helptext")] or told)

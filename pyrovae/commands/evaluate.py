@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
@@ -11,6 +11,9 @@ from pyrovae import sources
 from pyrovae.commands.output import print_result
 from pyrovae.recipes import check_data, read_run
 from pyrovae.runs import check_writable, results_file
+
+if TYPE_CHECKING:
+    from pyrovae import Certificate, Evaluation
 
 __all__ = ["Evaluate"]
 
@@ -93,6 +96,7 @@ class Evaluate:
         data, path = getattr(dataset, self.split), self.folder / results_file(self.split)
         partial = path.with_name(f"{path.name}.partial")
         keywords = {"progress": not self.quiet, **self.keywords}
+        found: Certificate | Evaluation
         if self.certify:
             found = certify(vae.model, vae.guide, data, **{"proposal": None} | keywords)
             found.evaluation.save(path)

@@ -126,8 +126,9 @@ def _image(drawn: dict[str, Tensor], shape: tuple[int, ...]) -> bytes:
 def _npz(drawn: dict[str, Tensor], shape: tuple[int, ...]) -> bytes:
     import numpy as np
 
+    arrays: dict[str, Any] = {name: value.numpy() for name, value in _shaped(drawn, shape).items()}
     file = BytesIO()
-    np.savez_compressed(file, **{name: value.numpy() for name, value in _shaped(drawn, shape).items()})
+    np.savez_compressed(file, **arrays)
     return file.getvalue()
 
 
