@@ -266,33 +266,3 @@ def test_a_file_in_the_place_of_a_folder_is_named(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert cli.main(["train", str(tmp_path / "file")]) == 2
     assert "is a file: name a folder" in capsys.readouterr().err
-
-
-def test_evaluate_takes_proposals_targets_annealing_and_certificates(a_run, capsys, tmp_path):
-    def said(*arguments):
-        assert cli.main(["evaluate", str(folder), *arguments]) == 0
-        return capsys.readouterr().out
-
-    folder = tmp_path / "run"
-    shutil.copytree(a_run, folder)
-    arguments = ["--split", "validation", "--num-samples", "30"]
-    chosen = said(*arguments)
-    assert re.search(r"proposal: \w+, chosen on 64 rows, 256 draws each: k-hat reliable on", chosen)
-    assert not list(folder.glob("*.partial"))
-    assert "proposal:" not in said(*arguments, "--proposal", "guide")
-    assert "rows above the target of 0.5 nats" in said(
-        *arguments[:2],
-        "--num-samples",
-        "100",
-        "--target-se",
-        "0.5",
-        "--max-samples",
-        "200",
-        "--proposal",
-        "widened",
-    )
-    certificate = said(*arguments, "--certify", "--proposal", "guide", "--num-temperatures", "3")
-    verdict = certificate.splitlines()[0]
-    assert verdict.startswith("mean log p(x) is not known")
-    assert cli.main(["evaluate", str(folder), "--certify", "--method", "ais"]) == 2
-    assert "--certify anneals beside importance sampling" in capsys.readouterr().err
