@@ -13,7 +13,7 @@ from typing import Any
 import tyro
 
 from pyrovae import __version__, sources
-from pyrovae.commands import COMMANDS, find
+from pyrovae.commands import BAD_INPUT, COMMANDS, DONE, FAILED, INTERRUPTED, find
 from pyrovae.commands.complaints import check_command, complaint
 from pyrovae.commands.parsing import configured, registry_of_parts
 from pyrovae.commands.train import DEFAULT
@@ -22,7 +22,6 @@ from pyrovae.recipes import one_line
 __all__ = ["main"]
 
 SHELLS = ("bash", "zsh", "fish", "tcsh")
-DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 EPILOG = """\
 exit codes: 0 done; 1 failed (of doctor: training cannot run here); 2 bad input; 130 Ctrl-C and 143 SIGTERM,
@@ -31,7 +30,7 @@ after which train has kept what was trained. An error is one line on standard er
 --json: one JSON document on standard output, and nothing else there; --quiet: no progress and no notes.
 
 completion: pyrovae --tyro-write-completion bash ~/.local/share/bash-completion/completions/pyrovae
-            pyrovae --tyro-write-completion zsh ~/.zfunc/_pyrovae      (a folder of $fpath)"""
+            pyrovae --tyro-write-completion zsh ~/.zfunc/_pyrovae      (a folder in $fpath; also: fish)"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

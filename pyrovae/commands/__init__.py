@@ -3,7 +3,10 @@
 from pkgutil import resolve_name
 from typing import Any
 
-__all__ = ["COMMANDS", "find"]
+__all__ = ["BAD_INPUT", "COMMANDS", "DONE", "FAILED", "INTERRUPTED", "TERMINATED", "find"]
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+"""Exit codes; the last two are of Ctrl-C and SIGTERM."""
 
 COMMANDS = {
     "train": "pyrovae.commands.train:Train",

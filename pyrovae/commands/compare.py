@@ -7,6 +7,7 @@ from pathlib import Path
 import tyro
 
 from pyrovae import sources
+from pyrovae.commands import DONE
 from pyrovae.commands.output import print_result
 from pyrovae.runs import results_file
 
@@ -55,4 +56,4 @@ class Compare:
         results = {folder: Evaluation.load(path) for folder, path in paths.items()}
         found = compare(results, reference=None if self.reference is None else str(self.reference))
         print_result(str(found), found.summary(), json=self.json)
-        return 0
+        return DONE

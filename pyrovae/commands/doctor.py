@@ -6,6 +6,7 @@ from pathlib import Path
 
 import tyro
 
+from pyrovae.commands import DONE, FAILED
 from pyrovae.commands.output import as_json
 
 __all__ = ["Doctor"]
@@ -45,4 +46,4 @@ class Doctor:
         works = all(found.mark != "fault" for found in findings)
         if self.json:
             print(as_json({"works": works, "findings": findings}))
-        return int(not works)
+        return DONE if works else FAILED

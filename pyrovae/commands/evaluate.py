@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 from pyrovae import sources
+from pyrovae.commands import DONE
 from pyrovae.commands.output import print_result
 from pyrovae.recipes import check_data, read_run
 from pyrovae.runs import check_writable, results_file
@@ -106,4 +107,4 @@ class Evaluate:
         partial.unlink(missing_ok=True)
         note = "" if self.quiet else f"\nper datum: {path}"
         print_result(f"{found}{note}", {**found.summary(), "file": path}, json=self.json)
-        return 0
+        return DONE

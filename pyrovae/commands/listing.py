@@ -5,6 +5,7 @@ from __future__ import annotations
 import tyro
 
 from pyrovae import registry, sources
+from pyrovae.commands import DONE
 from pyrovae.commands.output import print_result
 
 __all__ = ["List"]
@@ -40,7 +41,7 @@ class List:
         found = {kind: {name: _about(kind, name) for name in registry.names(kind)} for kind in kinds}
         blocks = [_block(kind, parts, keywords=self.kind is not None) for kind, parts in found.items()]
         print_result("\n\n".join(blocks), found, json=self.json)
-        return 0
+        return DONE
 
 
 def _about(kind: str, name: str) -> dict[str, str | None]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
+from pyrovae.commands import DONE
 from pyrovae.commands.output import print_result
 from pyrovae.recipes import read_run
 from pyrovae.runs import check_writable
@@ -92,7 +93,7 @@ class Sample:
         if self.json or not self.quiet:
             what = "means of p(x|z) at draws of the prior" if self.means else "ancestral samples"
             print_result(f"{self.num_samples:,} {what}: {path}", document, json=self.json)
-        return 0
+        return DONE
 
 
 def draw(vae: Any, num_samples: int, seed: int, *, means: bool = False) -> dict[str, Tensor]:

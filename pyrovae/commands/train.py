@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from pyrovae import sources
+from pyrovae.commands import DONE, INTERRUPTED, TERMINATED
 from pyrovae.commands.output import print_result
 from pyrovae.locks import locked
 from pyrovae.recipes import Recipe, notes, read_config, read_run
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT", "Train"]
 
 DEFAULT = Recipe()
-INTERRUPTED, TERMINATED = 130, 143
 
 
 class Train:
@@ -109,7 +109,7 @@ class Train:
         kept = keeper.finish(dataset)
         if self.json or not self.quiet:
             print_result(str(kept), self._document(history, kept), json=self.json)
-        return 0
+        return DONE
 
     def _document(self, history: History, kept: Kept) -> dict[str, Any]:
         columns = {name: values for name, values in vars(history).items() if isinstance(values, list)}
