@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +91,9 @@ _MODULES = (
     "registry",
     "testing",
 )
+
+if "ipykernel.zmqshell" in sys.modules:  # there Pyro's import of tqdm warns where ipywidgets are missing
+    import_module("pyrovae.progress")
 
 __version__ = "0.1.0"
 __all__ = [  # noqa: RUF022 (values first, then the modules)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -105,6 +105,26 @@ class Comparison:
 
     def __getitem__(self, name: str) -> Difference:
         return self.differences[name]
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers of the table, as ``pyrovae compare --json`` writes them.
+
+        Returns:
+            - ``reference``: the model that the others are held against.
+            - ``models``: by name, the best first, the attributes of :class:`Difference`, its ``error`` and
+              ``verdict``, and ``trainings``, how many results it is of.
+            - ``conventions``: what all of it is of.
+        """
+        models = {
+            name: {
+                **asdict(found),
+                "error": found.error,
+                "verdict": found.verdict,
+                "trainings": self.trainings[name],
+            }
+            for name, found in self.differences.items()
+        }
+        return {"reference": self.reference, "models": models, "conventions": self.conventions}
 
     def __str__(self) -> str:
         said = self.conventions

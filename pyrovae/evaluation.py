@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from pyrovae.batching import Data, conventions_of, fingerprint, num_rows
 from pyrovae.estimates import Estimator
@@ -18,6 +17,7 @@ from pyrovae.locks import locked
 from pyrovae.parameters import check_positive
 from pyrovae.precision import Precision, check_precision, networks_in
 from pyrovae.programs import Program, mode, modules_of, plain_errors
+from pyrovae.progress import progress_bar
 from pyrovae.proposals import TRIED, Proposal, choose
 from pyrovae.reductions import check_count
 from pyrovae.remembering import remembering
@@ -103,7 +103,7 @@ def evaluate(
             a little.
         seed: Of the noise.
         device: Where modules and data go; where they are if not given.
-        progress: Show a progress bar on standard error.
+        progress: Show a progress bar on standard error; where that is no terminal, a line now and then.
 
     Returns:
         Per-datum results; printed, a table with the test-set error and the Monte Carlo error apart.
@@ -142,8 +142,7 @@ def evaluate(
     columns: dict[str, list[Tensor]] = {name: [] for name in FIELDS}
     estimator, ledger, seen, memory = None, None, 0, Memory(chunk_size)
     lock = nullcontext() if resume is None else locked(Path(f"{resume}.lock"), passing=True)
-    with lock, mode(modules, training=False), tqdm(total=num_rows(data), disable=not progress) as bar:
-        bar.set_description("evaluate")
+    with lock, mode(modules, training=False), progress_bar(num_rows(data), "evaluate", show=progress) as bar:
         for tile in tiles(data, seed, batch_size=batch_size, device=device):
             if estimator is None:
                 with plain_errors(tile.name), networks_in(precision):

@@ -30,6 +30,7 @@ __all__ = [
     "names",
     "package_of",
     "plug_ins",
+    "reference",
     "register",
 ]
 
@@ -77,6 +78,12 @@ _ALSO = {
     ("objectives", "TraceMeanField_ELBO"): "pyro.infer:TraceMeanField_ELBO",
 }
 """Parts under another kind than their module's."""
+
+_REFERENCES = {
+    ("objectives", "Trace_ELBO"): "arXiv:1301.1299",  # Wingate and Weber, 2013
+    ("objectives", "TraceMeanField_ELBO"): "arXiv:1312.6114",  # Kingma and Welling, 2014, appendix B
+}
+"""Of parts that are Pyro's, whose docstrings have none."""
 
 KINDS = (*_PARTS, "datasets")
 """What has names; a package's entry points of a kind are the group ``pyrovae.<kind>``."""
@@ -190,6 +197,26 @@ def describe(kind: str, name: str) -> str:
         return str(error)
     first = re.sub(r":\w+:`[^`]*?(\w+)`", r"\1", " ".join(text.split("\n\n")[0].split()))
     return first.split(". ")[0].removesuffix(".")
+
+
+def reference(kind: str, name: str) -> str:
+    """The first arXiv number, DOI or address in the part's References; nothing where there is none.
+
+    Example:
+        >>> reference("priors", "VampPrior"), reference("datasets", "mnist")
+        ('arXiv:1705.07120', 'doi:10.1109/5.726791')
+    """
+    if kind == "datasets" and name in sources.REFERENCES:
+        return sources.REFERENCES[name]
+    if (kind, name) in _REFERENCES:
+        return _REFERENCES[kind, name]
+    try:
+        text = getdoc(find(kind, name)) or ""
+    except (ImportError, ValueError):
+        return ""
+    _, _, listed = text.partition("References:")
+    found = re.search(r"arXiv:[\w.]+\d|doi:\S+\w|https?://\S+\w", listed.partition("\n\n")[0])
+    return re.sub(r"https?://arxiv\.org/abs/", "arXiv:", found[0]) if found else ""
 
 
 def keywords(kind: str, name: str) -> str:

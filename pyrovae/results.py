@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyrovae.pareto import FEWEST_DRAWS, khat_threshold
 from pyrovae.sources import what_is
-from pyrovae.tables import precision_of, table, transformations
+from pyrovae.tables import lines, means, precision_of, transformations
 
 if TYPE_CHECKING:
     import xarray
@@ -27,6 +27,15 @@ FEWEST_TOLD = 5
 
 MARKS = {"weights": "weights", "rows": "fingerprint", "computed in": "dtype"}
 """What two tables can be told by: hashes, and the conventions that they are in."""
+
+ROWS = {
+    "log_evidence": "log p(x)",
+    "elbo": "ELBO",
+    "reconstruction": "  reconstruction E_q[log p(x|z)]",
+    "kl": "  KL(q(z|x) || p(z))",
+    "gap": "gap KL(q(z|x) || p(z|x))",
+}
+"""The table's means, and what it calls them."""
 
 SEAL = re.compile(rb"\nsha256 [0-9a-f]{64}\n\Z")
 """The last line of a file of results; older ones have none."""
@@ -126,60 +135,91 @@ class Evaluation:
         khat = self.khat[order].nan_to_num(nan=-torch.inf)
         return order[khat.argsort(descending=True, stable=True)][:count]
 
+    def summary(self) -> dict[str, Any]:
+        """The numbers of the table, as :func:`print` writes them and ``pyrovae evaluate --json`` does.
+
+        Returns:
+            - ``rows``; ``num_samples``, K; ``draws`` per datum: ``least``, ``most``, ``mean``.
+            - ``log_evidence``, ``elbo``, ``reconstruction``, ``kl`` and ``gap``, each in nats:
+              ``mean`` with its standard errors ``test_set`` and ``monte_carlo``.
+            - ``bias``: what the mean log p(x) is expected to fall short by, nats.
+            - ``ess``: ``median`` and ``least``; ``untold``, rows of so few that their error is not known.
+            - ``khat``: rows ``reliable``, ``doubtful`` and ``beyond`` (above 1, where log p(x) is a lower
+              bound), and the ``thresholds``, least and most, below which it is reliable; None of fewer draws
+              than it needs.
+            - ``missed``: rows whose standard error is above the target; None where there was none.
+            - ``conventions``: what all of it is of.
+        """
+        return {
+            "rows": len(self),
+            "num_samples": self.num_samples,
+            "draws": {
+                "least": self.num_samples,
+                "most": int(self.draws.max()),
+                "mean": self.draws.mean().item(),
+            },
+            **means(
+                {
+                    "log_evidence": (self.log_evidence, self.standard_error),
+                    "elbo": (self.elbo, self.elbo_error),
+                    "reconstruction": (self.reconstruction, self.reconstruction_error),
+                    "kl": (self.kl, self.kl_error),
+                    "gap": (self.gap, None),
+                }
+            ),
+            "bias": self.bias.mean().item(),
+            "ess": {
+                "median": self.ess.median().item(),
+                "least": self.ess.min().item(),
+                "untold": int((self.ess < FEWEST_TOLD).sum()) if self.num_samples > 1 else 0,
+            },
+            "khat": self._khats(),
+            "missed": int((self.standard_error > self.conventions["target_se"]).sum())
+            if "target_se" in self.conventions
+            else None,
+            "conventions": self.conventions,
+        }
+
     def __str__(self) -> str:
         """The table: means with their two errors apart, the expected bias, and what to believe."""
-        said = self.conventions
+        said, found = self.conventions, self.summary()
         what = [f"{said['dataset']} {said['split']}" if "dataset" in said else "data of unrecorded origin"]
         what += [f"{len(self):,} rows"]
         what += transformations(said)
-        what += [self._spent(), str(said.get("method", "importance sampling"))]
+        what += [_spent(found["draws"]), str(said.get("method", "importance sampling"))]
         what += [f"{said['num_temperatures']:,} temperatures"] if "num_temperatures" in said else []
         what += precision_of(said)
-        rows = {
-            "log p(x)": (self.log_evidence, self.standard_error),
-            "ELBO": (self.elbo, self.elbo_error),
-            "  reconstruction E_q[log p(x|z)]": (self.reconstruction, self.reconstruction_error),
-            "  KL(q(z|x) || p(z))": (self.kl, self.kl_error),
-            "gap KL(q(z|x) || p(z|x))": (self.gap, None),
-        }
-        lines = [", ".join(what), *table(rows)]
+        told = [", ".join(what), *lines({label: found[name] for name, label in ROWS.items()})]
         if self.num_samples > 1:
-            lines.append(f"{'expected bias of log p(x)':<34}{self.bias.mean():>10.2g}")
+            told.append(f"{'expected bias of log p(x)':<34}{found['bias']:>10.2g}")
         if "proposal" in said:
             chosen = f", chosen {said['chosen']}" if "chosen" in said else ""
-            lines.append(f"proposal: {said['proposal']}{chosen}")
-        lines.append(f"effective draws: median {self.ess.median():.0f}, least {self.ess.min():.1f}")
-        untold = int((self.ess < FEWEST_TOLD).sum()) if self.num_samples > 1 else 0
-        if untold:
-            lines.append(
-                f"Monte Carlo error: untold of {untold:,} rows of fewer than {FEWEST_TOLD} effective draws, "
-                f"for which 1 nat is the most that it says"
+            told.append(f"proposal: {said['proposal']}{chosen}")
+        ess = found["ess"]
+        told.append(f"effective draws: median {ess['median']:.0f}, least {ess['least']:.1f}")
+        if ess["untold"]:
+            told.append(
+                f"Monte Carlo error: untold of {ess['untold']:,} rows of fewer than {FEWEST_TOLD} effective "
+                f"draws, for which 1 nat is the most that it says"
             )
-        if "target_se" in self.conventions:
-            target = self.conventions["target_se"]
-            missed = int((self.standard_error > target).sum())
-            lines.append(f"standard error: {missed:,} rows above the target of {target:g} nats")
-        lines.append(self._khat_line())
+        if found["missed"] is not None:
+            told.append(
+                f"standard error: {found['missed']:,} rows above the target of {said['target_se']:g} nats"
+            )
+        told.append(_khat_line(found["khat"]))
         marks = [f"{name} {said[key]}" for name, key in MARKS.items() if key in said]
-        return "\n".join([*lines, *([", ".join(marks)] if marks else [])])
+        return "\n".join([*told, *([", ".join(marks)] if marks else [])])
 
-    def _spent(self) -> str:
-        """How many draws there were."""
-        most = int(self.draws.max())
-        if most == self.num_samples:
-            return f"K = {self.num_samples:,} draws"
-        return f"K = {self.num_samples:,} to {most:,} draws, {self.draws.mean():,.0f} on average"
-
-    def _khat_line(self) -> str:
+    def _khats(self) -> dict[str, Any] | None:
         if self.num_samples < FEWEST_DRAWS:
-            return f"k-hat: needs {FEWEST_DRAWS} draws or more"
+            return None
         good, useless = int(self.reliable.sum()), int((self.khat > 1).sum())
-        least, most = (f"{value:.2f}" for value in (self.khat_threshold.min(), self.khat_threshold.max()))
-        return (
-            f"k-hat: {good:,} rows reliable (below {least if least == most else f'{least} to {most}'}), "
-            f"{len(self) - good - useless:,} "
-            f"doubtful, {useless:,} beyond their draws (above 1): there log p(x) is a lower bound"
-        )
+        return {
+            "reliable": good,
+            "doubtful": len(self) - good - useless,
+            "beyond": useless,
+            "thresholds": [self.khat_threshold.min().item(), self.khat_threshold.max().item()],
+        }
 
     def to_xarray(self) -> xarray.Dataset:
         """The per-datum results as an xarray Dataset over ``datum``, with units and conventions."""
@@ -250,6 +290,24 @@ class Evaluation:
             values = {name: torch.from_numpy(dataset[name].to_numpy().copy()) for name in FIELDS}
             said = json.loads(dataset.attrs["conventions"])
             return cls(**values, num_samples=count, conventions=said)
+
+
+def _spent(draws: dict[str, Any]) -> str:
+    """How many draws there were."""
+    if draws["most"] == draws["least"]:
+        return f"K = {draws['least']:,} draws"
+    return f"K = {draws['least']:,} to {draws['most']:,} draws, {draws['mean']:,.0f} on average"
+
+
+def _khat_line(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return f"k-hat: needs {FEWEST_DRAWS} draws or more"
+    least, most = (f"{value:.2f}" for value in found["thresholds"])
+    below = least if least == most else f"{least} to {most}"
+    return (
+        f"k-hat: {found['reliable']:,} rows reliable (below {below}), {found['doubtful']:,} doubtful, "
+        f"{found['beyond']:,} beyond their draws (above 1): there log p(x) is a lower bound"
+    )
 
 
 def _seal(content: bytes) -> bytes:

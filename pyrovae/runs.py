@@ -8,7 +8,7 @@ from json import dumps
 from pathlib import Path
 from shlex import quote
 from shutil import rmtree
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyrovae.durable import check_writable, write_file
 from pyrovae.recipes import Recipe, Run, one_line, read_run, versions
@@ -20,19 +20,47 @@ if TYPE_CHECKING:
     from pyrovae.training import History, Training
     from pyrovae.vae import VAE
 
-__all__ = ["Keeper", "check_folder", "check_writable", "continued", "describe", "prepare"]
+__all__ = [
+    "Keeper",
+    "Kept",
+    "check_folder",
+    "check_writable",
+    "continued",
+    "describe",
+    "prepare",
+    "results_file",
+]
 
 RUN = {"recipe.json", "weights.safetensors", "history.json", "checkpoints", "model.txt"}
 """What a run is made of, and is gone when it is written over."""
 
-LOGS = {"log.jsonl", "logs"}
-"""Gone likewise, but no run by themselves: a logger that does not start leaves some."""
+MADE = {"log.jsonl", "logs", "report.html", "samples.npz", "samples.png"}
+"""What else is gone likewise, but is no run by itself: a logger that does not start leaves some."""
+
 
 MORE = {"figures", "lock"}
 
-
 PLANES = ("StandardNormal", "Normal", "Laplace", "StudentT", "GaussianMixture", "VampPrior")
 """Priors over all reals: of the others a plane of the normal's quantiles says nothing."""
+
+
+class Kept(NamedTuple):
+    """What a finished run left in its folder.
+
+    Attributes:
+        files: Of the run.
+        figures: By name, their files.
+        without: By name, why a figure was not drawn.
+    """
+
+    files: list[Path]
+    figures: dict[str, Path]
+    without: dict[str, str]
+
+    def __str__(self) -> str:
+        lines = [f"{self.files[0].parent}: {', '.join(path.name for path in self.files)}"]
+        lines += [f"figure: {path}" for path in self.figures.values()]
+        return "\n".join([*lines, *(f"no figure {name}: {why}" for name, why in self.without.items())])
 
 
 class Keeper:
@@ -84,8 +112,8 @@ class Keeper:
     def _write_history(self, history: dict[str, Any]) -> None:
         write_file(self.folder / "history.json", dumps(history, indent=1) + "\n")
 
-    def finish(self, dataset: Dataset) -> None:
-        """Write weights and history, draw the figures, and say where everything is."""
+    def finish(self, dataset: Dataset) -> Kept:
+        """Write weights and history, draw the figures, and tell where everything is."""
         from pyrovae.checkpoints import save
 
         save(self.vae, self.folder, self.run)
@@ -94,14 +122,16 @@ class Keeper:
         folder = self.folder / "figures"
         folder.mkdir(exist_ok=True)
         written = ("recipe.json", "weights.safetensors", "history.json")
-        print(f"{self.folder}: {', '.join(name for name in written if (self.folder / name).exists())}")
+        figures, without = {}, {}
         for name, draw in self._figures(dataset).items():
             try:
-                draw().savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
+                draw().savefig(path := folder / f"{name}.png", dpi=150, bbox_inches="tight")
             except (ValueError, RuntimeError, TypeError) as error:  # no images, or no means in closed form
-                print(f"no figure {name}: {one_line(error)}")
+                without[name] = one_line(error)
             else:
-                print(f"figure: {folder / name}.png")
+                figures[name] = path
+        files = [path for name in written if (path := self.folder / name).exists()]
+        return Kept(files, figures, without)
 
     def _figures(self, dataset: Dataset) -> dict[str, Callable[[], Figure]]:
         from pyrovae import plots
@@ -134,13 +164,13 @@ def prepare(folder: Path, *, overwrite: bool) -> None:
             f"{folder} holds a run already: go on with it by --resume, name another folder, or pass "
             f"--overwrite"
         )
-    strange = sorted(there - RUN - LOGS - MORE)
+    strange = sorted(there - RUN - MADE - MORE)
     if strange and not there & RUN and not overwrite:
         raise ValueError(
             f"{folder} holds '{strange[0]}' and no run: name another folder, or pass --overwrite to write "
             f"beside it"
         )
-    for path in [*(folder / name for name in (RUN | LOGS) & there), *folder.glob("evaluation*")]:
+    for path in [*(folder / name for name in (RUN | MADE) & there), *folder.glob("evaluation*")]:
         if path.is_dir():
             rmtree(path)
         else:
@@ -177,6 +207,11 @@ def continued(folder: Path, recipe: Recipe, default: Recipe) -> Run:
             f"another folder"
         )
     return run.model_copy(update={"recipe": run.recipe.model_copy(update=more)})
+
+
+def results_file(split: str) -> str:
+    """The name of the file of a split's per-datum results, in a run's folder."""
+    return "evaluation.nc" if split == "test" else f"evaluation_{split}.nc"
 
 
 def describe(recipe: Recipe, dataset: Dataset, features: int) -> Run:

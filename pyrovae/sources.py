@@ -6,8 +6,10 @@ import difflib
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:  # a seventh of a second, which an error or --help would wait for
+    import numpy as np
 
 __all__ = ["NAMES", "choose", "find_static_mnist", "read_mini_mnist", "read_static_mnist", "what_is"]
 
@@ -18,6 +20,17 @@ NAMES = {
     "linear-gaussian": "synthetic real numbers, log p(x) known exactly",
 }
 """Every data set of this package, by the name :func:`pyrovae.datasets.load` knows it under."""
+
+REFERENCES = {
+    "mnist-mini": "doi:10.1109/5.726791",  # LeCun et al., Gradient-Based Learning, 1998
+    "mnist": "doi:10.1109/5.726791",
+    "static-mnist": "www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist",
+    "linear-gaussian": "doi:10.1111/1467-9868.00196",  # Tipping and Bishop, Probabilistic PCA, 1999
+}
+"""Where each is from."""
+
+SPLITS = ("train", "validation", "test")
+"""Of every data set."""
 
 MINI_ROWS = {"train": 5000, "validation": 1000, "test": 1000}
 MINI_MNIST = Path(__file__).parent / "data" / "mnist_mini.npz"
@@ -74,6 +87,8 @@ def read_mini_mnist() -> dict[str, np.ndarray]:
     Raises:
         ValueError: The file is damaged.
     """
+    import numpy as np
+
     try:
         with np.load(MINI_MNIST, allow_pickle=False) as file:
             rows = {name: file[name] for name in file.files}
@@ -110,6 +125,8 @@ def read_static_mnist(root: str | os.PathLike[str] | None = None) -> dict[str, n
         FileNotFoundError: The files are not there.
         ValueError: A file is damaged.
     """
+    import numpy as np
+
     files = find_static_mnist(root)
     path = files[0]
     try:

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
-__all__ = ["mean_errors", "precision_of", "shown", "table", "transformations"]
+__all__ = ["Mean", "lines", "mean_errors", "means", "precision_of", "shown", "table", "transformations"]
+
+
+class Mean(NamedTuple):
+    """A mean over data: what a row of a table is of.
+
+    Attributes:
+        mean: Nats per datum, mostly.
+        test_set: Its standard error by the choice of data; nan where unknown.
+        monte_carlo: Its standard error by the draws; nan where unknown.
+    """
+
+    mean: float
+    test_set: float
+    monte_carlo: float
 
 
 def table(rows: Mapping[str, tuple[Tensor, Tensor | None]], heading: str = "nats per datum") -> list[str]:
@@ -24,12 +38,24 @@ def table(rows: Mapping[str, tuple[Tensor, Tensor | None]], heading: str = "nats
         nats per datum                          mean    test set   Monte Carlo
         KL                                     2.000     ± 0.968       ± 0.250
     """
-    width = max(34, *(len(name) + 2 for name in rows))
-    lines = [f"{heading:<{width}}{'mean':>10}{'test set':>12}{'Monte Carlo':>14}"]
-    for name, (values, errors) in rows.items():
-        test_set, monte_carlo = mean_errors(values, errors)
-        lines.append(f"{name:<{width}}{values.mean():>10.3f}{shown(test_set):>12}{shown(monte_carlo):>14}")
-    return lines
+    return lines(means(rows), heading)
+
+
+def means(rows: Mapping[str, tuple[Tensor, Tensor | None]]) -> dict[str, Mean]:
+    """The numbers of a table's rows, by name; values and errors as :func:`table` takes them."""
+    return {
+        name: Mean(values.mean().item(), *mean_errors(values, errors))
+        for name, (values, errors) in rows.items()
+    }
+
+
+def lines(found: Mapping[str, Mean], heading: str = "nats per datum") -> list[str]:
+    """Lines of a table of these numbers, a heading first."""
+    width = max(34, *(len(name) + 2 for name in found))
+    said = [f"{heading:<{width}}{'mean':>10}{'test set':>12}{'Monte Carlo':>14}"]
+    for name, (mean, test_set, monte_carlo) in found.items():
+        said.append(f"{name:<{width}}{mean:>10.3f}{shown(test_set):>12}{shown(monte_carlo):>14}")
+    return said
 
 
 def mean_errors(values: Tensor, errors: Tensor | None) -> tuple[float, float]:

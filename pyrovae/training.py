@@ -12,7 +12,6 @@ import torch
 from pyro.infer import ELBO, Trace_ELBO
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from pyrovae.batching import Data, batches, generators_of, identity_of, num_rows, resident, telling_of_workers
 from pyrovae.callbacks import as_callbacks
@@ -29,6 +28,7 @@ from pyrovae.optimisers import MakeOptimizer, MakeScheduler, make_optimizer, mak
 from pyrovae.parameters import check_positive
 from pyrovae.precision import Precision, products_in
 from pyrovae.programs import Program, mode, modules_of, plain_errors
+from pyrovae.progress import progress_bar
 from pyrovae.reductions import check_count
 from pyrovae.stepping import Compile, Stepper
 from pyrovae.streams import stream
@@ -109,7 +109,7 @@ def fit(
         resume: Folder to keep the run in and to go on from.
         checkpoint_every: Seconds after which it is kept there amid an epoch. At an epoch's end it is
             kept more often, as far as that takes a twentieth of the time; and always at the end.
-        progress: Show a progress bar on standard error.
+        progress: Show a progress bar on standard error; where that is no terminal, a line now and then.
 
     Returns:
         The history, per epoch and per datum.
@@ -194,7 +194,7 @@ def fit(
             saver.take_up(course, said | course.settings(), environment(parameters[0].device), num_epochs)
             stepper.left -= course.epoch * steps + course.step
         done = course.epoch * steps + course.step
-        bar = tqdm(total=num_epochs * steps, initial=done, disable=not progress)
+        bar = progress_bar(num_epochs * steps, "train", show=progress, initial=done)
         stepper.say = bar.set_description
 
         def drawn() -> Iterator[tuple[Tensor, ...]]:
@@ -220,7 +220,6 @@ def fit(
         with warnings.catch_warnings(), mode(modules, training=True), products_in(precision), bar:
             warnings.filterwarnings("ignore", FROZEN)
             warnings.filterwarnings("ignore", "Encountered (NaN|.?inf)")  # Pyro's: fit raises in its place
-            bar.set_description("train")
             while course.epoch < num_epochs and not course.stopped:
                 course.begin_epoch(remember=on_failure == "rollback")
                 try:
@@ -255,7 +254,7 @@ def _run_epoch(
             for at_step in at_steps:
                 at_step(course.training)
             if i % 10 == 0:
-                bar.set_postfix_str(f"ELBO {course.elbo:.2f}", refresh=False)
+                bar.set_postfix_str(f"epoch {course.epoch + 1}, ELBO {course.elbo:.2f}", refresh=False)
             bar.update()
             if saver is not None:
                 saver.after_step(course)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -60,9 +61,22 @@ class Check:
         """Data, by place, of which noise cannot explain the excess: above half a nat and four errors."""
         return (self.excess > (4 * self.errors).clamp(min=0.5)).nonzero()[:, 0]
 
+    def summary(self) -> dict[str, Any]:
+        """The numbers of its row."""
+        return {
+            "name": self.name,
+            "rows": len(self.excess),
+            "mean": self.mean,
+            "error": self.error,
+            "most": self.excess.max().item(),
+            "seconds": self.seconds,
+        }
+
     def __str__(self) -> str:
-        row = f"{self.mean:>+11.3f}{f'± {self.error:.3f}':>10}{self.excess.max():>+10.3f}"
-        return f"{self.name:<46}{len(self.excess):>6}{row}{self.seconds:>9.0f}"
+        found = self.summary()
+        error = f"± {found['error']:.3f}"
+        row = f"{found['mean']:>+11.3f}{error:>10}{found['most']:>+10.3f}{found['seconds']:>9.0f}"
+        return f"{found['name']:<46}{found['rows']:>6}{row}"
 
 
 @dataclass(frozen=True)
@@ -191,6 +205,34 @@ class Certificate:
         drawn = SURE * found.standard_error.nan_to_num(nan=1.0).norm().item() / len(found)
         least = found.log_evidence.mean().item() - drawn
         return f"mean log p(x) is not known, at least {least:.2f}; {rest}: {self.reason}"
+
+    def summary(self) -> dict[str, Any]:
+        """The verdict and what is behind it, as ``pyrovae evaluate --certify --json`` writes them.
+
+        Returns:
+            - ``verdict``, a sentence; ``known``; ``reason``, empty where it is known.
+            - ``mean`` log p(x) of the data that are not doubtful, known ``within`` so many nats, of which
+              ``statistical`` are of the draws; ``tolerance``.
+            - ``doubtful``: how many data are.
+            - ``checks``, of ``annealed``, ``lower`` and ``upper``: ``name``, ``rows``, ``mean`` excess and
+              its ``error``, the ``most`` of a datum, ``seconds``; None where there was none.
+            - ``seconds``: of importance sampling.
+            - ``evaluation``: :meth:`Evaluation.summary`.
+        """
+        checks = {name: getattr(self, name) for name in ("annealed", "lower", "upper")}
+        return {
+            "verdict": self.verdict,
+            "known": self.known,
+            "reason": self.reason,
+            "mean": self.mean,
+            "within": self.within,
+            "statistical": self.statistical,
+            "tolerance": self.tolerance,
+            "doubtful": len(self.doubtful),
+            "checks": {name: None if check is None else check.summary() for name, check in checks.items()},
+            "seconds": self.seconds,
+            "evaluation": self.evaluation.summary(),
+        }
 
     def __str__(self) -> str:
         header = (

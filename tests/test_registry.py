@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
 
@@ -157,3 +158,34 @@ def test_names_are_known_without_torch():
         "assert not {'torch', 'pyro', 'zuko'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("kind", ["priors", "likelihoods", "guides", "objectives", "datasets"])
+def test_every_part_of_this_package_says_where_it_is_from(kind):
+    for name in registry._built_in(kind):
+        form = r"arXiv:\d{4}\.\d{4,5}|doi:10\.\d+/\S+|www\.\S+" if kind == "datasets" else FORM
+        assert re.fullmatch(form, registry.reference(kind, name)), name
+
+
+FORM = r"arXiv:\d{4}\.\d{4,5}|doi:10\.\d+/\S+"
+
+
+def test_a_reference_is_the_first_of_the_docstrings(registered, monkeypatch):
+    def part() -> None:
+        """One. Two.
+
+        References:
+            Author, Title, 2001.
+            doi:10.1000/182. Another, 2002. arXiv:0000.11111
+
+        Example:
+            arXiv:2222.33333
+        """
+
+    registry.register("priors", "Mine", part)
+    assert registry.reference("priors", "Mine") == "doi:10.1000/182"
+    part.__doc__ = "One.\n\nReferences:\n    A book, 1999.\n\nSee arXiv:2222.33333"
+    assert registry.reference("priors", "Mine") == ""
+    monkeypatch.setitem(sys.modules, "zuko", None)
+    monkeypatch.setitem(sys.modules, "zuko.flows", None)
+    assert registry.reference("priors", "MAF") == ""

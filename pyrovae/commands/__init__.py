@@ -1,8 +1,25 @@
-"""Commands of the command line beside train, evaluate and compare, and what its parser has to know."""
+"""The commands, a class each: the constructor takes the arguments, and ``run()`` returns the exit code."""
 
-from pyrovae.commands.doctor import Doctor
-from pyrovae.commands.explore import Explore
-from pyrovae.commands.listing import List
-from pyrovae.commands.parsing import configured, registry_of_parts
+from pkgutil import resolve_name
+from typing import Any
 
-__all__ = ["Doctor", "Explore", "List", "configured", "registry_of_parts"]
+__all__ = ["BAD_INPUT", "COMMANDS", "DONE", "FAILED", "INTERRUPTED", "TERMINATED", "find"]
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+"""Exit codes; the last two are of Ctrl-C and SIGTERM."""
+
+COMMANDS = {
+    "train": "pyrovae.commands.train:Train",
+    "evaluate": "pyrovae.commands.evaluate:Evaluate",
+    "compare": "pyrovae.commands.compare:Compare",
+    "sample": "pyrovae.commands.sample:Sample",
+    "explore": "pyrovae.commands.explore:Explore",
+    "list": "pyrovae.commands.listing:List",
+    "doctor": "pyrovae.commands.doctor:Doctor",
+}
+"""Each name with its class. What is slow to import is imported in ``run()``: errors answer at once."""
+
+
+def find(name: str) -> Any:
+    """The class of a command."""
+    return resolve_name(COMMANDS[name])

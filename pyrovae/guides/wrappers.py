@@ -30,7 +30,8 @@ class Widened(nn.Module):
         ValueError: A scale that is not positive; a guide whose distribution has no mean.
 
     References:
-        Owen, Monte Carlo Theory, Methods and Examples, 2013, chapter 9, on tails.
+        Owen, Monte Carlo Theory, Methods and Examples, 2013, chapter 9, on tails; Vehtari et al., Pareto
+        Smoothed Importance Sampling, 2024, on what light ones do. arXiv:1507.02646
 
     Example:
         >>> import torch
@@ -81,6 +82,7 @@ class Defensive(nn.Module):
 
     References:
         Hesterberg, Weighted Average Importance Sampling and Defensive Mixture Distributions, 1995.
+        doi:10.1080/00401706.1995.10484303
 
     Example:
         >>> import torch

@@ -23,6 +23,9 @@ class Binomial(nn.Module):
         net: Maps ``[..., dim]`` to logits ``[..., D]``.
         total_count: n.
 
+    References:
+        McCullagh and Nelder, Generalized Linear Models, 1989. doi:10.1201/9780203753736
+
     Example:
         >>> from pyrovae import networks
         >>> Binomial(networks.MLP(2, 8), total_count=255)(torch.randn(5, 2)).event_shape
@@ -57,7 +60,7 @@ class Poisson(nn.Module):
         net: Maps ``[..., dim]`` to log rates ``[..., D]``.
 
     References:
-        Gopalan et al., Content-based Recommendations with Poisson Factorization, 2014.
+        Gopalan et al., Scalable Recommendation with Poisson Factorization, 2015. arXiv:1311.1704
 
     Example:
         >>> from pyrovae import networks
@@ -92,6 +95,7 @@ class NegativeBinomial(nn.Module):
 
     References:
         Lopez et al., Deep Generative Modeling for Single-Cell Transcriptomics, 2018.
+        doi:10.1038/s41592-018-0229-2
 
     Example:
         >>> from pyrovae import networks
@@ -132,6 +136,7 @@ class ZeroInflatedNegativeBinomial(nn.Module):
 
     References:
         Lopez et al., Deep Generative Modeling for Single-Cell Transcriptomics, 2018.
+        doi:10.1038/s41592-018-0229-2
 
     Example:
         >>> from pyrovae import networks

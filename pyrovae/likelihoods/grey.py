@@ -62,6 +62,7 @@ class Beta(nn.Module):
 
     References:
         Ferrari and Cribari-Neto, Beta Regression for Modelling Rates and Proportions, 2004.
+        doi:10.1080/0266476042000214501
 
     Example:
         >>> from pyrovae import networks

@@ -78,6 +78,9 @@ class Laplace(nn.Module):
     Raises:
         ValueError: A scale that is not positive; ``learn_scale`` without a scale.
 
+    References:
+        Koenker and Bassett, Regression Quantiles, 1978, for the median's. doi:10.2307/1913643
+
     Example:
         >>> import torch
         >>> from pyrovae import networks
@@ -119,7 +122,8 @@ class StudentT(nn.Module):
         ValueError: ``df`` or a scale that is not positive; ``learn_scale`` without a scale.
 
     References:
-        Takahashi et al., Student-t Variational Autoencoder for Robust Density Estimation, 2018.
+        Takahashi et al., Student-t Variational Autoencoder for Robust Density Estimation, 2018; Skafte et
+        al., Reliable Training and Estimation of Variance Networks, 2019. arXiv:1906.03260
 
     Example:
         >>> import torch

@@ -60,7 +60,8 @@ class Normal(nn.Module):
         ValueError: No width, or a scale that is not positive.
 
     References:
-        Hoffman and Johnson, ELBO Surgery, 2016, for what the prior's shape costs.
+        Hoffman and Johnson, ELBO Surgery, 2016, for what the prior's shape costs; Kingma and Welling, An
+        Introduction to Variational Autoencoders, 2019. arXiv:1906.02691
 
     Example:
         >>> Normal(16)().mean.sum()
@@ -93,7 +94,7 @@ class Laplace(nn.Module):
         scale: b; the default gives unit variance.
 
     References:
-        Barello et al., Sparse-Coding Variational Auto-Encoders, 2018. bioRxiv 399246
+        Barello et al., Sparse-Coding Variational Auto-Encoders, 2018. doi:10.1101/399246
 
     Example:
         >>> Laplace(16)().variance[0]

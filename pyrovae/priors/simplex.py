@@ -24,7 +24,8 @@ class Dirichlet(nn.Module):
         concentration: alpha: below 1 a few parts take all, above 1 all share.
 
     References:
-        Blei et al., Latent Dirichlet Allocation, 2003.
+        Blei et al., Latent Dirichlet Allocation, 2003; Joo et al., Dirichlet Variational Autoencoder, 2019.
+        arXiv:1901.02739
 
     Example:
         >>> Dirichlet(3)().mean
@@ -56,7 +57,7 @@ class LogisticNormal(nn.Module):
         dim: Width of z, at least 2; u is narrower by one.
 
     References:
-        Aitchison and Shen, Logistic-Normal Distributions, 1980.
+        Aitchison and Shen, Logistic-Normal Distributions, 1980. doi:10.1093/biomet/67.2.261
 
     Example:
         >>> LogisticNormal(3)().sample().shape

@@ -1,0 +1,59 @@
+"""``pyrovae compare``: runs held against one another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tyro
+
+from pyrovae import sources
+from pyrovae.commands import DONE
+from pyrovae.commands.output import print_result
+from pyrovae.runs import results_file
+
+__all__ = ["Compare"]
+
+
+class Compare:
+    """Say whether models really differ in log p(x), by paired differences with their errors."""
+
+    def __init__(
+        self,
+        runs: tyro.conf.Positional[tuple[Path, ...]],
+        /,
+        split: str = "test",
+        reference: Path | None = None,
+        json: tyro.conf.FlagCreatePairsOff[bool] = False,
+        quiet: tyro.conf.FlagCreatePairsOff[bool] = False,
+    ) -> None:
+        """Take the arguments.
+
+        Args:
+            runs: Folders of runs that were evaluated alike, two or more.
+            split: Which split: train, validation or test.
+            reference: The run to hold the others against; the first if not given.
+            json: Print one JSON document, Comparison.summary().
+            quiet: No progress and no notes; of those it has none.
+        """
+        self.folders, self.split, self.reference = runs, split, reference
+        self.json, self.quiet = json, quiet
+
+    def run(self) -> int:
+        """Read what evaluate kept, and print the table; the JSON is :meth:`pyrovae.Comparison.summary`."""
+        sources.choose("split", self.split, sources.SPLITS)
+        if len(self.folders) < 2:
+            raise ValueError(f"compare: {len(self.folders)} run given, at least 2 are needed")
+        paths = {str(folder): folder / results_file(self.split) for folder in self.folders}
+        for folder, path in paths.items():
+            if not path.is_file():
+                raise ValueError(
+                    f"{path} is missing: evaluate the run first, "
+                    f"pyrovae evaluate {folder} --split {self.split}"
+                )
+
+        from pyrovae import Evaluation, compare
+
+        results = {folder: Evaluation.load(path) for folder, path in paths.items()}
+        found = compare(results, reference=None if self.reference is None else str(self.reference))
+        print_result(str(found), found.summary(), json=self.json)
+        return DONE
