@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from pyrovae.training import History, Training
     from pyrovae.vae import VAE
 
-__all__ = ["Keeper", "check_folder", "check_writable", "continued", "describe", "prepare"]
+__all__ = ["Keeper", "check_folder", "check_writable", "continued", "describe", "prepare", "results_file"]
 
 RUN = {"recipe.json", "weights.safetensors", "history.json", "checkpoints", "model.txt"}
 """What a run is made of, and is gone when it is written over."""
 
-MORE = {"figures", "lock"}
+MORE = {"figures", "lock", "report.html"}
 
 
 PLANES = ("StandardNormal", "Normal", "Laplace", "StudentT", "GaussianMixture", "VampPrior")
@@ -137,7 +137,11 @@ def prepare(folder: Path, *, overwrite: bool) -> None:
             f"{folder} holds '{strange[0]}' and no run: name another folder, or pass --overwrite to write "
             f"beside it"
         )
-    for path in [*(folder / name for name in RUN & there), *folder.glob("evaluation*")]:
+    for path in [
+        *(folder / name for name in RUN & there),
+        *folder.glob("evaluation*"),
+        *folder.glob("report.html"),
+    ]:
         if path.is_dir():
             rmtree(path)
         else:
@@ -186,3 +190,8 @@ def describe(recipe: Recipe, dataset: Dataset, features: int) -> Run:
         fingerprint=dataset.fingerprint,
         versions=versions(recipe),
     )
+
+
+def results_file(split: str) -> str:
+    """The name of the file of a split's per-datum results."""
+    return "evaluation.nc" if split == "test" else f"evaluation_{split}.nc"

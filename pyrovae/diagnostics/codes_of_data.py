@@ -36,7 +36,7 @@ class Codes(NamedTuple):
 
     @property
     def apart(self) -> Tensor:
-        r"""How far each dimension of the draws is from the prior's: ``[d]``, Kolmogorov and Smirnov's distance.
+        r"""How far each dimension of the draws is from the prior's, ``[d]``, by Kolmogorov and Smirnov.
 
         .. math:: \sup_t | F_q(t) - F_p(t) |
 

@@ -57,7 +57,7 @@ def codes(found: Codes, labels: Tensor | None = None) -> Figure:
         for place, label in enumerate(labels.unique().tolist()):
             here = plane[labels == label]
             colour = COLOURS[place % len(COLOURS)]
-            axes.scatter(*here.T.numpy(), s=22, color=colour, marker=f"${label}$", alpha=0.7, linewidths=0)
+            axes.scatter(*here.T.numpy(), s=32, color=colour, marker=f"${label}$", alpha=0.85, linewidths=0)
             box = {"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": colour, "linewidth": 1.5}
             middle = here.median(0).values.tolist()
             axes.text(*middle, str(label), ha="center", va="center", weight="bold", bbox=box)
@@ -104,15 +104,11 @@ def active_units(found: ActiveUnits, threshold: float = 0.01) -> Figure:
     figure = Figure(figsize=(min(max(4.8, 1.2 + 0.3 * len(heights)), 11), 3.6), layout="constrained")
     axes = figure.subplots()
     places = list(range(1, len(heights) + 1))
-    axes.bar(places[:active], heights[:active], color=BLUE, label=f"{active:,} active")
-    axes.bar(
-        places[active:],
-        heights[active:],
-        color="white",
-        edgecolor=ORANGE,
-        hatch="///",
-        label=f"{len(heights) - active:,} not",
-    )
+    if active:
+        axes.bar(places[:active], heights[:active], color=BLUE, label=f"{active:,} active")
+    if idle := len(heights) - active:
+        look = {"color": "white", "edgecolor": ORANGE, "hatch": "///"}
+        axes.bar(places[active:], heights[active:], label=f"{idle:,} not", **look)
     axes.axhline(threshold, color="black", linestyle="--", linewidth=1, label=f"threshold {threshold:g}")
     axes.set(yscale="log", xlabel="dimensions, the largest first", ylabel="variance over data of $E_q[z_j]$")
     axes.set_ylim(bottom=lowest)

@@ -19,10 +19,10 @@ def open_axes(axes: Axes) -> None:
 
 
 def plain(name: str) -> str:
-    """A name as it stands: a dollar in it begins no formula.
+    r"""A name as it stands: a dollar in it begins no formula.
 
     Example:
         >>> print(plain("$5 run"))
-        \\$5 run
+        \$5 run
     """
     return name.replace("$", "\\$")
