@@ -1,0 +1,69 @@
+"""``pyrovae report``: runs as one page."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from shlex import quote
+
+import tyro
+
+from pyrovae import sources
+from pyrovae.recipes import read_run
+from pyrovae.runs import results_file
+
+__all__ = ["Report"]
+
+
+class Report:
+    """Write runs as one HTML page: training, log p(x) and where it goes, pictures, and what sets them apart."""
+
+    def __init__(
+        self,
+        runs: tyro.conf.Positional[tuple[Path, ...]],
+        /,
+        out: Path | None = None,
+        split: str = "test",
+        num_samples: int = 100,
+        seed: int = 0,
+        root: Path | None = None,
+    ) -> None:
+        """Take the arguments.
+
+        Args:
+            runs: Folders of runs, one or more.
+            out: File to write; report.html in the run's folder, or here for several, if not given.
+            split: Which split: train, validation or test.
+            num_samples: Draws per datum of the KL's parts.
+            seed: Of whatever is drawn.
+            root: Folder of the data sets, where not $PYROVAE_DATA.
+        """
+        if num_samples < 1:
+            raise ValueError(f"--num-samples is {num_samples}: at least 1 is needed")
+        self.folders, self.out, self.split, self.root = runs, out, split, root
+        self.num_samples, self.seed = num_samples, seed
+
+    def run(self) -> int:
+        """Write the page, and say where it is; what was not evaluated is no fault, but said."""
+        sources.choose("split", self.split, ("train", "validation", "test"))
+        if not self.folders:
+            raise ValueError("report: no run given, at least 1 is needed")
+        for folder in self.folders:
+            read_run(folder)
+            if not (folder / results_file(self.split)).is_file():
+                more = "" if self.split == "test" else f" --split {self.split}"
+                command = f"pyrovae evaluate {quote(str(folder))}{more}"
+                print(f"pyrovae: {folder} has no log p(x) yet: {command}", file=sys.stderr)
+
+        from pyrovae.reporting import report
+
+        path = report(
+            self.folders,
+            self.out,
+            split=self.split,
+            num_samples=self.num_samples,
+            root=self.root,
+            seed=self.seed,
+        )
+        print(f"report: {path}")
+        return 0

@@ -1,0 +1,271 @@
+"""What a report says of one run in numbers: training, log p(x), and where the nats go."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from shlex import quote
+from typing import Any
+
+from pyrovae import diagnostics, plots
+from pyrovae.pareto import FEWEST_DRAWS
+from pyrovae.recipes import Recipe
+from pyrovae.reporting.blocks import Block, Listed, Printed, Table, Text, picture, tried
+from pyrovae.reporting.subjects import ROWS, LackingError, Subject
+from pyrovae.tables import cells, mean_errors, shown, transformations
+
+__all__ = ["curves", "evidence", "nats", "summary", "trained"]
+
+SMALL = 0.01
+"""Of a code's variance over data: what is customary for active units."""
+
+
+def summary(subject: Subject) -> str:
+    """The run in one or two sentences."""
+    recipe = subject.run.recipe
+    what = (
+        f"{subject.name}: prior {recipe.prior}, likelihood {recipe.likelihood} and guide {recipe.guide}, "
+        f"{recipe.latent_dim} latents, trained on {recipe.dataset}"
+    )
+    if "result" in subject.lacks:
+        return f"{what}. No log p(x): {subject.lacks['result']}."
+    result = subject.result
+    mean, test_set, monte_carlo = cells(result.quantities)["log p(x)"]
+    errors = [
+        f"{each} by {what}" for each, what in ((test_set, "the choice of data"), (monte_carlo, "the draws"))
+    ]
+    told = " and ".join(each for each in errors if each[0] != " ")
+    useless = int((result.khat > 1).sum())
+    bound = f", of which {useless:,} are lower bounds alone (k-hat above 1)" if useless else ""
+    return f"{what}. Mean log p(x) of {len(result):,} {subject.split} rows is {mean} nats, {told}{bound}."
+
+
+def trained(subject: Subject) -> list[Block]:
+    """Recipe, data with their conventions and fingerprint, parameters, weights, versions."""
+    run, recipe = subject.run, subject.run.recipe
+    said = run.conventions
+    shape = " × ".join(map(str, run.shape))
+    images = f" (images of {shape})" if len(run.shape) > 1 else ""
+    data = ", ".join(
+        [f"{said.get('rows', 0):,} training rows of {run.features:,} numbers{images}", *_data(said)]
+    )
+    ways = (
+        f"It maximises {recipe.objective} with {recipe.optimizer}, learning rate {recipe.learning_rate:g} "
+        f"({recipe.schedule}), in batches of {recipe.batch_size:,}, products in {recipe.precision}, for "
+        f"{_epochs(subject)}, from seed {recipe.seed}."
+    )
+    blocks: list[Block] = [
+        Text(
+            f"The prior p(z) is {recipe.prior}, over {recipe.latent_dim} latents. The likelihood p(x|z) is "
+            f"{recipe.likelihood}, by a network {recipe.decoder}, and the guide q(z|x) is {recipe.guide}, by a "
+            f"network {recipe.encoder}; the hidden widths are {', '.join(map(str, recipe.hidden))}."
+        ),
+        *tried(subject, "count of parameters", lambda: [Text(_parameters(subject.vae))]),
+        Text(f"The data are {recipe.dataset}: {data}."),
+        Text(ways),
+        Text(f"{_marks(subject)} Versions: {', '.join(f'{k} {v}' for k, v in run.versions.items())}."),
+    ]
+    if "data" in subject.lacks:
+        blocks.append(Text(f"The data could not be read: {subject.lacks['data']}.", lack=True))
+    rows = [(_words(name), str(_plain(getattr(recipe, name)))) for name in Recipe.model_fields]
+    blocks.append(Table("The recipe", ("", "value"), rows, numbers=False))
+    blocks.append(Text("The same training, into a new folder NEW:"))
+    blocks.append(Printed(f"pyrovae train NEW --config {quote(str(subject.folder))}"))
+    return blocks
+
+
+def curves(subject: Subject) -> list[Block]:
+    """The ELBO over epochs, and its parts."""
+
+    def make() -> list[Block]:
+        history = subject.history
+        count = len(history)
+        said = (
+            f"Over {_count(count, 'epoch')} the training ELBO went from {history.elbo[0]:.2f} to "
+            f"{history.elbo[-1]:.2f} nats per datum, of which the reconstruction, E_q[log p(x|z)], is "
+            f"{history.reconstruction[-1]:.2f} and the KL, which is taken off, {history.kl[-1]:.2f}; it took "
+            f"{_time(history.seconds[-1])}."
+        )
+        validation = history.validation_elbo
+        if validation:
+            best = max(range(count), key=lambda epoch: validation[epoch])
+            said += (
+                f" On the validation data it ended at {validation[-1]:.2f}, {history.validation_reconstruction[-1]:.2f} "
+                f"less {history.validation_kl[-1]:.2f}, and its best was {validation[best]:.2f}, in epoch "
+                f"{history.epoch[best] + 1}."
+            )
+        alt = (
+            f"Three line plots over {_count(count, 'epoch')}: the ELBO, ending at {history.elbo[-1]:.1f} nats, "
+            f"the reconstruction, at {history.reconstruction[-1]:.1f}, and the KL, at {history.kl[-1]:.1f}"
+        )
+        caption = "The ELBO and its two parts. Training values are means over an epoch, at the weights each batch met."
+        return [Text(said), picture(plots.learning_curves(history), alt, caption)]
+
+    return tried(subject, "learning curves", make)
+
+
+def evidence(subject: Subject) -> list[Block]:
+    """The table that evaluate printed, its notes, and how log p(x) is spread."""
+
+    def make() -> list[Block]:
+        result = subject.result
+        rows = [(name.strip(), *told) for name, told in cells(result.quantities).items()]
+        table = Table(
+            f"{result.heading}; nats per datum", ("", "mean", "error, test set", "error, Monte Carlo"), rows
+        )
+        values = result.log_evidence
+        low = int(values.argmin())
+        said = (
+            f"The mean has two errors: the test set is a sample, and so are the draws. Over the data log p(x) "
+            f"goes from {values.min():.1f}, of row {low}, to {values.max():.1f}, with a standard deviation of "
+            f"{values.std():.1f} nats."
+        )
+        return [table, Listed([" ".join(note.split()) for note in result.notes]), Text(said)]
+
+    blocks = tried(subject, "log p(x)", make)
+    return blocks if "result" in subject.lacks else [*blocks, *_spread(subject), *_reliability(subject)]
+
+
+def nats(subject: Subject) -> list[Block]:
+    """Reconstruction, KL and gap; the KL by part; active units."""
+
+    def whole() -> list[Block]:
+        result = subject.result
+        parts = [
+            each.mean().item() for each in (result.log_evidence, result.reconstruction, result.kl, result.gap)
+        ]
+        sums = [
+            shown(math.hypot(*_known(mean_errors(*result.quantities[name])))) for name in result.quantities
+        ]
+        return [
+            Text(
+                f"log p(x), {parts[0]:.3f}, is the reconstruction, {parts[1]:.3f} ({sums[2]}), less the KL from "
+                f"prior to guide, {parts[2]:.3f} ({sums[3]}), plus the gap, {parts[3]:.3f} ({sums[4]}), which is "
+                f"what the guide costs: KL(q(z|x) || p(z|x)). Errors are of both kinds together."
+            )
+        ]
+
+    blocks = [*tried(subject, "account of log p(x)", whole), *_parts(subject)]
+    return [*blocks, *tried(subject, "active units", lambda: _units(subject))]
+
+
+def _spread(subject: Subject) -> list[Block]:
+    def make() -> list[Block]:
+        result, labels = subject.result, subject.labels
+        values = result.log_evidence
+        if labels is not None:
+            subject.check_result()
+        alt = f"Histogram of log p(x) of {len(result):,} rows, with mean {values.mean():.1f} nats"
+        caption = "log p(x) of each datum; the three least are named."
+        if labels is not None:
+            means = {each: values[labels == each].mean().item() for each in labels.unique().tolist()}
+            least, most = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
+            alt += (
+                f"; boxes by class, the lowest mean {means[least]:.1f}, of class {least}, the highest "
+                f"{means[most]:.1f}, of class {most}"
+            )
+            caption += (
+                " Boxes have the middle half of a class, and whiskers from the 5th to the 95th of a hundred."
+            )
+        return [picture(plots.evidence(result, labels), alt, caption)]
+
+    return tried(subject, "figure of log p(x)", make)
+
+
+def _reliability(subject: Subject) -> list[Block]:
+    def make() -> list[Block]:
+        result = subject.result
+        if result.num_samples < FEWEST_DRAWS:
+            raise LackingError(f"k-hat needs {FEWEST_DRAWS} draws, and there were {result.num_samples}")
+        alt = f"Scatter of standard error against Pareto k-hat. {result.notes[-1]}"
+        caption = "How far each log p(x) can be believed: its Monte Carlo error against Pareto k-hat."
+        return [picture(plots.reliability(result), alt, caption)]
+
+    return tried(subject, "figure of the errors", make)
+
+
+def _parts(subject: Subject) -> list[Block]:
+    """The KL by dimension, or by site where the densities are no products."""
+
+    def by_dimension() -> list[Block]:
+        vae, data = subject.vae, subject.data[:ROWS]
+        found = diagnostics.kl_by_dimension(
+            vae.model, vae.guide, data, num_samples=subject.num_samples, seed=subject.seed
+        )
+        means = found.means.sort(descending=True).values
+        first = found.names[int(found.means.argmax())]
+        ninety = int((means.cumsum(0) < 0.9 * means.sum()).sum()) + 1
+        said = (
+            f"Of the KL of the first {len(data):,} rows, {found.total.mean():.2f} nats, most is in {first}, "
+            f"{means[0]:.2f}; {ninety:,} of {_count(len(found), 'dimension')} have nine tenths of it."
+        )
+        alt = f"Bars of the KL of {_count(len(found), 'dimension')}, from {means[0]:.2f} down to {means[-1]:.2f} nats"
+        return [
+            Text(said),
+            picture(plots.kl(found), alt, "The KL of each dimension, with the errors of its mean."),
+        ]
+
+    return tried(subject, "KL by dimension", by_dimension)
+
+
+def _units(subject: Subject) -> Sequence[Block]:
+    found = diagnostics.active_units_curve(subject.vae.guide, subject.data[:ROWS])
+    active, (low, high) = int((found.variances > SMALL).sum()), found.stretch(SMALL)
+    above = "without limit" if math.isinf(high) else f"to {high:.2g}"
+    said = (
+        f"{active:,} of {_count(len(found.variances), 'dimension')} are active: the guide's mean varies over the "
+        f"data by more than {SMALL:g}. The count is the same for thresholds from {low:.2g} {above}."
+    )
+    alt = f"Bars of the variance of each dimension's mean, {active:,} of {len(found.variances):,} above {SMALL:g}"
+    return [Text(said), picture(plots.active_units(found, SMALL), alt, "What of the code tells of the data.")]
+
+
+def _parameters(vae: Any) -> str:
+    parts = {"prior": vae.prior, "likelihood": vae.likelihood, "guide": vae.guide}
+    counts = {name: sum(each.numel() for each in part.parameters()) for name, part in parts.items()}
+    whole = sum(each.numel() for each in vae.parameters())
+    shared = sum(counts.values()) - whole
+    said = ", ".join(f"{count:,} of the {name}" for name, count in counts.items())
+    more = f"; {shared:,} of them are of two parts and count once" if shared else ""
+    return f"The model has {whole:,} parameters: {said}{more}."
+
+
+def _data(said: dict[str, Any]) -> list[str]:
+    values = [f"values {said['values']}"] if "values" in said else []
+    seeds = [f"{_words(name)} {said[name]}" for name in said if name.endswith("_seed")]
+    return [*transformations(said), *values, *seeds]
+
+
+def _marks(subject: Subject) -> str:
+    run = subject.run
+    marks = {"fingerprint of the data": run.fingerprint, "hash of the weights": run.weights}
+    said = ", ".join(f"{name} {value}" for name, value in marks.items() if value is not None)
+    return f"{said[:1].upper()}{said[1:]}." if said else "No hashes were recorded of data and weights."
+
+
+def _epochs(subject: Subject) -> str:
+    asked = subject.run.recipe.num_epochs
+    done = len(subject.found["history"]) if "history" in subject.found else asked
+    return _count(asked, "epoch") + ("" if done == asked else f", of which {done:,} were finished")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _plain(value: Any) -> Any:
+    if value is None:
+        return "the data set's own"
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else value
+
+
+def _known(errors: tuple[float, float]) -> list[float]:
+    return [each for each in errors if not math.isnan(each)]
