@@ -39,10 +39,11 @@ def cells(rows: Mapping[str, tuple[Tensor, Tensor | None]]) -> dict[str, tuple[s
         >>> cells({"KL": (torch.tensor([1.0, 3.0]), None)})
         {'KL': ('2.000', '± 1.000', '')}
     """
-    return {
-        name: (f"{values.mean():.3f}", *map(shown, mean_errors(values, errors)))
-        for name, (values, errors) in rows.items()
-    }
+    found = {}
+    for name, (values, errors) in rows.items():
+        test_set, monte_carlo = mean_errors(values, errors)
+        found[name] = f"{values.mean():.3f}", shown(test_set), shown(monte_carlo)
+    return found
 
 
 def mean_errors(values: Tensor, errors: Tensor | None) -> tuple[float, float]:

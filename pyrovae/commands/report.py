@@ -16,7 +16,7 @@ __all__ = ["Report"]
 
 
 class Report:
-    """Write runs as one HTML page: training, log p(x) and where it goes, pictures, and what sets them apart."""
+    """Write runs as one HTML page: training, log p(x) and where it goes, pictures, comparison."""
 
     def __init__(
         self,

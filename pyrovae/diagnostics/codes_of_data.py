@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -84,15 +84,15 @@ def codes(
         (('z[0]', 'z[1]'), torch.Size([500, 2]), True)
     """
     check_count("codes: num_samples", num_samples)
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    found: list[tuple[Any, Any, Any]] = []
     shape: torch.Size = torch.Size()
     with mode(modules_of(model, guide), training=False), stream("codes", seed), plain_errors():
         for batch in batches(data, BATCH, "codes", seed):
             guide_trace, model_trace = traces(model, guide, batch, {})
             q, p = (distribution_of(trace, site) for trace in (guide_trace, model_trace))
-            shape, rows = q.event_shape, len(batch[0])
+            shape = q.event_shape
             drawn = guide_trace.nodes[site]["value"]
-            found.append((mean_of(q, num_samples)[0], drawn, p.expand((rows,)).sample()))
+            found.append((mean_of(q, num_samples)[0], drawn, p.expand((len(batch[0]),)).sample()))
     means, draws, prior = (torch.cat(each).double().cpu() for each in zip(*found, strict=True))
-    flat = (each.reshape(len(each), -1) for each in (means, draws, prior))
-    return Codes(*flat, tuple(dimension_names(site, shape)))
+    means, draws, prior = (each.reshape(len(each), -1) for each in (means, draws, prior))
+    return Codes(means, draws, prior, tuple(dimension_names(site, shape)))

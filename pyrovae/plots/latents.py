@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from matplotlib.axes import Axes
@@ -52,15 +52,17 @@ def codes(found: Codes, labels: Tensor | None = None) -> Figure:
             ylabel=f"second principal component, {shares[1]:.0%}",
         )
     if labels is None:
-        axes.scatter(*plane.T.numpy(), s=10, c=BLUE, alpha=0.6, linewidths=0)
+        axes.scatter(plane[:, 0], plane[:, 1], s=10, c=BLUE, alpha=0.6, linewidths=0)
     else:
         for place, label in enumerate(labels.unique().tolist()):
             here = plane[labels == label]
             colour = COLOURS[place % len(COLOURS)]
-            axes.scatter(*here.T.numpy(), s=32, color=colour, marker=f"${label}$", alpha=0.85, linewidths=0)
+            axes.scatter(
+                here[:, 0], here[:, 1], s=32, color=colour, marker=f"${label}$", alpha=0.85, linewidths=0
+            )
             box = {"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": colour, "linewidth": 1.5}
-            middle = here.median(0).values.tolist()
-            axes.text(*middle, str(label), ha="center", va="center", weight="bold", bbox=box)
+            x, y = here.median(0).values.tolist()
+            axes.text(x, y, str(label), ha="center", va="center", weight="bold", bbox=box)
     axes.set_title("means of q(z|x)" + ("" if labels is None else " by class"))
     open_axes(axes)
     return figure
@@ -107,7 +109,7 @@ def active_units(found: ActiveUnits, threshold: float = 0.01) -> Figure:
     if active:
         axes.bar(places[:active], heights[:active], color=BLUE, label=f"{active:,} active")
     if idle := len(heights) - active:
-        look = {"color": "white", "edgecolor": ORANGE, "hatch": "///"}
+        look: dict[str, Any] = {"color": "white", "edgecolor": ORANGE, "hatch": "///"}
         axes.bar(places[active:], heights[active:], label=f"{idle:,} not", **look)
     axes.axhline(threshold, color="black", linestyle="--", linewidth=1, label=f"threshold {threshold:g}")
     axes.set(yscale="log", xlabel="dimensions, the largest first", ylabel="variance over data of $E_q[z_j]$")
@@ -147,8 +149,8 @@ def _marginals(axes: Axes, draws: Tensor, prior: Tensor) -> None:
     """One dimension: the aggregate posterior filled, the prior a hatched outline over it."""
     both = torch.cat([draws, prior])
     values = both.unique()
-    filled = {"color": BLUE, "alpha": 0.55, "label": "q(z|x) over data"}
-    outline = {"edgecolor": ORANGE, "hatch": "////", "linewidth": 1.4, "label": "prior p(z)"}
+    filled: dict[str, Any] = {"color": BLUE, "alpha": 0.55, "label": "q(z|x) over data"}
+    outline: dict[str, Any] = {"edgecolor": ORANGE, "hatch": "////", "linewidth": 1.4, "label": "prior p(z)"}
     if len(values) <= FEW_VALUES:
         step = (values[1:] - values[:-1]).min().item() if len(values) > 1 else 1.0
         for each, shift, look in ((draws, -0.2, filled), (prior, 0.2, {**outline, "facecolor": "white"})):
@@ -157,7 +159,7 @@ def _marginals(axes: Axes, draws: Tensor, prior: Tensor) -> None:
         axes.set_xticks(values.tolist())
         return
     low, high = torch.quantile(both, torch.tensor([0.002, 0.998], dtype=both.dtype)).tolist()
-    edges = torch.linspace(low, high, 31).numpy()
+    edges = torch.linspace(low, high, 31).tolist()
     inside = [each.clamp(low, high).numpy() for each in (draws, prior)]
     axes.hist(inside[0], edges, density=True, **filled)
     axes.hist(inside[1], edges, density=True, histtype="step", **outline)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -21,7 +20,10 @@ if TYPE_CHECKING:
 __all__ = ["Block", "Listed", "Picture", "Printed", "Table", "Text", "picture", "tried"]
 
 DOTS = 110
-"""Of a picture, per inch: sharp on a page's width, and a report of one run under a megabyte."""
+"""Of a picture, per inch: sharp on a page's width."""
+
+TONES = 96
+"""Colours of a picture: no eye misses the others, and it takes half the room."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,15 @@ def picture(figure: Figure, alt: str, caption: str) -> Picture:
         alt: What it shows, for who does not see it.
         caption: What stands under it.
     """
-    file = io.BytesIO()
-    figure.savefig(file, dpi=DOTS, bbox_inches="tight", facecolor="white", metadata={"Software": None})
-    content = file.getvalue()
-    width, height = struct.unpack(">II", content[16:24])  # where every PNG has its size
-    return Picture(f"data:image/png;base64,{b64encode(content).decode()}", width, height, alt, caption)
+    from PIL import Image
+
+    drawn, file = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, dpi=DOTS, bbox_inches="tight", facecolor="white")
+    with Image.open(drawn) as image:
+        image.convert("RGB").quantize(TONES).save(file, "PNG", optimize=True)
+        width, height = image.size
+    source = f"data:image/png;base64,{b64encode(file.getvalue()).decode()}"
+    return Picture(source, width, height, alt, caption)
 
 
 def tried(subject: Subject, what: str, make: Callable[[], Sequence[Block]]) -> list[Block]:

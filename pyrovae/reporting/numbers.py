@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from shlex import quote
 from typing import Any
 
+from torch import Tensor
+
 from pyrovae import diagnostics, plots
 from pyrovae.pareto import FEWEST_DRAWS
 from pyrovae.recipes import Recipe
@@ -36,15 +38,15 @@ def summary(subject: Subject) -> str:
     ]
     told = " and ".join(each for each in errors if each[0] != " ")
     useless = int((result.khat > 1).sum())
-    bound = f", of which {useless:,} are lower bounds alone (k-hat above 1)" if useless else ""
-    return f"{what}. Mean log p(x) of {len(result):,} {subject.split} rows is {mean} nats, {told}{bound}."
+    bound = f" Of {useless:,} of the rows it is a lower bound alone (k-hat above 1)." if useless else ""
+    return f"{what}. Mean log p(x) of {len(result):,} {subject.split} rows is {mean} nats, {told}.{bound}"
 
 
 def trained(subject: Subject) -> list[Block]:
     """Recipe, data with their conventions and fingerprint, parameters, weights, versions."""
     run, recipe = subject.run, subject.run.recipe
     said = run.conventions
-    shape = " × ".join(map(str, run.shape))
+    shape = " by ".join(map(str, run.shape))
     images = f" (images of {shape})" if len(run.shape) > 1 else ""
     data = ", ".join(
         [f"{said.get('rows', 0):,} training rows of {run.features:,} numbers{images}", *_data(said)]
@@ -57,8 +59,8 @@ def trained(subject: Subject) -> list[Block]:
     blocks: list[Block] = [
         Text(
             f"The prior p(z) is {recipe.prior}, over {recipe.latent_dim} latents. The likelihood p(x|z) is "
-            f"{recipe.likelihood}, by a network {recipe.decoder}, and the guide q(z|x) is {recipe.guide}, by a "
-            f"network {recipe.encoder}; the hidden widths are {', '.join(map(str, recipe.hidden))}."
+            f"{recipe.likelihood}, by a network {recipe.decoder}, and the guide q(z|x) is {recipe.guide}, by "
+            f"a network {recipe.encoder}; the hidden widths are {', '.join(map(str, recipe.hidden))}."
         ),
         *tried(subject, "count of parameters", lambda: [Text(_parameters(subject.vae))]),
         Text(f"The data are {recipe.dataset}: {data}."),
@@ -89,16 +91,17 @@ def curves(subject: Subject) -> list[Block]:
         validation = history.validation_elbo
         if validation:
             best = max(range(count), key=lambda epoch: validation[epoch])
+            parts = history.validation_reconstruction[-1], history.validation_kl[-1]
             said += (
-                f" On the validation data it ended at {validation[-1]:.2f}, {history.validation_reconstruction[-1]:.2f} "
-                f"less {history.validation_kl[-1]:.2f}, and its best was {validation[best]:.2f}, in epoch "
-                f"{history.epoch[best] + 1}."
+                f" On the validation data it ended at {validation[-1]:.2f}, {parts[0]:.2f} less "
+                f"{parts[1]:.2f}, and was best, {validation[best]:.2f}, in epoch {history.epoch[best] + 1}."
             )
         alt = (
-            f"Three line plots over {_count(count, 'epoch')}: the ELBO, ending at {history.elbo[-1]:.1f} nats, "
-            f"the reconstruction, at {history.reconstruction[-1]:.1f}, and the KL, at {history.kl[-1]:.1f}"
+            f"Three line plots over {_count(count, 'epoch')}: the ELBO, ending at {history.elbo[-1]:.1f} "
+            f"nats, the reconstruction, at {history.reconstruction[-1]:.1f}, and the KL, at "
+            f"{history.kl[-1]:.1f}"
         )
-        caption = "The ELBO and its two parts. Training values are means over an epoch, at the weights each batch met."
+        caption = "The ELBO and its two parts. Training values are means over an epoch while weights change."
         return [Text(said), picture(plots.learning_curves(history), alt, caption)]
 
     return tried(subject, "learning curves", make)
@@ -116,8 +119,8 @@ def evidence(subject: Subject) -> list[Block]:
         values = result.log_evidence
         low = int(values.argmin())
         said = (
-            f"The mean has two errors: the test set is a sample, and so are the draws. Over the data log p(x) "
-            f"goes from {values.min():.1f}, of row {low}, to {values.max():.1f}, with a standard deviation of "
+            f"The mean has two errors: the data are a sample, and so are the draws. Over the data log p(x) "
+            f"goes from {values.min():.1f}, of row {low}, to {values.max():.1f}; its standard deviation is "
             f"{values.std():.1f} nats."
         )
         return [table, Listed([" ".join(note.split()) for note in result.notes]), Text(said)]
@@ -131,17 +134,14 @@ def nats(subject: Subject) -> list[Block]:
 
     def whole() -> list[Block]:
         result = subject.result
-        parts = [
-            each.mean().item() for each in (result.log_evidence, result.reconstruction, result.kl, result.gap)
-        ]
-        sums = [
-            shown(math.hypot(*_known(mean_errors(*result.quantities[name])))) for name in result.quantities
-        ]
+        means = {name.split()[0]: told[0] for name, told in cells(result.quantities).items()}
+        errors = {name.split()[0]: _together(*each) for name, each in result.quantities.items()}
+        parts = {name: f"{mean} ({errors[name]})" for name, mean in means.items()}
         return [
             Text(
-                f"log p(x), {parts[0]:.3f}, is the reconstruction, {parts[1]:.3f} ({sums[2]}), less the KL from "
-                f"prior to guide, {parts[2]:.3f} ({sums[3]}), plus the gap, {parts[3]:.3f} ({sums[4]}), which is "
-                f"what the guide costs: KL(q(z|x) || p(z|x)). Errors are of both kinds together."
+                f"Of log p(x), {means['log']} nats, the reconstruction is {parts['reconstruction']}; from it "
+                f"comes off the KL of guide and prior, {parts['KL(q(z|x)']}, and to it the gap is added, "
+                f"{parts['gap']}: KL(q(z|x) || p(z|x)), what the guide costs. Errors are of both kinds."
             )
         ]
 
@@ -199,11 +199,10 @@ def _parts(subject: Subject) -> list[Block]:
             f"Of the KL of the first {len(data):,} rows, {found.total.mean():.2f} nats, most is in {first}, "
             f"{means[0]:.2f}; {ninety:,} of {_count(len(found), 'dimension')} have nine tenths of it."
         )
-        alt = f"Bars of the KL of {_count(len(found), 'dimension')}, from {means[0]:.2f} down to {means[-1]:.2f} nats"
-        return [
-            Text(said),
-            picture(plots.kl(found), alt, "The KL of each dimension, with the errors of its mean."),
-        ]
+        dims = _count(len(found), "dimension")
+        alt = f"Bars of the KL of {dims}, from {means[0]:.2f} down to {means[-1]:.2f} nats"
+        caption = "The KL of each dimension, with the errors of its mean."
+        return [Text(said), picture(plots.kl(found), alt, caption)]
 
     return tried(subject, "KL by dimension", by_dimension)
 
@@ -212,11 +211,12 @@ def _units(subject: Subject) -> Sequence[Block]:
     found = diagnostics.active_units_curve(subject.vae.guide, subject.data[:ROWS])
     active, (low, high) = int((found.variances > SMALL).sum()), found.stretch(SMALL)
     above = "without limit" if math.isinf(high) else f"to {high:.2g}"
+    dims = _count(len(found.variances), "dimension")
     said = (
-        f"{active:,} of {_count(len(found.variances), 'dimension')} are active: the guide's mean varies over the "
-        f"data by more than {SMALL:g}. The count is the same for thresholds from {low:.2g} {above}."
+        f"{active:,} of {dims} are active: the guide's mean varies over the data by more than {SMALL:g}. The "
+        f"count is the same for thresholds from {low:.2g} {above}."
     )
-    alt = f"Bars of the variance of each dimension's mean, {active:,} of {len(found.variances):,} above {SMALL:g}"
+    alt = f"Bars of the variance over data of the mean of {dims}, {active:,} of them above {SMALL:g}"
     return [Text(said), picture(plots.active_units(found, SMALL), alt, "What of the code tells of the data.")]
 
 
@@ -267,5 +267,6 @@ def _plain(value: Any) -> Any:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else value
 
 
-def _known(errors: tuple[float, float]) -> list[float]:
-    return [each for each in errors if not math.isnan(each)]
+def _together(values: Tensor, errors: Tensor | None) -> str:
+    """Both errors of a mean as one, as far as they are known."""
+    return shown(math.hypot(*(each for each in mean_errors(values, errors) if not math.isnan(each))))

@@ -51,7 +51,7 @@ def worst(subject: Subject) -> list[Block]:
         subject.check_result()
         rows = result.worst(SHOWN).tolist()
         said = (
-            f"The least to be believed are rows {', '.join(map(str, rows[:5]))}: by k-hat first, then by their "
+            f"The least to be believed are rows {', '.join(map(str, rows[:5]))}: by k-hat, then by their "
             f"error. Row {rows[0]} has log p(x) {result.log_evidence[rows[0]]:.2f}, a stated error of "
             f"{result.standard_error[rows[0]]:.2g} nats and a k-hat of {result.khat[rows[0]]:.2f}."
         )
@@ -110,16 +110,16 @@ def aggregate(subject: Subject) -> list[Block]:
     def figure() -> list[Block]:
         found = _codes(subject)
         apart, rows = found.apart, len(found.draws)
-        most = int(apart.argmax())
+        most, largest = int(apart.argmax()), apart.sort(descending=True).values[:6].tolist()
         said = (
-            f"If the aggregate posterior, the mean of q(z|x) over data, were the prior, draws of the two would "
-            f"look alike. Of {rows:,} draws of each, {found.names[most]} is the furthest apart: the distance "
-            f"between the two distribution functions is {apart[most]:.2f}, where chance alone gives some "
-            f"{1.2 / rows**0.5:.2f}."
+            f"If the aggregate posterior, the mean of q(z|x) over data, were the prior, draws of the two "
+            f"would look alike. Of {rows:,} draws of each, {found.names[most]} is the furthest apart: the "
+            f"distance between the two distribution functions is {largest[0]:.2f}, where chance alone gives "
+            f"some {1.2 / rows**0.5:.2f}."
         )
         alt = (
-            f"Histograms of draws of the prior over those of q, of the {min(len(apart), 6)} dimensions that lie "
-            f"the furthest apart, distances {', '.join(f'{each:.2f}' for each in apart.sort(descending=True).values[:6])}"
+            f"Histograms of draws of the prior over those of q, of {len(largest)} dimensions, those the "
+            f"furthest apart, at distances {', '.join(f'{each:.2f}' for each in largest)}"
         )
         caption = "Filled: draws of q(z|x) over data. Hatched: draws of the prior."
         return [Text(said), picture(plots.aggregate_posterior(found), alt, caption)]
@@ -128,19 +128,18 @@ def aggregate(subject: Subject) -> list[Block]:
         vae, data = subject.vae, subject.data[:ROWS]
         found = diagnostics.information(vae.model, vae.guide, data, seed=subject.seed)
         low, high = (max(each, 0.0) for each in found.marginal_kl)
-        stuck = found.distinct - found.lower < 0.5
-        limit = (
-            f" The first is near log {len(data):,}, which it cannot exceed: more rows would tell."
-            if stuck
-            else ""
+        said = (
+            f"Over {len(data):,} rows, q(z|x) tells between {found.lower:.2f} and "
+            f"{min(found.upper, found.rate):.2f} nats of its datum, of a KL of {found.rate:.2f}; the rest, "
+            f"{low:.2f} to {high:.2f} nats, is KL(q(z) || p(z)), of aggregate posterior and prior; each "
+            f"± {found.error:.2f}."
         )
-        return [
-            Text(
-                f"Over {len(data):,} rows, q(z|x) tells between {found.lower:.2f} and {min(found.upper, found.rate):.2f} "
-                f"nats of its datum, of a KL of {found.rate:.2f}; the rest, {low:.2f} to {high:.2f} nats, is "
-                f"KL(q(z) || p(z)), of aggregate posterior and prior; each ± {found.error:.2f}.{limit}"
+        if found.distinct - found.lower < 0.5:
+            said += (
+                f" The lower bound is near the log of {len(data):,}, {found.distinct:.2f}, which it cannot "
+                f"exceed: more rows would tell more."
             )
-        ]
+        return [Text(said)]
 
     return [
         *tried(subject, "aggregate posterior", figure),
