@@ -49,13 +49,12 @@ def evidence(result: Evaluation, labels: Tensor | None = None) -> Figure:
     panels = figure.subplots(1, 1 if labels is None else 2, squeeze=False)[0]
     axes = panels[0]
     axes.hist(values.numpy(), bins=40, color=BLUE)
-    axes.axvline(values.mean().item(), color="black", linestyle="--", linewidth=1, label="mean")
-    low = values.argsort()[:NAMED].tolist()
-    axes.plot(values[low], [0] * len(low), "v", color=ORANGE, markersize=8, clip_on=False, label="least")
-    said = "\n".join(f"row {row}: {values[row]:.1f}" for row in low)
-    axes.text(0.03, 0.97, f"least\n{said}", transform=axes.transAxes, va="top", fontsize="small")
+    mean, low = values.mean().item(), values.argsort()[:NAMED].tolist()
+    axes.axvline(mean, color="black", linestyle="--", linewidth=1, label=f"mean {mean:.1f}")
+    said = f"least: rows {', '.join(map(str, low))}"
+    axes.plot(values[low], [0] * len(low), "v", color=ORANGE, markersize=8, clip_on=False, label=said)
     axes.set(xlabel="log p(x), nats", ylabel="data")
-    axes.legend(frameon=False, loc="upper right")
+    axes.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))  # over no bar
     open_axes(axes)
     if labels is not None:
         _boxes(panels[1], values, labels)

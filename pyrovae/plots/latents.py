@@ -159,7 +159,7 @@ def _marginals(axes: Axes, draws: Tensor, prior: Tensor) -> None:
         axes.set_xticks(values.tolist())
         return
     low, high = torch.quantile(both, torch.tensor([0.002, 0.998], dtype=both.dtype)).tolist()
-    edges = torch.linspace(low, high, 31).tolist()
-    inside = [each.clamp(low, high).numpy() for each in (draws, prior)]
+    edges = torch.linspace(low, high, 31, dtype=torch.float64).tolist()
+    inside = [each.clamp(edges[0], edges[-1]).numpy() for each in (draws, prior)]  # the tails, at the ends
     axes.hist(inside[0], edges, density=True, **filled)
     axes.hist(inside[1], edges, density=True, histtype="step", **outline)

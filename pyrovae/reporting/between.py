@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pyrovae import plots
 from pyrovae.comparison import Comparison, compare
-from pyrovae.recipes import changes
+from pyrovae.recipes import changes, one_line
 from pyrovae.reporting.blocks import Block, Listed, Table, Text, picture, tried
 from pyrovae.reporting.subjects import LackingError, Subject
+from pyrovae.results import Evaluation
 from pyrovae.tables import shown
 
 __all__ = ["compared"]
@@ -20,18 +21,21 @@ def compared(subjects: list[Subject]) -> list[Block]:
         for each in others
     ]
     blocks: list[Block] = [Text(f"Beside {first.name}, the recipes differ so:"), Listed(apart)]
-    blocks += [
-        Text(f"{each.name} is not among those compared: {each.lacks['result']}.", lack=True)
-        for each in subjects
-        if "result" in each.lacks
-    ]
-    return [*blocks, *tried(first, "comparison", lambda: _differences(subjects))]
+    alike: dict[str, Evaluation] = {}
+    for each in subjects:
+        try:
+            alike[each.name] = each.result
+            if len(alike) > 1:
+                compare(alike)
+        except ValueError as error:  # it has no results, or they are of something else
+            alike.pop(each.name, None)
+            blocks.append(Text(f"{each.name} is not compared: {one_line(error).rstrip('.')}.", lack=True))
+    return [*blocks, *tried(first, "comparison", lambda: _differences(alike))]
 
 
-def _differences(subjects: list[Subject]) -> list[Block]:
-    results = {each.name: each.result for each in subjects if "result" not in each.lacks}
+def _differences(results: dict[str, Evaluation]) -> list[Block]:
     if len(results) < 2:
-        raise LackingError("it takes two runs that were evaluated")
+        raise LackingError("it takes two runs that were evaluated alike")
     found = compare(results)
     verdicts = [_sentence(name, found) for name in found.differences if name != found.reference]
     head = (

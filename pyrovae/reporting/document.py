@@ -43,7 +43,7 @@ REFERENCES = {
 
 
 class Section(NamedTuple):
-    """One section: a name for links, a title, and blocks by the name of a run, "" where they are of all."""
+    """One section: a name for links, a title, and blocks by the name of a run, "" for those of all."""
 
     name: str
     title: str
@@ -102,6 +102,7 @@ def report(
         Section(name, title, {subject.name: make(subject) for subject in subjects})
         for name, (title, make) in SECTIONS.items()
     ]
+    sections[0].parts[""] = numbers.recipes(subjects)
     if len(subjects) > 1:
         sections.insert(3, Section("comparison", "Comparison", {"": compared(subjects)}))
     write_file(path, _page(subjects, sections))

@@ -16,7 +16,7 @@ from pyrovae.reporting.blocks import Block, Listed, Printed, Table, Text, pictur
 from pyrovae.reporting.subjects import ROWS, LackingError, Subject
 from pyrovae.tables import cells, mean_errors, shown, transformations
 
-__all__ = ["curves", "evidence", "nats", "summary", "trained"]
+__all__ = ["curves", "evidence", "nats", "recipes", "summary", "trained"]
 
 SMALL = 0.01
 """Of a code's variance over data: what is customary for active units."""
@@ -69,11 +69,20 @@ def trained(subject: Subject) -> list[Block]:
     ]
     if "data" in subject.lacks:
         blocks.append(Text(f"The data could not be read: {subject.lacks['data']}.", lack=True))
-    rows = [(_words(name), str(_plain(getattr(recipe, name)))) for name in Recipe.model_fields]
-    blocks.append(Table("The recipe", ("", "value"), rows, numbers=False))
     blocks.append(Text("The same training, into a new folder NEW:"))
     blocks.append(Printed(f"pyrovae train NEW --config {quote(str(subject.folder))}"))
     return blocks
+
+
+def recipes(subjects: Sequence[Subject]) -> list[Block]:
+    """The recipe of each run, side by side."""
+    of_each = [subject.run.recipe for subject in subjects]
+    rows = [
+        (_words(name), *(str(_plain(getattr(recipe, name))) for recipe in of_each))
+        for name in Recipe.model_fields
+    ]
+    names = [subject.name for subject in subjects] if len(subjects) > 1 else ["value"]
+    return [Table("The recipe" if len(subjects) == 1 else "The recipes", ("", *names), rows, numbers=False)]
 
 
 def curves(subject: Subject) -> list[Block]:
@@ -189,9 +198,16 @@ def _parts(subject: Subject) -> list[Block]:
 
     def by_dimension() -> list[Block]:
         vae, data = subject.vae, subject.data[:ROWS]
-        found = diagnostics.kl_by_dimension(
-            vae.model, vae.guide, data, num_samples=subject.num_samples, seed=subject.seed
-        )
+        try:
+            found = diagnostics.kl_by_dimension(
+                vae.model, vae.guide, data, num_samples=subject.num_samples, seed=subject.seed
+            )
+        except ValueError as error:
+            if "no univariate density" not in str(error):
+                raise
+            raise LackingError(
+                "prior and guide are not both products over dimensions, which then have none of their own"
+            ) from error
         means = found.means.sort(descending=True).values
         first = found.names[int(found.means.argmax())]
         ninety = int((means.cumsum(0) < 0.9 * means.sum()).sum()) + 1
