@@ -21,7 +21,9 @@ from pyrovae import cli
 from pyrovae.building import build, load_data
 from pyrovae.history import History
 from pyrovae.recipes import Recipe
+from pyrovae.reporting import document, pictures
 from pyrovae.reporting.document import REFERENCES
+from pyrovae.reporting.subjects import read
 from pyrovae.runs import describe, prepare
 from pyrovae.streams import stream
 from pyrovae.tables import cells
@@ -37,7 +39,7 @@ def as_the_command_line(fixed_start):
     torch.set_default_dtype(torch.float32)
 
 
-def a_run(folder: Path, recipe: Recipe, *, evaluated: bool = True, history: bool = True) -> Path:
+def a_run(folder: Path, recipe: Recipe, num_samples: int | None = 30, *, history: bool = True) -> Path:
     """What train and evaluate leave, of weights that were never trained."""
     dataset = load_data(recipe)
     run = describe(recipe, dataset, dataset.train.values.shape[1])
@@ -49,8 +51,8 @@ def a_run(folder: Path, recipe: Recipe, *, evaluated: bool = True, history: bool
         for place, name in enumerate(COLUMNS):
             getattr(came, name).extend([-30.25 - place, -20.25 - place, -25.25 - place])
         (folder / "history.json").write_text(json.dumps(asdict(came)))
-    if evaluated:
-        result = pv.evaluate(vae.model, vae.guide, dataset.test, num_samples=30, progress=False)
+    if num_samples is not None:
+        result = pv.evaluate(vae.model, vae.guide, dataset.test, num_samples=num_samples, progress=False)
         result.save(folder / "evaluation.nc")
     return folder
 
@@ -111,21 +113,17 @@ def page(strange) -> Page:
 
 @pytest.fixture(scope="module")
 def linear(tmp_path_factory) -> Path:
-    return a_run(tmp_path_factory.mktemp("runs") / "linear", LINEAR)
+    return a_run(tmp_path_factory.mktemp("runs") / "linear", LINEAR, num_samples=20)
 
 
 @pytest.fixture(scope="module")
 def several(tmp_path_factory, linear) -> Page:
-    """Two runs of one data set, one with nothing but weights, and one of discrete codes."""
+    """Two runs of one data set, and one with nothing but a recipe."""
     folder = linear.parent
-    other = a_run(folder / "other", LINEAR.model_copy(update={"seed": 1}))
-    bare = a_run(folder / "bare", LINEAR, evaluated=False, history=False)
-    bits = LINEAR.model_copy(
-        update={"prior": pv.recipes.Named("Bernoulli"), "guide": pv.recipes.Named("Bernoulli")}
-    )
-    a_run(folder / "bits", bits, evaluated=False, history=False)
-    path = pv.report([linear, other, bare, folder / "bits"], folder / "several.html", num_samples=4)
-    return Page(path)
+    other = a_run(folder / "other", LINEAR.model_copy(update={"seed": 1}), num_samples=20)
+    bare = a_run(folder / "bare", LINEAR, num_samples=None, history=False)
+    (bare / "weights.safetensors").unlink()
+    return Page(pv.report([linear, other, bare], folder / "several.html", num_samples=4))
 
 
 def test_pictures_are_inside_the_page_and_say_what_they_show(page):
@@ -221,7 +219,9 @@ def test_several_runs_are_compared_as_compare_does(several, linear):
 def test_what_a_run_lacks_is_said_where_it_would_be(several, linear):
     assert "No learning curves: there is no history.json" in several.by_section["curves"]
     assert f"pyrovae evaluate {linear.parent / 'bare'}" in several.by_section["evidence"]
-    assert several.by_section["samples"].count("No samples: the data are no grey images") == 4
+    assert several.by_section["samples"].count("No samples: the data are no grey images") == 3
+    assert several.by_section["evidence"].count("k-hat needs 25 draws, and there were 20") == 2
+    assert "No active units: " in several.by_section["nats"]
     assert "The data have no classes" in several.by_section["latents"]
     for each in several.by_section.values():
         assert "Traceback" not in each
@@ -230,17 +230,16 @@ def test_what_a_run_lacks_is_said_where_it_would_be(several, linear):
 
 def test_a_line_between_discrete_codes_is_refused_in_a_sentence(tmp_path):
     recipe = Recipe(latent_dim=3, hidden=(8,), prior="Bernoulli", guide="Bernoulli")
-    from pyrovae.reporting import pictures
-    from pyrovae.reporting.subjects import read
-
-    (subject,) = read([a_run(tmp_path / "bits", recipe, evaluated=False)], "test", 4, None, 0)
+    (subject,) = read([a_run(tmp_path / "bits", recipe, num_samples=None)], "test", 4, None, 0)
     (block,) = pictures.interpolations(subject)
     assert (
         block.said == "No interpolations: the latents are discrete, and there is no line between two codes."
     )
 
 
-def test_the_same_run_gives_the_same_page_and_its_results_stay(linear, tmp_path):
+def test_the_same_run_gives_the_same_page_and_its_results_stay(linear, tmp_path, monkeypatch):
+    drawn = {name: document.SECTIONS[name] for name in ("trained", "evidence", "aggregate")}
+    monkeypatch.setattr(document, "SECTIONS", drawn)
     before = {path.name: path.read_bytes() for path in linear.iterdir() if path.is_file()}
     torch.manual_seed(1)
     first = pv.report(linear, tmp_path / "a.html", num_samples=4).read_bytes()
