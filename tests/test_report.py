@@ -120,7 +120,7 @@ def linear(tmp_path_factory) -> Path:
 def several(tmp_path_factory, linear) -> Page:
     """Two runs of one data set, and one with nothing but a recipe."""
     folder = linear.parent
-    other = a_run(folder / "other", LINEAR.model_copy(update={"seed": 1}), num_samples=20)
+    other = a_run(folder / "other", LINEAR.model_copy(update={"seed": 1}), num_samples=20, history=False)
     bare = a_run(folder / "bare", LINEAR, num_samples=None, history=False)
     (bare / "weights.safetensors").unlink()
     return Page(pv.report([linear, other, bare], folder / "several.html", num_samples=4))
@@ -271,6 +271,7 @@ def test_results_of_other_weights_are_not_shown(linear, tmp_path):
     said = json.loads((run / "recipe.json").read_text())
     (run / "recipe.json").write_text(json.dumps(said | {"weights": "0" * 16}))
     (run / "weights.safetensors").unlink()
+    (run / "history.json").unlink()
     page = Page(pv.report(run))
     assert (
         f"than the run has ({'0' * 16}): evaluate again: pyrovae evaluate {run}"
@@ -281,8 +282,8 @@ def test_results_of_other_weights_are_not_shown(linear, tmp_path):
 def test_command_says_where_the_page_is_and_what_is_missing(linear, tmp_path, capsys, monkeypatch):
     run = tmp_path / "run"
     shutil.copytree(linear, run)
-    (run / "weights.safetensors").unlink()
-    (run / "evaluation.nc").unlink()
+    for name in ("weights.safetensors", "history.json", "evaluation.nc"):
+        (run / name).unlink()
     assert cli.main(["report", str(run)]) == 0
     said = capsys.readouterr()
     assert said.out == f"report: {run / 'report.html'}\n"
@@ -341,19 +342,19 @@ def test_a_browser_shows_all_of_it(page, several):
 
 
 @needs_browser
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_from_the_page(page, scheme):
+def test_text_stands_out_from_the_page(page):
     """A contrast of 7 or more, as WCAG 2.1 asks of text at its highest level; 4.5 for captions and links."""
+    script = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
     with chromium() as browser:
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-        browser.get(page.path.as_uri())
-        script = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
-        paper = _luminance(browser.execute_script(script, "body", "background-color"))
-        assert (paper > 0.5) == (scheme == "light")
-        for what, least in (("p", 7), ("h2", 7), ("figcaption", 4.5), ("nav a", 4.5), ("td", 7)):
-            ink = _luminance(browser.execute_script(script, what, "color"))
-            assert (max(ink, paper) + 0.05) / (min(ink, paper) + 0.05) >= least
+        for scheme in ("light", "dark"):
+            features = [{"name": "prefers-color-scheme", "value": scheme}]
+            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+            browser.get(page.path.as_uri())
+            paper = _luminance(browser.execute_script(script, "body", "background-color"))
+            assert (paper > 0.5) == (scheme == "light")
+            for what, least in (("p", 7), ("h2", 7), ("figcaption", 4.5), ("nav a", 4.5), ("td", 7)):
+                ink = _luminance(browser.execute_script(script, what, "color"))
+                assert (max(ink, paper) + 0.05) / (min(ink, paper) + 0.05) >= least
 
 
 def _luminance(colour: str) -> float:
