@@ -11,17 +11,21 @@ from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from browser import chromium, console_errors, needs_browser, resize
+from matplotlib.figure import Figure
 from PIL import Image
 
 import pyrovae as pv
 from pyrovae import cli
 from pyrovae.building import build, load_data
 from pyrovae.history import History
+from pyrovae.plots.style import BLUE, ORANGE
 from pyrovae.recipes import Recipe
 from pyrovae.reporting import document, pictures
+from pyrovae.reporting.blocks import picture
 from pyrovae.reporting.document import REFERENCES
 from pyrovae.reporting.subjects import read
 from pyrovae.runs import describe, prepare
@@ -140,6 +144,20 @@ def test_pictures_are_inside_the_page_and_say_what_they_show(page):
         assert len(each["alt"]) > 20
     assert len({each["alt"] for each in pictures}) == len({each["src"] for each in pictures}) == 12
     assert page.path.stat().st_size < 1.5e6
+
+
+def test_rare_colours_survive_in_a_picture():
+    """One orange mark among a thousand blue ones: a colour off by 10 of 255 is seen by nobody."""
+    x = torch.linspace(0, 1, 1000)
+    figure = Figure(figsize=(4, 3))
+    axes = figure.subplots()
+    axes.scatter(x, x, c=BLUE, alpha=0.6)
+    axes.plot([0.5], [0.2], "^", color=ORANGE)
+    made = picture(figure, "marks", "")
+    with Image.open(io.BytesIO(b64decode(made.source.split(",")[1]))) as image:
+        pixels = torch.from_numpy(np.array(image.convert("RGB"))).reshape(-1, 3).int()
+    orange = torch.tensor([int(ORANGE[i : i + 2], 16) for i in (1, 3, 5)])
+    assert (pixels - orange).abs().amax(-1).min() <= 10
 
 
 def test_nothing_beside_the_page_is_asked_for(page, several):
