@@ -84,11 +84,16 @@ def report(
 
     Example:
         >>> import tempfile
-        >>> from pyrovae import cli
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     report(folder)
-        Traceback (most recent call last):
-        FileNotFoundError: ... no recipe.json, so no run...
+        >>> from pyrovae.building import load_data
+        >>> from pyrovae.recipes import Recipe
+        >>> from pyrovae.runs import describe
+        >>> recipe = Recipe(dataset="linear-gaussian", likelihood="Normal")
+        >>> run = describe(recipe, load_data(recipe), features=8)
+        >>> with tempfile.TemporaryDirectory() as folder:  # a run that was not trained yet
+        ...     _ = Path(folder, "recipe.json").write_text(run.model_dump_json())
+        ...     page = report(folder).read_text()
+        >>> "No learning curves: there is no history.json" in page
+        True
     """
     sources.choose("split", split, ("train", "validation", "test"))
     check_count("report: num_samples", num_samples)

@@ -14,6 +14,9 @@ from pyrovae.runs import PLANES
 
 __all__ = ["aggregate", "interpolations", "latents", "reconstructions", "samples", "worst"]
 
+PLACES = 14
+"""Of each latent in the plane: as many as have room on a page."""
+
 SHOWN = 12
 """Data in a row of pictures."""
 
@@ -83,7 +86,7 @@ def latents(subject: Subject) -> list[Block]:
     def plane() -> list[Block]:
         caption = "The mean of p(x|z) over the latent plane, at the even quantiles of a standard normal."
         alt = "A grid of images, one for each place in the plane of the two latents"
-        return [picture(plots.latent_plane(subject.vae, subject.shape), alt, caption)]
+        return [picture(plots.latent_plane(subject.vae, subject.shape, PLACES), alt, caption)]
 
     def codes() -> list[Block]:
         found, labels = _codes(subject), subject.labels
