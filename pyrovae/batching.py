@@ -177,7 +177,14 @@ def batches(
         seen += len(batch[0])
         if step < start:
             continue
-        yield tuple(tensor.to(device) for tensor in batch) if device else batch
+        yield tuple(_sent(tensor, device) for tensor in batch) if device else batch
+
+
+def _sent(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """The tensor on the device; to a GPU from pinned memory, without waiting for what the GPU is at."""
+    if tensor.device.type == "cpu" and torch.device(device).type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)  # its pages are kept until it is copied
+    return tensor.to(device)
 
 
 @contextmanager

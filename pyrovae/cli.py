@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from pyrovae import sources
-from pyrovae.commands import Doctor, List, Report, configured, registry_of_parts
+from pyrovae.commands import Doctor, Explore, List, Report, configured, registry_of_parts
 from pyrovae.locks import locked
 from pyrovae.recipes import Recipe, check_data, notes, one_line, read_config, read_run
 from pyrovae.runs import Keeper, check_folder, check_writable, continued, describe, prepare
@@ -58,6 +58,7 @@ def _parse_and_run(arguments: Sequence[str]) -> int:
                     "report": Report,
                     "list": List,
                     "doctor": Doctor,
+                    "explore": Explore,
                 },
                 prog="pyrovae",
                 description="Deep latent-variable models in Pyro, and a log p(x) you can defend.",

@@ -13,7 +13,7 @@ from torch import Tensor
 from pyrovae.distributions import family_of, support_of
 from pyrovae.streams import stream
 
-__all__ = ["check_fit", "check_supports", "is_delta"]
+__all__ = ["check_fit", "check_supports", "is_delta", "kind_of"]
 
 ROUNDING = 1e-3
 """How far off a draw of proportions, or of a direction, may be: float32 sums stray from 1."""
@@ -58,10 +58,10 @@ def check_fit(where: str, guide: Any, prior: Any) -> None:
     here, there = support_of(guide), support_of(prior)
     if here is None or there is None or is_delta(guide):
         return
-    if _kind(here) != _kind(there):
+    if kind_of(here) != kind_of(there):
         raise ValueError(
-            f"{_misfit(where, guide, prior)}: one is over {_kind(here)}, the other over {_kind(there)}; use "
-            f"two of one kind"
+            f"{_misfit(where, guide, prior)}: one is over {kind_of(here)}, the other over {kind_of(there)}; "
+            f"use two of one kind"
         )
     reached = _draw(prior) if is_validation_enabled() else None
     if reached is not None and not _inside(here, reached):
@@ -75,7 +75,7 @@ def _misfit(where: str, guide: Any, prior: Any) -> str:
     return f"{where}: the guide's {family_of(guide)} does not fit the prior's {family_of(prior)}"
 
 
-def _kind(support: Any) -> str:
+def kind_of(support: Any) -> str:
     """Distributions of two kinds have densities with respect to other measures."""
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
@@ -89,7 +89,7 @@ def _kind(support: Any) -> str:
 
 
 def _inside(support: Any, value: Tensor) -> bool:
-    kind = _kind(support)
+    kind = kind_of(support)
     if kind == "proportions":
         return bool(((value >= 0).all(-1) & ((value.sum(-1) - 1).abs() < ROUNDING)).all())
     if kind == "directions":

@@ -1,8 +1,9 @@
 """Commands of the command line beside train, evaluate and compare, and what its parser has to know."""
 
 from pyrovae.commands.doctor import Doctor
+from pyrovae.commands.explore import Explore
 from pyrovae.commands.listing import List
 from pyrovae.commands.parsing import configured, registry_of_parts
 from pyrovae.commands.report import Report
 
-__all__ = ["Doctor", "List", "Report", "configured", "registry_of_parts"]
+__all__ = ["Doctor", "Explore", "List", "Report", "configured", "registry_of_parts"]

@@ -6,7 +6,7 @@ from pyrovae.distributions.discrete import Autoregressive, Bits, OneHots
 from pyrovae.distributions.grey import ContinuousBernoulli, DiscretizedLogistic, Levels, OpenBeta
 from pyrovae.distributions.mixtures import Defensive, GaussianMixture, Widened
 from pyrovae.distributions.proportions import Dirichlet, LogisticNormal
-from pyrovae.distributions.real import LowRankNormal, MultivariateStudentT, StudentT
+from pyrovae.distributions.real import LowRankNormal, MultivariateStudentT, Normal, StudentT
 from pyrovae.distributions.relaxed import (
     RelaxedOneHots,
     StraightThroughBits,
@@ -32,6 +32,7 @@ __all__ = [
     "LowRankNormal",
     "MultivariateStudentT",
     "NegativeBinomial",
+    "Normal",
     "OneHots",
     "OpenBeta",
     "Poisson",

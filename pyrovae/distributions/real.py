@@ -1,8 +1,9 @@
-"""Densities of real values that torch has, and that lose their digits there in float32."""
+"""Densities of real values that torch has, and that cost more there, or lose their digits in float32."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -11,7 +12,10 @@ from torch.distributions import LowRankMultivariateNormal, constraints
 
 from pyrovae.distributions.wrapping import Shape
 
-__all__ = ["LowRankNormal", "MultivariateStudentT", "StudentT"]
+__all__ = ["LowRankNormal", "MultivariateStudentT", "Normal", "StudentT"]
+
+
+LOG_SQRT_2_PI = math.log(2 * math.pi) / 2
 
 
 class StudentT(dist.StudentT):
@@ -38,6 +42,41 @@ class StudentT(dist.StudentT):
         constant = ((df + 1) / 2).lgamma() - (df / 2).lgamma() - 0.5 * (math.pi * df).log()
         square = ((value - self.loc) / self.scale).square()
         return constant.to(square) - self.scale.log() - (self.df + 1) / 2 * (square / self.df).log1p()
+
+
+class Normal(dist.Independent):
+    r"""Independent normal values: ``Normal(loc, scale).to_event(1)``, its log density summed before it is scaled.
+
+    .. math:: \log p(x) = -\tfrac12 \sum_i \big((x_i - m_i) e^{-l_i}\big)^2 - \sum_i l_i - \tfrac d2 \log 2 \pi
+
+    A log scale that all rows share is summed once, and one that a network gives is not taken the logarithm of
+    again.
+
+    Args:
+        loc: m, ``[*batch, d]``.
+        log_scale: l, ``[]``, ``[d]`` or ``[*batch, d]``.
+
+    Example:
+        >>> import torch
+        >>> p = Normal(torch.zeros(5, 784), torch.tensor(0.0))
+        >>> p.event_shape, p.log_prob(torch.zeros(784))[0] / 784
+        (torch.Size([784]), tensor(-0.9189))
+    """
+
+    def __init__(self, loc: Tensor, log_scale: Tensor) -> None:
+        self.log_scale = log_scale
+        super().__init__(dist.Normal(loc, log_scale.exp(), validate_args=False), 1, validate_args=False)
+
+    def expand(self, batch_shape: Shape, _instance: Any = None) -> Normal:
+        shape = (*batch_shape, *self.event_shape)
+        log_scale = self.log_scale if self.log_scale.dim() < 2 else self.log_scale.expand(shape)
+        return Normal(self.base_dist.loc.expand(shape), log_scale)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        width = self.event_shape[0]
+        squares = ((value - self.base_dist.loc) * (-self.log_scale).exp()).square().sum(-1)
+        logs = self.log_scale.sum(-1) if self.log_scale.dim() else width * self.log_scale
+        return -squares / 2 - logs - width * LOG_SQRT_2_PI
 
 
 class LowRankNormal(dist.LowRankMultivariateNormal):

@@ -6,7 +6,7 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 
 from pyrovae import distributions
-from pyrovae.parameters import Scale, check_positive, loc_and_scale
+from pyrovae.parameters import Scale, blocks, check_positive
 
 __all__ = ["Laplace", "Normal", "StudentT"]
 
@@ -61,8 +61,7 @@ class Normal(nn.Module):
 
     def forward(self, z: Tensor) -> dist.TorchDistribution:
         """p(x | z): batch shape ``[...]``, event shape ``[D]``."""
-        loc, scale = _loc_and_scale("likelihoods.Normal", self.net(z), self.scale)
-        return dist.Normal(loc, scale, validate_args=False).to_event(1)
+        return distributions.Normal(*_loc_and_log_scale("likelihoods.Normal", self.net(z), self.scale))
 
 
 class Laplace(nn.Module):
@@ -100,8 +99,8 @@ class Laplace(nn.Module):
 
     def forward(self, z: Tensor) -> dist.TorchDistribution:
         """p(x | z): batch shape ``[...]``, event shape ``[D]``."""
-        loc, scale = _loc_and_scale("likelihoods.Laplace", self.net(z), self.scale)
-        return dist.Laplace(loc, scale, validate_args=False).to_event(1)
+        loc, log_scale = _loc_and_log_scale("likelihoods.Laplace", self.net(z), self.scale)
+        return dist.Laplace(loc, log_scale.exp(), validate_args=False).to_event(1)
 
 
 class StudentT(nn.Module):
@@ -150,9 +149,9 @@ class StudentT(nn.Module):
 
     def forward(self, z: Tensor) -> dist.TorchDistribution:
         """p(x | z): batch shape ``[...]``, event shape ``[D]``."""
-        loc, scale = _loc_and_scale("likelihoods.StudentT", self.net(z), self.scale)
+        loc, log_scale = _loc_and_log_scale("likelihoods.StudentT", self.net(z), self.scale)
         df = loc.new_full((), self.df)
-        return distributions.StudentT(df, loc, scale, validate_args=False).to_event(1)
+        return distributions.StudentT(df, loc, log_scale.exp(), validate_args=False).to_event(1)
 
 
 def _scale(owner: str, scale: float | Tensor | None, learn: bool) -> Scale | None:
@@ -163,10 +162,11 @@ def _scale(owner: str, scale: float | Tensor | None, learn: bool) -> Scale | Non
     return None
 
 
-def _loc_and_scale(owner: str, parameters: Tensor, scale: Scale | None) -> tuple[Tensor, Tensor]:
+def _loc_and_log_scale(owner: str, parameters: Tensor, scale: Scale | None) -> tuple[Tensor, Tensor]:
     if scale is None:
-        return loc_and_scale(owner, parameters)
-    value = scale()
+        loc, log_variance = blocks(owner, parameters, "loc", "log variance")
+        return loc, log_variance / 2
+    value = scale.log_value
     if value.dim() and value.shape != parameters.shape[-1:]:
         raise ValueError(
             f"{owner}: {len(value)} scales for {parameters.shape[-1]} features: give the network one "
