@@ -109,36 +109,21 @@ class Evaluation:
 
     def __str__(self) -> str:
         """The table: means with their two errors apart, the expected bias, and what to believe."""
-        marks = [f"{name} {self.conventions[key]}" for name, key in MARKS.items() if key in self.conventions]
-        lines = [self.heading, *table(self.quantities), *self.notes]
-        return "\n".join([*lines, *([", ".join(marks)] if marks else [])])
-
-    @property
-    def heading(self) -> str:
-        """What the numbers are of, in one line: data, rows, draws and method."""
         said = self.conventions
         what = [f"{said['dataset']} {said['split']}" if "dataset" in said else "data of unrecorded origin"]
         what += [f"{len(self):,} rows"]
         what += transformations(said)
         what += [self._spent(), str(said.get("method", "importance sampling"))]
         what += [f"{said['num_temperatures']:,} temperatures"] if "num_temperatures" in said else []
-        return ", ".join([*what, *precision_of(said)])
-
-    @property
-    def quantities(self) -> dict[str, tuple[Tensor, Tensor | None]]:
-        """The rows of the table: values per datum with their Monte Carlo errors, None where unknown."""
-        return {
+        what += precision_of(said)
+        rows = {
             "log p(x)": (self.log_evidence, self.standard_error),
             "ELBO": (self.elbo, self.elbo_error),
             "  reconstruction E_q[log p(x|z)]": (self.reconstruction, self.reconstruction_error),
             "  KL(q(z|x) || p(z))": (self.kl, self.kl_error),
             "gap KL(q(z|x) || p(z|x))": (self.gap, None),
         }
-
-    @property
-    def notes(self) -> list[str]:
-        """What stands under the table: bias, proposal, effective draws and k-hat, a line each."""
-        said, lines = self.conventions, []
+        lines = [", ".join(what), *table(rows)]
         if self.num_samples > 1:
             lines.append(f"{'expected bias of log p(x)':<34}{self.bias.mean():>10.2g}")
         if "proposal" in said:
@@ -151,11 +136,13 @@ class Evaluation:
                 f"Monte Carlo error: untold of {untold:,} rows of fewer than {FEWEST_TOLD} effective draws, "
                 f"for which 1 nat is the most that it says"
             )
-        if "target_se" in said:
-            target = said["target_se"]
+        if "target_se" in self.conventions:
+            target = self.conventions["target_se"]
             missed = int((self.standard_error > target).sum())
             lines.append(f"standard error: {missed:,} rows above the target of {target:g} nats")
-        return [*lines, self._khat_line()]
+        lines.append(self._khat_line())
+        marks = [f"{name} {said[key]}" for name, key in MARKS.items() if key in said]
+        return "\n".join([*lines, *([", ".join(marks)] if marks else [])])
 
     def _spent(self) -> str:
         """How many draws there were."""

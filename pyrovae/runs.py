@@ -180,6 +180,11 @@ def continued(folder: Path, recipe: Recipe, default: Recipe) -> Run:
     return run.model_copy(update={"recipe": run.recipe.model_copy(update=more)})
 
 
+def results_file(split: str) -> str:
+    """The name of the file of a split's per-datum results, in a run's folder."""
+    return "evaluation.nc" if split == "test" else f"evaluation_{split}.nc"
+
+
 def describe(recipe: Recipe, dataset: Dataset, features: int) -> Run:
     """What ``recipe.json`` is to hold."""
     return Run(
@@ -190,8 +195,3 @@ def describe(recipe: Recipe, dataset: Dataset, features: int) -> Run:
         fingerprint=dataset.fingerprint,
         versions=versions(recipe),
     )
-
-
-def results_file(split: str) -> str:
-    """The name of the file of a split's per-datum results."""
-    return "evaluation.nc" if split == "test" else f"evaluation_{split}.nc"

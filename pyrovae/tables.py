@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["cells", "mean_errors", "precision_of", "shown", "table", "transformations"]
+__all__ = ["mean_errors", "precision_of", "shown", "table", "transformations"]
 
 
 def table(rows: Mapping[str, tuple[Tensor, Tensor | None]], heading: str = "nats per datum") -> list[str]:
@@ -26,24 +26,10 @@ def table(rows: Mapping[str, tuple[Tensor, Tensor | None]], heading: str = "nats
     """
     width = max(34, *(len(name) + 2 for name in rows))
     lines = [f"{heading:<{width}}{'mean':>10}{'test set':>12}{'Monte Carlo':>14}"]
-    for name, (mean, test_set, monte_carlo) in cells(rows).items():
-        lines.append(f"{name:<{width}}{mean:>10}{test_set:>12}{monte_carlo:>14}")
-    return lines
-
-
-def cells(rows: Mapping[str, tuple[Tensor, Tensor | None]]) -> dict[str, tuple[str, str, str]]:
-    """What :func:`table` has in each row: mean, test-set error and Monte Carlo error, as they are shown.
-
-    Example:
-        >>> import torch
-        >>> cells({"KL": (torch.tensor([1.0, 3.0]), None)})
-        {'KL': ('2.000', '± 1.000', '')}
-    """
-    found = {}
     for name, (values, errors) in rows.items():
         test_set, monte_carlo = mean_errors(values, errors)
-        found[name] = f"{values.mean():.3f}", shown(test_set), shown(monte_carlo)
-    return found
+        lines.append(f"{name:<{width}}{values.mean():>10.3f}{shown(test_set):>12}{shown(monte_carlo):>14}")
+    return lines
 
 
 def mean_errors(values: Tensor, errors: Tensor | None) -> tuple[float, float]:

@@ -30,7 +30,6 @@ from pyrovae.reporting.document import REFERENCES
 from pyrovae.reporting.subjects import read
 from pyrovae.runs import describe, prepare
 from pyrovae.streams import stream
-from pyrovae.tables import cells
 
 STRANGE = '<script>alert("&1")'
 VOID = {"meta", "link", "img", "br"}
@@ -190,15 +189,14 @@ def test_numbers_are_those_that_evaluate_prints(page, strange):
     result = pv.Evaluation.load(strange / "evaluation.nc")
     printed = str(result).splitlines()
     (table,) = [table for table in page.tables if table[1][0] == "log p(x)"]
-    assert [row[1:] for row in table[1:]] == [list(each) for each in cells(result.quantities).values()]
+    assert len(table) == 6
     for row, line in zip(table[1:], printed[2:7], strict=True):
         assert line.split() == " ".join(row).split()
-    assert result.heading == printed[0]
-    assert result.heading in page.by_section["evidence"]
-    for note in result.notes:
-        assert note in printed
-        assert " ".join(note.split()) in page.lists
-    mean, test_set, monte_carlo = cells(result.quantities)["log p(x)"]
+    assert printed[0] in page.by_section["evidence"]
+    assert [" ".join(line.split()) for line in printed[7:]] == [
+        item for item in page.lists if item in {" ".join(line.split()) for line in printed}
+    ]
+    mean, test_set, monte_carlo = table[1][1:]
     said = (
         f"Mean log p(x) of 1,000 test rows is {mean} nats, {test_set} by the choice of data and {monte_carlo}"
     )

@@ -14,9 +14,19 @@ from pyrovae.pareto import FEWEST_DRAWS
 from pyrovae.recipes import Recipe
 from pyrovae.reporting.blocks import Block, Listed, Printed, Table, Text, picture, tried
 from pyrovae.reporting.subjects import ROWS, LackingError, Subject
-from pyrovae.tables import cells, mean_errors, shown, transformations
+from pyrovae.results import Evaluation
+from pyrovae.tables import mean_errors, shown, transformations
 
-__all__ = ["curves", "evidence", "nats", "recipes", "summary", "trained"]
+__all__ = ["curves", "evidence", "means_of", "nats", "recipes", "summary", "trained"]
+
+MEANS = {
+    "log p(x)": ("log_evidence", "standard_error"),
+    "ELBO": ("elbo", "elbo_error"),
+    "reconstruction E_q[log p(x|z)]": ("reconstruction", "reconstruction_error"),
+    "KL(q(z|x) || p(z))": ("kl", "kl_error"),
+    "gap KL(q(z|x) || p(z|x))": ("gap", None),
+}
+"""The rows of the table that an evaluation prints, with their errors."""
 
 SMALL = 0.01
 """Of a code's variance over data: what is customary for active units."""
@@ -32,7 +42,7 @@ def summary(subject: Subject) -> str:
     if "result" in subject.lacks:
         return f"{what}. No log p(x): {subject.lacks['result']}."
     result = subject.result
-    mean, test_set, monte_carlo = cells(result.quantities)["log p(x)"]
+    mean, test_set, monte_carlo = means_of(result)["log p(x)"]
     errors = [
         f"{each} by {what}" for each, what in ((test_set, "the choice of data"), (monte_carlo, "the draws"))
     ]
@@ -121,9 +131,10 @@ def evidence(subject: Subject) -> list[Block]:
 
     def make() -> list[Block]:
         result = subject.result
-        rows = [(name.strip(), *told) for name, told in cells(result.quantities).items()]
+        heading, _, *printed = str(result).splitlines()
+        rows = [(name, *told) for name, told in means_of(result).items()]
         table = Table(
-            f"{result.heading}; nats per datum", ("", "mean", "error, test set", "error, Monte Carlo"), rows
+            f"{heading}; nats per datum", ("", "mean", "error, test set", "error, Monte Carlo"), rows
         )
         values = result.log_evidence
         low = int(values.argmin())
@@ -132,7 +143,7 @@ def evidence(subject: Subject) -> list[Block]:
             f"goes from {values.min():.1f}, of row {low}, to {values.max():.1f}; its standard deviation is "
             f"{values.std():.1f} nats."
         )
-        return [table, Listed([" ".join(note.split()) for note in result.notes]), Text(said)]
+        return [table, Listed([" ".join(note.split()) for note in printed[len(rows) :]]), Text(said)]
 
     blocks = tried(subject, "log p(x)", make)
     return blocks if "result" in subject.lacks else [*blocks, *_spread(subject), *_reliability(subject)]
@@ -143,8 +154,8 @@ def nats(subject: Subject) -> list[Block]:
 
     def whole() -> list[Block]:
         result = subject.result
-        means = {name.split()[0]: told[0] for name, told in cells(result.quantities).items()}
-        errors = {name.split()[0]: _together(*each) for name, each in result.quantities.items()}
+        means = {name.split()[0]: told[0] for name, told in means_of(result).items()}
+        errors = {name.split()[0]: _together(*_columns(result, name)) for name in MEANS}
         parts = {name: f"{mean} ({errors[name]})" for name, mean in means.items()}
         return [
             Text(
@@ -186,7 +197,8 @@ def _reliability(subject: Subject) -> list[Block]:
         result = subject.result
         if result.num_samples < FEWEST_DRAWS:
             raise LackingError(f"k-hat needs {FEWEST_DRAWS} draws, and there were {result.num_samples}")
-        alt = f"Scatter of standard error against Pareto k-hat. {result.notes[-1]}"
+        said = next(line for line in str(result).splitlines() if line.startswith("k-hat"))
+        alt = f"Scatter of standard error against Pareto k-hat. {said}"
         caption = "How far each log p(x) can be believed: its Monte Carlo error against Pareto k-hat."
         return [picture(plots.reliability(result), alt, caption)]
 
@@ -281,6 +293,21 @@ def _plain(value: Any) -> Any:
     if value is None:
         return "the data set's own"
     return ", ".join(map(str, value)) if isinstance(value, tuple) else value
+
+
+def means_of(result: Evaluation) -> dict[str, tuple[str, str, str]]:
+    """Mean, test-set error and Monte Carlo error by name, as the printed table has them."""
+    found = {}
+    for name in MEANS:
+        values, errors = _columns(result, name)
+        test_set, monte_carlo = mean_errors(values, errors)
+        found[name] = f"{values.mean():.3f}", shown(test_set), shown(monte_carlo)
+    return found
+
+
+def _columns(result: Evaluation, name: str) -> tuple[Tensor, Tensor | None]:
+    values, errors = MEANS[name]
+    return getattr(result, values), getattr(result, errors) if errors else None
 
 
 def _together(values: Tensor, errors: Tensor | None) -> str:
