@@ -11,7 +11,7 @@ from typing import NamedTuple
 from pyrovae import sources
 from pyrovae.durable import write_file
 from pyrovae.reductions import check_count
-from pyrovae.reporting import numbers, pictures
+from pyrovae.reporting import numbers, pictures, training
 from pyrovae.reporting.between import compared
 from pyrovae.reporting.blocks import Block
 from pyrovae.reporting.subjects import Subject, read
@@ -19,8 +19,8 @@ from pyrovae.reporting.subjects import Subject, read
 __all__ = ["report"]
 
 SECTIONS: dict[str, tuple[str, Callable[[Subject], list[Block]]]] = {
-    "trained": ("What was trained, and on what", numbers.trained),
-    "curves": ("Learning curves", numbers.curves),
+    "trained": ("What was trained, and on what", training.trained),
+    "curves": ("Learning curves", training.curves),
     "evidence": ("log p(x)", numbers.evidence),
     "nats": ("Where the nats go", numbers.nats),
     "samples": ("Samples", pictures.samples),
@@ -107,7 +107,7 @@ def report(
         Section(name, title, {subject.name: make(subject) for subject in subjects})
         for name, (title, make) in SECTIONS.items()
     ]
-    sections[0].parts[""] = numbers.recipes(subjects)
+    sections[0].parts[""] = training.recipes(subjects)
     if len(subjects) > 1:
         sections.insert(3, Section("comparison", "Comparison", {"": compared(subjects)}))
     write_file(path, _page(subjects, sections))

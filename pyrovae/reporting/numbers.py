@@ -1,23 +1,20 @@
-"""What a report says of one run in numbers: training, log p(x), and where the nats go."""
+"""What a report says of one run in numbers: log p(x), and where the nats go."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from shlex import quote
-from typing import Any
 
 from torch import Tensor
 
 from pyrovae import diagnostics, plots
 from pyrovae.pareto import FEWEST_DRAWS
-from pyrovae.recipes import Recipe
-from pyrovae.reporting.blocks import Block, Listed, Printed, Table, Text, picture, tried
+from pyrovae.reporting.blocks import Block, Listed, Table, Text, counted, picture, tried
 from pyrovae.reporting.subjects import ROWS, LackingError, Subject
 from pyrovae.results import Evaluation
-from pyrovae.tables import mean_errors, shown, transformations
+from pyrovae.tables import mean_errors, shown
 
-__all__ = ["curves", "evidence", "means_of", "nats", "recipes", "summary", "trained"]
+__all__ = ["evidence", "means_of", "nats", "summary"]
 
 MEANS = {
     "log p(x)": ("log_evidence", "standard_error"),
@@ -50,80 +47,6 @@ def summary(subject: Subject) -> str:
     useless = int((result.khat > 1).sum())
     bound = f" Of {useless:,} of the rows it is a lower bound alone (k-hat above 1)." if useless else ""
     return f"{what}. Mean log p(x) of {len(result):,} {subject.split} rows is {mean} nats, {told}.{bound}"
-
-
-def trained(subject: Subject) -> list[Block]:
-    """Recipe, data with their conventions and fingerprint, parameters, weights, versions."""
-    run, recipe = subject.run, subject.run.recipe
-    said = run.conventions
-    shape = " by ".join(map(str, run.shape))
-    images = f" (images of {shape})" if len(run.shape) > 1 else ""
-    data = ", ".join(
-        [f"{said.get('rows', 0):,} training rows of {run.features:,} numbers{images}", *_data(said)]
-    )
-    ways = (
-        f"It maximises {recipe.objective} with {recipe.optimizer}, learning rate {recipe.learning_rate:g} "
-        f"({recipe.schedule}), in batches of {recipe.batch_size:,}, products in {recipe.precision}, for "
-        f"{_epochs(subject)}, from seed {recipe.seed}."
-    )
-    blocks: list[Block] = [
-        Text(
-            f"The prior p(z) is {recipe.prior}, over {recipe.latent_dim} latents. The likelihood p(x|z) is "
-            f"{recipe.likelihood}, by a network {recipe.decoder}, and the guide q(z|x) is {recipe.guide}, by "
-            f"a network {recipe.encoder}; the hidden widths are {', '.join(map(str, recipe.hidden))}."
-        ),
-        *tried(subject, "count of parameters", lambda: [Text(_parameters(subject.vae))]),
-        Text(f"The data are {recipe.dataset}: {data}."),
-        Text(ways),
-        Text(f"{_marks(subject)} Versions: {', '.join(f'{k} {v}' for k, v in run.versions.items())}."),
-    ]
-    if "data" in subject.lacks:
-        blocks.append(Text(f"The data could not be read: {subject.lacks['data']}.", lack=True))
-    blocks.append(Text("The same training, into a new folder NEW:"))
-    blocks.append(Printed(f"pyrovae train NEW --config {quote(str(subject.folder))}"))
-    return blocks
-
-
-def recipes(subjects: Sequence[Subject]) -> list[Block]:
-    """The recipe of each run, side by side."""
-    of_each = [subject.run.recipe for subject in subjects]
-    rows = [
-        (_words(name), *(str(_plain(getattr(recipe, name))) for recipe in of_each))
-        for name in Recipe.model_fields
-    ]
-    names = [subject.name for subject in subjects] if len(subjects) > 1 else ["value"]
-    return [Table("The recipe" if len(subjects) == 1 else "The recipes", ("", *names), rows, numbers=False)]
-
-
-def curves(subject: Subject) -> list[Block]:
-    """The ELBO over epochs, and its parts."""
-
-    def make() -> list[Block]:
-        history = subject.history
-        count = len(history)
-        said = (
-            f"Over {_count(count, 'epoch')} the training ELBO went from {history.elbo[0]:.2f} to "
-            f"{history.elbo[-1]:.2f} nats per datum, of which the reconstruction, E_q[log p(x|z)], is "
-            f"{history.reconstruction[-1]:.2f} and the KL, which is taken off, {history.kl[-1]:.2f}; it took "
-            f"{_time(history.seconds[-1])}."
-        )
-        validation = history.validation_elbo
-        if validation:
-            best = max(range(count), key=lambda epoch: validation[epoch])
-            parts = history.validation_reconstruction[-1], history.validation_kl[-1]
-            said += (
-                f" On the validation data it ended at {validation[-1]:.2f}, {parts[0]:.2f} less "
-                f"{parts[1]:.2f}, and was best, {validation[best]:.2f}, in epoch {history.epoch[best] + 1}."
-            )
-        alt = (
-            f"Three line plots over {_count(count, 'epoch')}: the ELBO, ending at {history.elbo[-1]:.1f} "
-            f"nats, the reconstruction, at {history.reconstruction[-1]:.1f}, and the KL, at "
-            f"{history.kl[-1]:.1f}"
-        )
-        caption = "The ELBO and its two parts. Training values are means over an epoch while weights change."
-        return [Text(said), picture(plots.learning_curves(history), alt, caption)]
-
-    return tried(subject, "learning curves", make)
 
 
 def evidence(subject: Subject) -> list[Block]:
@@ -225,9 +148,9 @@ def _parts(subject: Subject) -> list[Block]:
         ninety = int((means.cumsum(0) < 0.9 * means.sum()).sum()) + 1
         said = (
             f"Of the KL of the first {len(data):,} rows, {found.total.mean():.2f} nats, most is in {first}, "
-            f"{means[0]:.2f}; {ninety:,} of {_count(len(found), 'dimension')} have nine tenths of it."
+            f"{means[0]:.2f}; {ninety:,} of {counted(len(found), 'dimension')} have nine tenths of it."
         )
-        dims = _count(len(found), "dimension")
+        dims = counted(len(found), "dimension")
         alt = f"Bars of the KL of {dims}, from {means[0]:.2f} down to {means[-1]:.2f} nats"
         caption = "The KL of each dimension, with the errors of its mean."
         return [Text(said), picture(plots.kl(found), alt, caption)]
@@ -239,60 +162,13 @@ def _units(subject: Subject) -> Sequence[Block]:
     found = diagnostics.active_units_curve(subject.vae.guide, subject.data[:ROWS])
     active, (low, high) = int((found.variances > SMALL).sum()), found.stretch(SMALL)
     above = "without limit" if math.isinf(high) else f"to {high:.2g}"
-    dims = _count(len(found.variances), "dimension")
+    dims = counted(len(found.variances), "dimension")
     said = (
         f"{active:,} of {dims} are active: the guide's mean varies over the data by more than {SMALL:g}. The "
         f"count is the same for thresholds from {low:.2g} {above}."
     )
     alt = f"Bars of the variance over data of the mean of {dims}, {active:,} of them above {SMALL:g}"
     return [Text(said), picture(plots.active_units(found, SMALL), alt, "What of the code tells of the data.")]
-
-
-def _parameters(vae: Any) -> str:
-    parts = {"prior": vae.prior, "likelihood": vae.likelihood, "guide": vae.guide}
-    counts = {name: sum(each.numel() for each in part.parameters()) for name, part in parts.items()}
-    whole = sum(each.numel() for each in vae.parameters())
-    shared = sum(counts.values()) - whole
-    said = ", ".join(f"{count:,} of the {name}" for name, count in counts.items())
-    more = f"; {shared:,} of them are of two parts and count once" if shared else ""
-    return f"The model has {whole:,} parameters: {said}{more}."
-
-
-def _data(said: dict[str, Any]) -> list[str]:
-    values = [f"values {said['values']}"] if "values" in said else []
-    seeds = [f"{_words(name)} {said[name]}" for name in said if name.endswith("_seed")]
-    return [*transformations(said), *values, *seeds]
-
-
-def _marks(subject: Subject) -> str:
-    run = subject.run
-    marks = {"fingerprint of the data": run.fingerprint, "hash of the weights": run.weights}
-    said = ", ".join(f"{name} {value}" for name, value in marks.items() if value is not None)
-    return f"{said[:1].upper()}{said[1:]}." if said else "No hashes were recorded of data and weights."
-
-
-def _epochs(subject: Subject) -> str:
-    asked = subject.run.recipe.num_epochs
-    done = len(subject.found["history"]) if "history" in subject.found else asked
-    return _count(asked, "epoch") + ("" if done == asked else f", of which {done:,} were finished")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _plain(value: Any) -> Any:
-    if value is None:
-        return "the data set's own"
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else value
 
 
 def means_of(result: Evaluation) -> dict[str, tuple[str, str, str]]:
