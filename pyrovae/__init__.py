@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pyrovae.importance import log_weights
     from pyrovae.pareto import pareto_khat
     from pyrovae.reductions import elbo, ess, log_evidence, standard_error
+    from pyrovae.reporting import report
     from pyrovae.results import Evaluation
     from pyrovae.smoothing import expectation, psis
     from pyrovae.training import History, fit
@@ -68,6 +69,7 @@ _HOMES = {
     "log_weights": "importance",
     "pareto_khat": "pareto",
     "psis": "smoothing",
+    "report": "reporting",
     "save": "checkpoints",
     "standard_error": "reductions",
 }
@@ -119,6 +121,7 @@ __all__ = [  # noqa: RUF022 (values first, then the modules)
     "log_weights",
     "pareto_khat",
     "psis",
+    "report",
     "save",
     "standard_error",
     "callbacks",

@@ -78,6 +78,16 @@ WRONG = {
     "sample RUN --num-samples 0": "--num-samples is 0: at least 1 is needed",
     "sample RUN --seed -1": "--seed is -1: at least 0 is needed",
     "sample RUN --num 3": "sample: unknown option '--num': ",
+    # report and explore
+    "report": "report: no run given, at least 1 is needed",
+    "report RUN": "no recipe.json, so no run",
+    "report RUN --split tst": "unknown split 'tst': did you mean 'test'?",
+    "report RUN --num-samples 0": "--num-samples is 0: at least 1 is needed",
+    "report RUN --outt x": "report: unknown option '--outt': did you mean '--out'?",
+    "explore": "explore: PATH is missing (Folder of the run): see `pyrovae explore --help`",
+    "explore RUN": "no recipe.json, so no run",
+    "explore RUN --port 99999": "--port is 99999: 1 to 65535 are possible, or 0 for a free one",
+    "explore RUN --prot 1": "explore: unknown option '--prot': did you mean '--port'?",
     # list and doctor
     "list priorz": "list: unknown kind of part 'priorz': did you mean 'priors'?",
     "list priors guides": "list: one argument too many, guides: see `pyrovae list --help`",

@@ -13,6 +13,7 @@ COMMANDS = {
     "evaluate": "pyrovae.commands.evaluate:Evaluate",
     "compare": "pyrovae.commands.compare:Compare",
     "sample": "pyrovae.commands.sample:Sample",
+    "report": "pyrovae.commands.report:Report",
     "explore": "pyrovae.commands.explore:Explore",
     "list": "pyrovae.commands.listing:List",
     "doctor": "pyrovae.commands.doctor:Doctor",

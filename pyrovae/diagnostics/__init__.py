@@ -1,6 +1,7 @@
 """What the codes do: gaps and where they come from, KL by part, active units, information, calibration."""
 
 from pyrovae.diagnostics.calibration_by_simulation import Calibration, calibration
+from pyrovae.diagnostics.codes_of_data import Codes, codes
 from pyrovae.diagnostics.divergences import Divergences, kl_by_dimension, kl_by_site
 from pyrovae.diagnostics.inference_gaps import Gaps, gaps
 from pyrovae.diagnostics.mutual_information import Information, information
@@ -10,6 +11,7 @@ from pyrovae.diagnostics.units import ActiveUnits, active_units, active_units_cu
 __all__ = [
     "ActiveUnits",
     "Calibration",
+    "Codes",
     "Divergences",
     "Gaps",
     "Information",
@@ -18,6 +20,7 @@ __all__ = [
     "active_units_curve",
     "calibration",
     "code_variances",
+    "codes",
     "gaps",
     "information",
     "kl_by_dimension",

@@ -12,7 +12,14 @@ from pyrovae.batching import Data, batches
 from pyrovae.programs import Program, mode, modules_of
 from pyrovae.streams import stream
 
-__all__ = ["ActiveUnits", "active_units", "active_units_curve", "code_variances", "distribution_of"]
+__all__ = [
+    "ActiveUnits",
+    "active_units",
+    "active_units_curve",
+    "code_variances",
+    "distribution_of",
+    "mean_of",
+]
 
 BATCH = 512
 
@@ -88,13 +95,9 @@ def code_variances(guide: Program, data: Data, *, site: str = "z", num_samples: 
     with mode(modules, training=False), stream("code variances"):
         for batch in batches(data, BATCH, "code variances"):
             q = distribution_of(poutine.trace(guide).get_trace(*batch), site)
-            try:
-                means.append(q.mean.double())
-                noise.append(torch.zeros_like(means[-1]))
-            except (NotImplementedError, AttributeError):
-                draws = q.sample((num_samples,)).double()
-                means.append(draws.mean(0))
-                noise.append(draws.var(0) / num_samples)
+            mean, added = mean_of(q, num_samples)
+            means.append(mean)
+            noise.append(added)
     return torch.cat(means).var(0) - torch.cat(noise).mean(0)
 
 
@@ -165,3 +168,13 @@ def distribution_of(trace: Any, site: str) -> Any:
     if site not in trace.nodes:
         raise ValueError(f"the guide has no site '{site}': name its latent with site=")
     return trace.nodes[site]["fn"]
+
+
+def mean_of(q: Any, num_samples: int) -> tuple[Tensor, Tensor]:
+    """The mean of q(z | x), and the variance that making it of draws adds: none in closed form."""
+    try:
+        mean = q.mean.double()
+        return mean, torch.zeros_like(mean)
+    except (NotImplementedError, AttributeError):
+        draws = q.sample((num_samples,)).double()
+        return draws.mean(0), draws.var(0) / num_samples

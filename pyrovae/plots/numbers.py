@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from pyrovae.pareto import FEWEST_DRAWS
+from pyrovae.plots.style import BLUE, ORANGE, open_axes
 from pyrovae.tables import mean_errors
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["calibration", "gaps", "kl", "learning_curves", "reliability"]
 
-BLUE, ORANGE = "#0072B2", "#D55E00"  # Okabe and Ito's, told apart by every eye and in grey
 SMALLEST_ERROR = 1e-3
 """Nats: standard errors below it are shown at it."""
 
@@ -48,7 +48,7 @@ def learning_curves(history: History) -> Figure:
         axes.set(title=title, xlabel="epoch", ylabel="nats per datum")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlim(0, epochs[-1] + 1)
-        _open(axes)
+        open_axes(axes)
     axes.legend(frameon=False)
     return figure
 
@@ -74,7 +74,7 @@ def calibration(found: Calibration) -> Figure:
         _curves(axes, found, [quantity for quantity in found.worst if quantity in shown], outside)
         axes.set(xlim=(0, 1), title=title)
         axes.margins(y=0.12)
-        _open(axes)
+        open_axes(axes)
     left.set(ylabel="share of ranks below, less uniform")
     figure.supxlabel("rank of the truth among draws of q, scaled to [0, 1]", fontsize="medium")
     handles = {
@@ -114,7 +114,7 @@ def gaps(found: Mapping[str, Gaps]) -> Figure:
     axes.invert_yaxis()
     axes.set(xlabel="log p(x) - ELBO, nats per datum")
     figure.legend(frameon=False, ncols=2, loc="outside upper center")
-    _open(axes)
+    open_axes(axes)
     return figure
 
 
@@ -135,7 +135,7 @@ def kl(found: Divergences) -> Figure:
     else:
         axes.set_xlabel(f"{count:,} parts, the largest first")
     axes.set(ylabel="nats per datum", title="$KL(q(z|x) \\| p(z))$ by part")
-    _open(axes)
+    open_axes(axes)
     return figure
 
 
@@ -206,10 +206,3 @@ def _curves(axes: Axes, found: Calibration, quantities: list[int], outside: list
             peaks.append((x, y))
             away = (0, 4 if y > 0 else -11)
             axes.annotate(found.names[quantity], (x, y), textcoords="offset points", xytext=away, ha="center")
-
-
-def _open(axes: Axes) -> None:
-    """A faint grid, and no frame above and right."""
-    axes.grid(alpha=0.3)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,71 @@
+"""Codes of data, against a model whose posterior and aggregate posterior are known."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import pytest
+import torch
+from scipy.stats import ks_2samp
+
+from pyrovae import diagnostics
+from pyrovae.diagnostics import Codes
+from pyrovae.testing import LinearGaussian
+from pyrovae.vae import Guide, Model
+
+
+def test_means_are_the_posterior_s_and_draws_lie_about_them():
+    oracle = LinearGaussian(torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]]), noise=0.5)
+    x = oracle.sample(600, seed=1)  # of two batches
+    found = diagnostics.codes(oracle.model, oracle.guide, x)
+    q = oracle.posterior(x)
+    torch.testing.assert_close(found.means, q.mean.double(), rtol=0, atol=1e-5)
+    white = torch.linalg.solve_triangular(
+        q.scale_tril.double(), (found.draws - found.means)[..., None], upper=False
+    )[..., 0]
+    # 600 standard normal draws of each dim: three standard errors of a variance are 0.17, of a mean 0.12
+    assert (white.var(0) - 1).abs().max() < 0.17
+    assert white.mean(0).abs().max() < 0.12
+
+
+def test_the_aggregate_posterior_of_the_model_s_own_data_is_the_prior():
+    oracle = LinearGaussian(torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]]), noise=0.5)
+    near = diagnostics.codes(oracle.model, oracle.guide, oracle.sample(600, seed=1)).apart
+    far = diagnostics.codes(oracle.model, oracle.guide, oracle.sample(600, seed=1) + 4).apart
+    assert near.max() < 1.63 * (2 / 600) ** 0.5  # Kolmogorov and Smirnov's bound at 1%
+    assert far.min() > 0.5
+
+
+def test_distance_is_scipy_s():
+    draws, prior = torch.randn(40, 3).round(decimals=1), 1.5 * torch.randn(40, 3).round(decimals=1)
+    found = Codes(draws, draws, prior, ("a", "b", "c")).apart
+    expected = [ks_2samp(a, b).statistic for a, b in zip(draws.T, prior.T, strict=True)]
+    torch.testing.assert_close(found.tolist(), expected)
+
+
+def test_a_guide_without_a_mean_has_one_of_draws():
+    """exp(N(x, 1)), whose mean this distribution does not tell."""
+
+    class Unsaid(dist.TransformedDistribution):
+        @property
+        def mean(self):
+            raise NotImplementedError
+
+    exp = dist.transforms.ExpTransform()
+    guide = Guide(lambda x: Unsaid(dist.Normal(x, 0.1), [exp]).to_event(1))
+    model = Model(dist.LogNormal(torch.zeros(2), 1.0).to_event(1), lambda z: dist.Normal(z, 1.0).to_event(1))
+    x = torch.tensor([[0.0, 1.0], [2.0, -1.0]])
+    found = diagnostics.codes(model, guide, x, num_samples=10_000)
+    expected = (x + 0.005).exp().double()
+    # the spread of exp(N(x, 0.1)) is a tenth of its mean: four errors of 10,000 draws
+    torch.testing.assert_close(found.means, expected, rtol=0.004, atol=0)
+
+
+def test_codes_of_a_seed_are_the_same_and_of_another_are_others():
+    oracle = LinearGaussian(torch.ones(3, 1))
+    x = oracle.sample(5)
+    one, same, other = (diagnostics.codes(oracle.model, oracle.guide, x, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(one.draws, same.draws)
+    assert torch.equal(one.prior, same.prior)
+    assert not torch.equal(one.draws, other.draws)
+    with pytest.raises(ValueError, match="the guide has no site 'w'"):
+        diagnostics.codes(oracle.model, oracle.guide, x, site="w")
