@@ -46,9 +46,9 @@ def num_rows(data: Data) -> int:
     counted: Any = data.dataset if isinstance(data, DataLoader) else data
     if isinstance(counted, IterableDataset) and not hasattr(counted, "__len__"):
         raise TypeError(
-            "data: an IterableDataset without a length: nothing tells where an epoch ends. Give it __len__ (its "
-            "rows then come in its own order), or write it by pyrovae.datasets.write_shards(data, folder) and "
-            "pass Shards(folder), which are shuffled and resumed to the bit"
+            "data: an IterableDataset without a length, so that nothing tells where an epoch ends: give it "
+            "__len__ (its rows come in its own order then), or write it by pyrovae.datasets.write_shards("
+            "data, folder) and pass Shards(folder), whose rows are shuffled, and resumed to the bit"
         )
     if isinstance(data, DataLoader) or isinstance(counted, IterableDataset):
         rows = len(counted)
@@ -103,8 +103,8 @@ def identity_of(data: Data) -> dict[str, Any]:
     if isinstance(rows, (Tensor, tuple)) or _split(rows) is rows or hasattr(rows, "fingerprint"):
         held = _held_by(rows)
         seen = [fingerprint(some for each in held for some in (each.split(FEW) if _is(each) else [each]))]
-        if hasattr(held[0], "row_order") and held[0].shuffle != "rows":
-            found["shuffle"] = f"{held[0].mixed} shards"
+        if hasattr(held[0], "row_order"):
+            found["shuffle"] = None if held[0].shuffle == "rows" else f"{held[0].mixed} shards"
     else:
         seen = [_fingerprint_of_some(rows) for _ in range(2)]
     if len({*seen}) == 1:
@@ -244,8 +244,8 @@ def _check_all_came(data: Data, seen: int, total: int) -> None:
     stated = isinstance(data, DataLoader) and isinstance(data.dataset, IterableDataset) and not data.drop_last
     if stated and seen != total:
         raise ValueError(
-            f"data: the IterableDataset gave {seen:,} rows, and its length is {total:,}: let each worker give "
-            f"its own part of them, or use none"
+            f"data: the IterableDataset gave {seen:,} rows, and its length is {total:,}: let each worker "
+            f"give its own part of them, or use none"
         )
 
 

@@ -48,7 +48,7 @@ class ImageRows(data.Dataset[Tensor]):
             from torchvision.transforms import CenterCrop, Compose, Grayscale, PILToTensor
         except (ImportError, RuntimeError, OSError) as error:
             raise ImportError(
-                f"images need torchvision, which cannot be imported ({error}): install one that fits your torch"
+                f"images need torchvision, which cannot be imported ({error}): install one that fits torch"
             ) from error
         self.folder = Path(folder).expanduser()
         steps = [_Covering(size), CenterCrop(size), *([Grayscale()] if grey else []), PILToTensor()]
@@ -96,4 +96,5 @@ class _Covering:
 
         width, height = image.size
         factor = max(self.size[0] / height, self.size[1] / width)
-        return resize(image, [max(round(height * factor), self.size[0]), max(round(width * factor), self.size[1])])
+        sides = round(height * factor), round(width * factor)
+        return resize(image, [max(side, least) for side, least in zip(sides, self.size, strict=True)])

@@ -83,7 +83,7 @@ def listed(folder: Path) -> list[Path]:
         ValueError: Of numbered files one is missing, or they are of two kinds.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder: name one of shards, or write them by write_shards")
+        raise FileNotFoundError(f"{folder}: no such folder: name one of shards, or use write_shards")
     found = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
     if not found:
         raise FileNotFoundError(f"{folder}: no {' or '.join(SUFFIXES)} in it: write shards by write_shards")

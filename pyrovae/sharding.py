@@ -85,7 +85,7 @@ def write_shards(
         ...     torch.equal(split[:], digits.test[:]), split.conventions["binarisation"]
         (True, 'dynamic')
     """
-    about = {"scale": scale, "redraw": redraw, "dequantise": dequantise, "seed": seed}
+    about: dict[str, Any] = {"scale": scale, "redraw": redraw, "dequantise": dequantise, "seed": seed}
     about |= {"shape": None if shape is None else list(shape), "conventions": dict(conventions or {})}
     if isinstance(data, Split):
         about = _of_split(data)
@@ -147,14 +147,17 @@ def _pieces(data: Any, labels: Any) -> Iterator[tuple[Tensor, ...]]:
         raise ValueError("write_shards: labels go beside a tensor: let the rows be pairs (x, label)")
     rows = isinstance(data, Dataset) and not isinstance(data, DataLoader)
     for batch in _collated(data) if rows else data:
-        yield tuple(map(torch.as_tensor, batch)) if isinstance(batch, (tuple, list)) else (
-            torch.as_tensor(batch),
+        yield (
+            tuple(map(torch.as_tensor, batch))
+            if isinstance(batch, (tuple, list))
+            else (torch.as_tensor(batch),)
         )
 
 
 def _collated(data: Any) -> Iterator[Any]:
     """A Dataset's rows in batches, by their numbers or as they come."""
-    rows: Iterable[Any] = data if isinstance(data, IterableDataset) else map(data.__getitem__, range(len(data)))
+    by_number = not isinstance(data, IterableDataset)
+    rows: Iterable[Any] = map(data.__getitem__, range(len(data))) if by_number else data
     left = iter(rows)
     while some := list(islice(left, 256)):
         yield default_collate(some)
@@ -192,6 +195,6 @@ def _npz(arrays: Mapping[str, Tensor], compress: bool) -> bytes:
     for name, each in arrays.items():
         if each.dtype == torch.bfloat16:
             raise ValueError(f"write_shards: .npz has no bfloat16, which '{name}' is: format='safetensors'")
-    save = np.savez_compressed if compress else np.savez
+    save: Any = np.savez_compressed if compress else np.savez
     save(content, **{name: each.cpu().numpy() for name, each in arrays.items()})
     return content.getvalue()

