@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from pyrovae import sources
-from pyrovae.commands import Doctor, List, configured, registry_of_parts
+from pyrovae.commands import Doctor, List, Sweep, configured, registry_of_parts
 from pyrovae.locks import locked
 from pyrovae.recipes import Recipe, check_data, notes, one_line, read_config, read_run
 from pyrovae.runs import Keeper, check_folder, check_writable, continued, describe, prepare
@@ -55,6 +55,7 @@ def _parse_and_run(arguments: Sequence[str]) -> int:
                     "train": train,
                     "evaluate": _Evaluate,
                     "compare": _Compare,
+                    "sweep": Sweep,
                     "list": List,
                     "doctor": Doctor,
                 },

@@ -3,5 +3,6 @@
 from pyrovae.commands.doctor import Doctor
 from pyrovae.commands.listing import List
 from pyrovae.commands.parsing import configured, registry_of_parts
+from pyrovae.commands.sweep import Sweep
 
-__all__ = ["Doctor", "List", "configured", "registry_of_parts"]
+__all__ = ["Doctor", "List", "Sweep", "configured", "registry_of_parts"]
