@@ -120,7 +120,7 @@ def test_noise_that_is_drawn_once_is_in_the_shards(tmp_path):
     assert again.conventions == split.conventions
     with pytest.raises(ValueError, match="of rows on the disk the noise cannot be drawn once"):
         Split(written(tmp_path / "grey"), scale=255, dequantise=True)
-    with pytest.raises(ValueError, match=r"dequantise: 2.. among the values"):
+    with pytest.raises(ValueError, match=r"dequantise: \d+ among the values"):
         Split(written(tmp_path / "bits", levels() // 2 + 200), dequantise=True, redraw=True)
 
 
