@@ -103,12 +103,20 @@ def spaced(
     data: Data, count: int, seed: int, *, device: torch.device | str | None = None
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Evenly spaced rows of the data: which, and the arguments of the programs."""
-    rows = torch.linspace(0, num_rows(data) - 1, count).round().long().unique()
+    rows = torch.linspace(0, _given(data) - 1, count).round().long().unique()
     found = []
     for tile in tiles(data, seed, device=device):
         here = rows[(rows >= tile.first) & (rows < tile.first + tile.rows)] - tile.first
         found.append(tuple(tensor[here.to(tensor.device)] for tensor in tile.arguments))
     return rows, tuple(torch.cat(tensors) for tensors in zip(*found, strict=True))
+
+
+def _given(data: Data) -> int:
+    """Rows that come: a loader may drop the last of them."""
+    sampler: Any = getattr(data, "batch_sampler", None)
+    if isinstance(data, DataLoader) and getattr(sampler, "drop_last", False):
+        return len(data) * sampler.batch_size
+    return num_rows(data)
 
 
 def _is_in_order(loader: DataLoader[Any]) -> bool:

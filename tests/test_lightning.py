@@ -43,9 +43,8 @@ def trainer(lightning, folder, *plugins, **keywords):
     return lightning.Trainer(**quiet, **given | keywords, plugins=list(plugins))
 
 
-def of_fit(lightning, epochs=1):
+def of_fit(lightning, x, epochs=1):
     """The batches of fit's epochs and, at the start of each, its noise."""
-    x = binary(ROWS)
     order = [list(batches(x, BATCH, "train", SEED, epoch, shuffle=True)) for epoch in range(epochs)]
 
     class Noise(lightning.Callback):
@@ -60,11 +59,12 @@ def of_fit(lightning, epochs=1):
             yield from order[self.epoch]
             self.epoch += 1
 
-    return x, DataLoader(Epochs(), batch_size=None), Noise()
+    return DataLoader(Epochs(), batch_size=None), Noise()
 
 
 def test_two_steps_are_those_of_fit(lightning, tmp_path):
-    x, loader, noise = of_fit(lightning, epochs=2)
+    x = binary(ROWS)
+    loader, noise = of_fit(lightning, x, epochs=2)
     start = a_vae().double().state_dict()
     found = []
     for name in ("fit", "lightning"):
@@ -97,9 +97,9 @@ def test_two_steps_are_those_of_fit(lightning, tmp_path):
 
 def test_checkpoints_are_ours_and_training_goes_on_from_them(lightning, tmp_path):
     """An epoch, a checkpoint, and another one by a new trainer and a new model: as two in one go."""
-    start, found = a_vae().double().state_dict(), {}
+    x, start, found = binary(ROWS), a_vae().double().state_dict(), {}
     for name, epochs in {"whole": [2], "resumed": [1, 2]}.items():
-        path, loader = None, of_fit(lightning, epochs=2)[1]
+        path, loader = None, of_fit(lightning, x, epochs=2)[0]
         for count in epochs:
             vae = a_vae().double()
             vae.load_state_dict(start)
@@ -109,7 +109,7 @@ def test_checkpoints_are_ours_and_training_goes_on_from_them(lightning, tmp_path
                 optimizer=lambda parameters: torch.optim.Adam(parameters, lr=1e-2),
                 scheduler=lambda optimizer: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5),
             )
-            noise, plugin = of_fit(lightning)[2], lightning_checkpoints(module)
+            noise, plugin = of_fit(lightning, x)[1], lightning_checkpoints(module)
             run = trainer(lightning, tmp_path, plugin, max_epochs=count, callbacks=[noise])
             run.fit(module, loader, ckpt_path=path)
             path = tmp_path / f"{name}-{count}.ckpt"
