@@ -62,11 +62,11 @@ class ImageRows(data.Dataset[Tensor]):
 
     def __getitem__(self, index: Index) -> Tensor:
         """Rows: ``[d]`` for one index, ``[k, d]`` for a slice, a list or a tensor."""
-        from pyrovae.shards import numbers_of
+        from pyrovae.shards import is_one, numbers_of
 
-        if isinstance(index, int):
-            return self._row(int(numbers_of([index], len(self))[0]))
         rows = [self._row(number) for number in numbers_of(index, len(self)).tolist()]
+        if is_one(index):
+            return rows[0]
         return torch.stack(rows) if rows else torch.empty((0, self.shape[1]), dtype=torch.uint8)
 
     @cached_property

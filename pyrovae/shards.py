@@ -24,7 +24,7 @@ from pyrovae.sources import choose
 from pyrovae.splits import Index, Split
 from pyrovae.stored_arrays import StoredArray, stored_array
 
-__all__ = ["Shards", "numbers_of", "write_shards"]
+__all__ = ["Shards", "is_one", "numbers_of", "write_shards"]
 
 
 class Shards(data.Dataset[Any]):
@@ -103,10 +103,9 @@ class Shards(data.Dataset[Any]):
 
     def __getitem__(self, index: Index) -> Any:
         """Rows; with labels the pair of rows and labels."""
-        if isinstance(index, int):
-            rows = [each[0] for each in self._read(numbers_of([index], len(self)))]
-        else:
-            rows = self._read(numbers_of(index, len(self)))
+        rows = self._read(numbers_of(index, len(self)))
+        if is_one(index):
+            rows = [each[0] for each in rows]
         return rows[0] if self.labels is None else tuple(rows)
 
     def __getitems__(self, rows: Sequence[int]) -> list[Any]:
@@ -223,6 +222,11 @@ class Shards(data.Dataset[Any]):
     def __getstate__(self) -> dict[str, Any]:
         """Without what was decoded: a worker reads its own."""
         return {**self.__dict__, "_whole": OrderedDict()}
+
+
+def is_one(index: Index) -> bool:
+    """Whether an index means a row, and not rows."""
+    return not isinstance(index, slice) and np.ndim(index) == 0
 
 
 def numbers_of(index: Index, rows: int) -> np.ndarray:

@@ -84,6 +84,10 @@ class Split(data.Dataset[Tensor]):
         shape: tuple[int, ...] | None = None,
         conventions: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
+        if isinstance(values[:0], tuple):
+            raise ValueError(
+                "Split: rows with labels are pairs: pass Shards(folder) without labels=, and the labels beside it"
+            )
         said = dict(conventions)
         if dequantise:
             for piece in _pieces(values):

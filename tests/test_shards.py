@@ -52,6 +52,8 @@ def test_any_index_is_a_tensors(tmp_path, kind):
     for index in (
         3,
         -1,
+        np.int64(4),
+        torch.tensor(5),
         slice(0, 0),
         slice(None),
         slice(2, 21, 3),
@@ -62,6 +64,8 @@ def test_any_index_is_a_tensors(tmp_path, kind):
         assert torch.equal(shards[index], x[index]), index
         for found, expected in zip(pairs[index], (x[index], y[index]), strict=True):
             assert torch.equal(found, expected), index
+    with pytest.raises(ValueError, match="Split: rows with labels are pairs"):
+        Split(pairs)
     with pytest.raises(IndexError, match="row 23 is asked for, and there are 23"):
         shards[[0, 23]]
     assert [row.tolist() for row in shards.__getitems__([9, 1])] == x[[9, 1]].tolist()

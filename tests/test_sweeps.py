@@ -303,7 +303,7 @@ def test_a_killed_sweep_comes_to_the_same_bits(tmp_path, monkeypatch, kills):
     """Kill -9 of the sweep: its run ends too, with a checkpoint, and the next sweep takes it up."""
     monkeypatch.setattr("pyrovae.runs.Keeper._figures", lambda keeper, dataset: {})
     path, runs = tmp_path / "SWEEP.json", tmp_path / "runs"
-    path.write_text(json.dumps({"recipe": SMALL, "grid": {"seed": [5]}}))
+    path.write_text(json.dumps({"recipe": SMALL | {"num_epochs": 60 * kills}, "grid": {"seed": [5]}}))
     command = [sys.executable, "-m", "pyrovae", "sweep", str(path), str(runs)]
     here = os.environ | {"OMP_NUM_THREADS": "1"}
     checkpoints = runs / "seed-5" / "checkpoints"
