@@ -86,7 +86,7 @@ class Split(data.Dataset[Tensor]):
     ) -> None:
         if isinstance(values[:0], tuple):
             raise ValueError(
-                "Split: rows with labels are pairs: pass Shards(folder) without labels=, and the labels beside it"
+                "Split: rows with labels are pairs: pass Shards(folder) without labels=, and labels to Split"
             )
         said = dict(conventions)
         if dequantise:
