@@ -10,7 +10,7 @@ from zlib import crc32
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from pyrovae.streams import generator, stream
 
@@ -43,8 +43,15 @@ def num_rows(data: Data) -> int:
         ValueError: No rows, or tensors of different lengths.
         TypeError: No such data can be taken.
     """
-    if isinstance(data, DataLoader):
-        rows = len(data.dataset)  # type: ignore[arg-type]
+    counted: Any = data.dataset if isinstance(data, DataLoader) else data
+    if isinstance(counted, IterableDataset) and not hasattr(counted, "__len__"):
+        raise TypeError(
+            "data: an IterableDataset without a length, so that nothing tells where an epoch ends: give it "
+            "__len__ (its rows come in its own order then), or write it by pyrovae.datasets.write_shards("
+            "data, folder) and pass Shards(folder), whose rows are shuffled, and resumed to the bit"
+        )
+    if isinstance(data, DataLoader) or isinstance(counted, IterableDataset):
+        rows = len(counted)
     elif isinstance(data, tuple):
         lengths = [len(tensor) for tensor in data]
         if len(set(lengths)) != 1:
@@ -70,8 +77,11 @@ def conventions_of(data: Data) -> dict[str, Any]:
 
 
 def fingerprint(tensors: Iterable[Tensor], before: int = 0) -> int:
-    """Hash the bytes of some rows, on top of those before them."""
+    """Hash the bytes of some rows, on top of those before them; what knows its own hash is not read."""
     for tensor in tensors:
+        if hasattr(tensor, "fingerprint"):
+            before = crc32(tensor.fingerprint.encode(), before)
+            continue
         seen = tensor.detach().cpu().contiguous().view(torch.uint8)  # numpy lacks bfloat16
         before = crc32(seen.numpy().tobytes(), before)
     return before
@@ -90,8 +100,11 @@ def identity_of(data: Data) -> dict[str, Any]:
     split = _split(data)
     if split is not None:
         found |= {name: getattr(split, name, None) for name in ("scale", "redraw", "dequantise", "seed")}
-    if isinstance(rows, (Tensor, tuple)) or _split(rows) is rows:
-        seen = [fingerprint(some for tensor in _held_by(rows) for some in tensor.split(FEW))]
+    if isinstance(rows, (Tensor, tuple)) or _split(rows) is rows or hasattr(rows, "fingerprint"):
+        held = _held_by(rows)
+        seen = [fingerprint(some for each in held for some in (each.split(FEW) if _is(each) else [each]))]
+        if hasattr(held[0], "row_order"):
+            found["shuffle"] = None if held[0].shuffle == "rows" else f"{held[0].mixed} shards"
     else:
         seen = [_fingerprint_of_some(rows) for _ in range(2)]
     if len({*seen}) == 1:
@@ -99,13 +112,20 @@ def identity_of(data: Data) -> dict[str, Any]:
     return found | {"conventions": conventions_of(data)}
 
 
+def _is(values: Any) -> bool:
+    return isinstance(values, Tensor)
+
+
 def _fingerprint_of_some(data: Any) -> int:
+    if isinstance(data, IterableDataset):
+        with stream("identity"):
+            return fingerprint(each for each in _as_tuple(next(iter(DataLoader(data, 3)))) if _is(each))
     chosen, split = torch.tensor([0, len(data) // 2, len(data) - 1]), _split(data)
     with ExitStack() as streams:
         streams.enter_context(stream("identity"))
         if split is not None:
             streams.enter_context(split.drawing("identity"))
-        return fingerprint(each for each in _take(data, chosen) if isinstance(each, Tensor))
+        return fingerprint(each for each in _take(data, chosen) if _is(each))
 
 
 def generators_of(*data: Data | None) -> list[torch.Generator]:
@@ -143,7 +163,7 @@ def batches(
     and key, batch by batch.
 
     Args:
-        data: A DataLoader is taken as it is, with its own batches and order.
+        data: A DataLoader is taken as it is, with its own batches and order; an IterableDataset in its order.
         batch_size: Rows per batch.
         purpose: What the batches are for.
         key: The seed, and the epoch where there is one.
@@ -154,10 +174,13 @@ def batches(
             same, and they are thrown away.
 
     Raises:
-        ValueError: No rows, or a value is NaN; the message names its row.
+        ValueError: No rows, or a value is NaN; the message names its row. An IterableDataset gives other than
+            its number of rows.
         TypeError: The rows are no tensors.
     """
-    num_rows(data)
+    total = num_rows(data)
+    if isinstance(data, IterableDataset):
+        data = DataLoader(data, batch_size)
     order = generator(f"order, {purpose}", *key) if shuffle else None
     again = start if isinstance(data, DataLoader) else 0
     rows, fetches = _fetches(data, batch_size, order, start - again)
@@ -171,6 +194,7 @@ def batches(
                 streams.enter_context(split.drawing(f"redraw, {purpose}", *key, step))
             batch = next(fetches, None)
         if batch is None:
+            _check_all_came(data, seen, total)
             return
         if not checked:
             _check(batch, rows, seen)
@@ -209,9 +233,27 @@ def _fetches(
     if isinstance(data, DataLoader):
         # "for batch in data" would start the loader here, outside the stream that seeds its order.
         return None, (_as_tuple(batch) for loader in (data,) for batch in loader)
-    rows = torch.arange(num_rows(data)) if order is None else torch.randperm(num_rows(data), generator=order)
+    rows = torch.arange(num_rows(data)) if order is None else _shuffled(data, order)
     there = rows.to(_device_of(data))  # once, and not for each batch
     return rows, (_take(data, chosen) for chosen in there.split(batch_size)[start:])
+
+
+def _shuffled(data: Any, order: torch.Generator) -> Tensor:
+    """All rows in a new order: what is on a disk may have its own way."""
+    held = _held_by(data)[0]
+    if hasattr(held, "row_order"):
+        return held.row_order(order)
+    return torch.randperm(num_rows(data), generator=order)
+
+
+def _check_all_came(data: Data, seen: int, total: int) -> None:
+    """Of what gives rows one by one: workers that each give all of them are the common mistake."""
+    stated = isinstance(data, DataLoader) and isinstance(data.dataset, IterableDataset) and not data.drop_last
+    if stated and seen != total:
+        raise ValueError(
+            f"data: the IterableDataset gave {seen:,} rows, and its length is {total:,}: let each worker "
+            f"give its own part of them, or use none"
+        )
 
 
 def resident(data: Data, device: torch.device | str | None) -> tuple[Data, bool]:
@@ -226,7 +268,7 @@ def resident(data: Data, device: torch.device | str | None) -> tuple[Data, bool]
     where = torch.device(device) if device is not None else _device_of(data)
     tensors = _held_by(data)
     whole = isinstance(data, (Tensor, tuple)) or _split(data) is data
-    if where.type != "cuda" or not whole:
+    if where.type != "cuda" or not whole or not all(map(_is, tensors)):
         return data, False
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor.device != where)
     if size > torch.cuda.mem_get_info(where)[0] / 4:
@@ -265,8 +307,12 @@ def _take(data: Tensor | tuple[Tensor, ...] | Dataset[Any], rows: Tensor) -> tup
         return (data[rows.to(data.device)],)
     if isinstance(data, tuple):
         return tuple(tensor[rows.to(tensor.device)] for tensor in data)
-    if hasattr(data, "drawing"):  # a Split indexes by tensors
-        return (data[rows],)
+    if hasattr(data, "drawing") or hasattr(data, "row_order"):  # a Split and Shards index by tensors
+        return _as_tuple(data[rows])
+    if isinstance(data, IterableDataset):
+        raise TypeError("data: an IterableDataset has no rows by number: pass a map-style one, or Shards")
+    if hasattr(data, "__getitems__"):  # a Subset of Shards
+        return _as_tuple(default_collate(data.__getitems__(rows.tolist())))
     return _as_tuple(default_collate([data[row] for row in rows.tolist()]))
 
 

@@ -2,133 +2,26 @@
 
 from __future__ import annotations
 
-import copy
-import math
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils import data
 
-from pyrovae import dequantisation, registry, sources
+from pyrovae import registry, sources
 from pyrovae.batching import fingerprint
+from pyrovae.image_rows import ImageRows
+from pyrovae.shards import Shards, write_shards
+from pyrovae.splits import Split
 from pyrovae.streams import generator, seed_of
 from pyrovae.testing import LinearGaussian
 
-__all__ = ["BINARISATIONS", "Dataset", "Split", "load"]
+__all__ = ["BINARISATIONS", "Dataset", "ImageRows", "Shards", "Split", "load", "write_shards"]
 
 BINARISATIONS = ("dynamic", "static", "threshold", "none")
 """dynamic: training data are drawn anew at each access, validation and test data once. static: every
 split is drawn once. threshold: ones above 1/2. none: grey values, as they are or dequantised."""
-
-Index = int | slice | list[int] | Tensor
-
-
-class Split(data.Dataset[Tensor]):
-    """Rows ``[n, d]`` of one split, ready for a likelihood: ``split[:128]`` is a float tensor.
-
-    Args:
-        values: ``[n, d]``: probabilities or binary values as uint8 out of ``scale``, or floats.
-        scale: What a value is divided by: 255 for 8-bit images.
-        redraw: Each access draws anew, from a stream that belongs to the split (see
-            :meth:`drawing`): bits, of which the values are the probabilities, or with ``dequantise``
-            the noise.
-        dequantise: Values are whole numbers 0 to ``scale``, and rows are them with uniform noise,
-            ``(value + u) / (scale + 1)``, strictly within (0, 1). Without ``redraw`` the noise is
-            drawn once, here. The conventions say so.
-        seed: Of what is drawn.
-        labels: ``[n]`` classes, where there are any.
-        shape: Shape of one row as an image, where it is one.
-        conventions: What a log p(x) of these data has to carry. Rows and dims are added.
-
-    Raises:
-        ValueError: ``dequantise``, and a value is no whole number from 0 to ``scale``, or the scale is
-            not one of 1 to 255.
-    """
-
-    def __init__(
-        self,
-        values: Tensor,
-        *,
-        scale: float = 1.0,
-        redraw: bool = False,
-        dequantise: bool = False,
-        seed: int = 0,
-        labels: Tensor | None = None,
-        shape: tuple[int, ...] | None = None,
-        conventions: Mapping[str, Any] = MappingProxyType({}),
-    ) -> None:
-        said = dict(conventions)
-        if dequantise:
-            dequantisation.check_levels(values, scale + 1)
-            levels = int(scale) + 1
-            # Who derived the seed from another, as load does, records that other.
-            said.setdefault("dequantisation_seed", seed)
-            said |= {"dequantisation": "uniform", "levels": levels, "values": "(0, 1)"}
-            if not redraw:
-                noise = generator("dequantisation", seed)
-                values, scale = dequantisation.dequantise(values, levels=levels, generator=noise), 1.0
-        self.values = values
-        self.scale = scale
-        self.redraw = redraw
-        self.dequantise = dequantise
-        self.seed = seed
-        self.labels = labels
-        self.shape = shape or tuple(values.shape[1:])
-        self.conventions = {**said, "dims": math.prod(values.shape[1:]), "rows": len(values)}
-        self._noise = generator("redraw", seed)
-        self._worker: int | None = None
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def __getitem__(self, index: Index) -> Tensor:
-        """Rows as floats: ``[d]`` for one index, ``[k, d]`` for a slice, a list or a tensor."""
-        rows = self.values[index]
-        if self.redraw and self.dequantise:
-            levels = int(self.scale) + 1
-            return dequantisation.dequantise(rows, levels=levels, generator=self._generator())
-        rows = rows.to(torch.get_default_dtype()) / self.scale
-        return torch.bernoulli(rows, generator=self._generator()) if self.redraw else rows
-
-    def _generator(self) -> torch.Generator:
-        """The split's own stream; in a DataLoader's worker, one of that worker and epoch."""
-        worker = data.get_worker_info()
-        if worker is not None and self._worker != worker.seed:
-            self._worker = worker.seed
-            self._noise = generator("redraw in a worker", self.seed, worker.seed)
-        return self._noise
-
-    def to(self, device: torch.device | str) -> Split:
-        """The split with its values on a device, where it draws from then on: other draws than the CPU's."""
-        moved = copy.copy(self)
-        moved.values = self.values.to(device)
-        moved._noise = generator("redraw", self.seed, device=moved.values.device)
-        return moved
-
-    @contextmanager
-    def drawing(self, purpose: str, *key: int) -> Iterator[None]:
-        """Redraw from the stream of this key inside the block; after it, go on where it was."""
-        before = self._noise
-        self._noise = generator(purpose, self.seed, *key, device=self.values.device)
-        try:
-            yield
-        finally:
-            self._noise = before
-
-    @property
-    def mean(self) -> Tensor:
-        """Mean of the rows, ``[d]``; of what is drawn, over all draws, where they are redrawn."""
-        mean = self.values.to(torch.get_default_dtype()).mean(0)
-        if self.redraw and self.dequantise:
-            return (mean + 0.5) / (self.scale + 1)
-        return mean / self.scale
 
 
 @dataclass(frozen=True)
@@ -173,7 +66,11 @@ def load(
     mnist          MNIST, by torchvision               50,000/10,000/10,000  dynamic, or another
     static-mnist   Larochelle and Murray's binary file 50,000/10,000/10,000  static (theirs)
     linear-gaussian synthetic, log p(x) known exactly  2,000/500/500         none
+    shards         folders that write_shards wrote     as written            as written
     ============== =================================== ===================== ====================
+
+    Of "shards" the root has three folders, train, validation and test: see :func:`write_shards`. They stay
+    on the disk, whatever their size.
 
     Args:
         name: One of the above, or of another package's: see :mod:`pyrovae.registry`.
@@ -207,6 +104,8 @@ def load(
     if name not in sources.NAMES:
         make = registry.find("datasets", name)
         return make(root=root, binarisation=binarisation, dequantise=dequantise, seed=seed)
+    if name == "shards":
+        return _shards(root, binarisation, dequantise)
     if name in ("mnist", "mnist-mini"):
         binarisation = binarisation or ("none" if dequantise else "dynamic")
         sources.choose("binarisation", binarisation, BINARISATIONS)
@@ -298,6 +197,33 @@ def _linear_gaussian(seed: int) -> Dataset:
         return Split(rows, conventions=conventions)
 
     return _three("linear-gaussian", split, oracle)
+
+
+def _shards(root: str | os.PathLike[str] | None, binarisation: str | None, dequantise: bool) -> Dataset:
+    folder = sources.data_folder(root)
+    for part in ("train", "validation", "test"):
+        if not (folder / part).is_dir():
+            raise FileNotFoundError(
+                f"shards: no folder '{part}' in {folder}: write train, validation and test there by "
+                f"pyrovae.datasets.write_shards, or name their folder with root= or PYROVAE_DATA"
+            )
+
+    def split(_: int, part: str) -> Split:
+        found = Shards(folder / part).as_split(dataset="shards", split=part)
+        said = found.conventions
+        there = said.get("binarisation", "none")
+        if binarisation not in (None, there):
+            raise ValueError(
+                f"shards: {folder / part} was written with binarisation '{there}', got '{binarisation}'"
+            )
+        if dequantise and said.get("dequantisation", "none") == "none":
+            raise ValueError(
+                f"shards: {folder / part} was written without dequantisation: write shards of a Split that "
+                f"has dequantise=True"
+            )
+        return found
+
+    return _three("shards", split)
 
 
 def _three(name: str, split: Callable[[int, str], Split], oracle: LinearGaussian | None = None) -> Dataset:

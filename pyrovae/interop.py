@@ -1,7 +1,7 @@
 """ArviZ, its lines 0.23 and 1.x behind one adapter: to_arviz, to_elpd, and NetCDF that either line reads.
 
 What differs between the lines is in the last three functions of this file and nowhere else. ``Density``, for
-scikit-learn, is of :mod:`pyrovae.densities`.
+scikit-learn, is of :mod:`pyrovae.densities`, and what Lightning takes of :mod:`pyrovae.lightning_interop`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pyrovae.comparison import _check_same
 from pyrovae.densities import Density
 from pyrovae.evaluation import METHODS, made_with
 from pyrovae.groups import Column, Columns, columns_of, datasets, joined
+from pyrovae.lightning_interop import lightning_checkpoints, lightning_module
 from pyrovae.pareto import khat_threshold
 from pyrovae.programs import Program, mode, modules_of, plain_errors
 from pyrovae.reductions import check_count
@@ -31,7 +32,15 @@ from pyrovae.tiles import ROWS_IN_A_TILE, look, tiles
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["Density", "read_netcdf", "to_arviz", "to_elpd", "write_netcdf"]
+__all__ = [
+    "Density",
+    "lightning_checkpoints",
+    "lightning_module",
+    "read_netcdf",
+    "to_arviz",
+    "to_elpd",
+    "write_netcdf",
+]
 
 LARGEST = 2**33
 """Bytes that the draws may fill."""

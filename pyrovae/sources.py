@@ -18,6 +18,7 @@ NAMES = {
     "mnist": "MNIST, by torchvision",
     "static-mnist": "Larochelle and Murray's fixed binarisation of MNIST",
     "linear-gaussian": "synthetic real numbers, log p(x) known exactly",
+    "shards": "files of rows in train, validation and test of the root folder, larger than memory",
 }
 """Every data set of this package, by the name :func:`pyrovae.datasets.load` knows it under."""
 

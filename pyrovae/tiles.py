@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
-from pyrovae.batching import Data, batches
+from pyrovae.batching import Data, batches, num_rows
 from pyrovae.programs import Program, Structure, inspect
 from pyrovae.remembering import chunk_limit, remembering
 from pyrovae.streams import stream
@@ -103,17 +103,26 @@ def spaced(
     data: Data, count: int, seed: int, *, device: torch.device | str | None = None
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Evenly spaced rows of the data: which, and the arguments of the programs."""
-    whole = list(tiles(data, seed, device=device))
-    rows = torch.linspace(0, sum(tile.rows for tile in whole) - 1, count).round().long().unique()
+    rows = torch.linspace(0, _given(data) - 1, count).round().long().unique()
     found = []
-    for tile in whole:
+    for tile in tiles(data, seed, device=device):
         here = rows[(rows >= tile.first) & (rows < tile.first + tile.rows)] - tile.first
         found.append(tuple(tensor[here.to(tensor.device)] for tensor in tile.arguments))
     return rows, tuple(torch.cat(tensors) for tensors in zip(*found, strict=True))
 
 
+def _given(data: Data) -> int:
+    """Rows that come: a loader may drop the last of them."""
+    sampler: Any = getattr(data, "batch_sampler", None)
+    if isinstance(data, DataLoader) and getattr(sampler, "drop_last", False):
+        return len(data) * sampler.batch_size
+    return num_rows(data)
+
+
 def _is_in_order(loader: DataLoader[Any]) -> bool:
     """Whether rows come in the order of the data set; of a sampler of somebody's own nobody knows."""
+    if isinstance(loader.dataset, IterableDataset):
+        return True
     sampler: Any = loader.batch_sampler if loader.batch_sampler is not None else loader
     return type(sampler) in (BatchSampler, DataLoader) and isinstance(sampler.sampler, SequentialSampler)
 

@@ -87,7 +87,13 @@ WRONG = {
     "explore": "explore: PATH is missing (Folder of the run): see `pyrovae explore --help`",
     "explore RUN": "no recipe.json, so no run",
     "explore RUN --port 99999": "--port is 99999: 1 to 65535 are possible, or 0 for a free one",
-    "explore RUN --prot 1": "explore: unknown option '--prot': did you mean '--port'?",
+    "explore RUN --porrt 1": "explore: unknown option '--porrt': did you mean '--port'?",
+    # sweep
+    "sweep": "sweep: PATH is missing",
+    "sweep RUN RUN2": "there is no such sweep: name a file of JSON",
+    "sweep RUN RUN2 --workers 0": "--workers is 0: at least 1 is needed",
+    "sweep RUN RUN2 --cluster slrum": "sweep: --cluster is 'slrum': choose one of",
+    "sweep RUN RUN2 --dryrun": "sweep: unknown option '--dryrun': did you mean '--dry-run'?",
     # list and doctor
     "list priorz": "list: unknown kind of part 'priorz': did you mean 'priors'?",
     "list priors guides": "list: one argument too many, guides: see `pyrovae list --help`",
@@ -217,7 +223,7 @@ def test_bash_completes_commands_options_and_choices(completions):
 
     assert set(COMMANDS) <= set(completed(""))
     assert completed("eval") == ["evaluate"]
-    assert {"--latent-dim", "--learning-rate"} == set(completed("train", "--l")) - {"--likelihood"}
+    assert {"--latent-dim", "--learning-rate", "--log"} == set(completed("train", "--l")) - {"--likelihood"}
     assert set(completed("evaluate", "--method", "")) >= {"is", "ais"}
 
 

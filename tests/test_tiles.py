@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import pyrovae as pv
 from pyrovae.results import FIELDS
-from pyrovae.tiles import ROWS_IN_A_TILE, Memory, tiles
+from pyrovae.tiles import ROWS_IN_A_TILE, Memory, spaced, tiles
 
 WAYS = {
     "is": {"num_samples": 40},
@@ -257,3 +257,11 @@ def test_programs_that_hold_no_parameters_are_known_by_their_weights(tmp_path):
     with pytest.raises(ValueError, match="is of first weights "):
         pv.evaluate(model, other, x, num_samples=5, resume=path, progress=False)
     pv.evaluate(model, guide, x, num_samples=5, resume=path, progress=False)
+
+
+def test_evenly_spaced_rows_are_of_those_that_come():
+    x = torch.arange(150.0)[:, None]
+    for data, last in ((x, 149), (DataLoader(x, 40, drop_last=True), 119)):
+        rows, (found,) = spaced(data, 4, seed=0)
+        assert rows.tolist() == [0, round(last / 3), round(2 * last / 3), last]
+        assert torch.equal(found[:, 0], rows.float())

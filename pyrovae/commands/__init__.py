@@ -15,6 +15,7 @@ COMMANDS = {
     "sample": "pyrovae.commands.sample:Sample",
     "report": "pyrovae.commands.report:Report",
     "explore": "pyrovae.commands.explore:Explore",
+    "sweep": "pyrovae.commands.sweep:Sweep",
     "list": "pyrovae.commands.listing:List",
     "doctor": "pyrovae.commands.doctor:Doctor",
 }
