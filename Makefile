@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 FREE_GB := 8
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all lint bench docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/done
@@ -25,6 +25,11 @@ bench: $(VENV)/done
 	$(BIN)/python benchmarks/evidence_throughput.py
 	$(BIN)/python benchmarks/scaling.py
 
+docs: $(VENV)/done
+	@$(BIN)/python -c 'import furo, myst_nb, zuko, importlib; importlib.import_module("sphinx-mathjax-offline")' 2>/dev/null || \
+	  $(BIN)/python -m pip install -e ".[docs]"
+	$(BIN)/python -m sphinx -W --keep-going -n docs docs/_build/html
+
 lint: $(VENV)/done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,4 +47,4 @@ $(VENV)/done: pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) docs/_build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

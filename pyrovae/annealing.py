@@ -46,7 +46,9 @@ class Bounds(NamedTuple):
 
 
 def ais_log_weights(model: Program, guide: Program, *args: Any, **keywords: Any) -> Tensor:
-    """The log-weights of :func:`ais` alone: ``[num_samples, batch]``, for the same reductions as any.
+    """The log-weights of :func:`pyrovae.annealing.ais` alone, for the same reductions as any.
+
+    They are ``[num_samples, batch]``, in nats; the arguments are the same.
 
     Example:
         >>> import torch
@@ -153,9 +155,9 @@ def bdmc(
     .. math:: (z^*, x) \sim p(x, z), \qquad \log \frac1S \sum_s w_s \;\lesssim\; \log p(x) \;\lesssim\;
         -\log \frac1S \sum_s \frac1{w'_s}
 
-    with w as of :func:`ais`, and w' of chains that start at z*, an exact draw of the posterior, and are
-    annealed back. The gap says how far annealing with these settings is off on data like the model's own,
-    modes that the guide misses included.
+    with w as of :func:`pyrovae.annealing.ais`, and w' of chains that start at z*, an exact draw of the
+    posterior, and are annealed back. The gap says how far annealing with these settings is off on data like
+    the model's own, modes that the guide misses included.
 
     Args:
         model: Pyro program of p(x, z).
@@ -167,7 +169,7 @@ def bdmc(
         schedule: "sigmoid" or "linear".
         start: "guide" or "prior".
         site: The model's site of the data.
-        chunk_size: As in :func:`ais`.
+        chunk_size: As in :func:`pyrovae.annealing.ais`.
         compile: Likewise.
         precision: Likewise.
         seed: Of all noise.
@@ -176,7 +178,7 @@ def bdmc(
         The bounds, and the data.
 
     Raises:
-        ValueError: As :func:`ais`; the model has no such site.
+        ValueError: As :func:`pyrovae.annealing.ais`; the model has no such site.
 
     References:
         Grosse et al., Sandwiching the Marginal Likelihood Using Bidirectional Monte Carlo, 2015.

@@ -83,6 +83,17 @@ def load(folder: str | os.PathLike[str], vae: nn.Module | None = None) -> VAE:
     Raises:
         FileNotFoundError: No recipe and no model, or no weights.
         ValueError: The weights are damaged or belong to another model.
+
+    Example:
+        >>> import tempfile
+        >>> from pyrovae.priors import Normal
+        >>> a, b = Normal(2), Normal(2)
+        >>> _ = a.loc.data.fill_(3.0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(a, folder)
+        ...     _ = load(folder, b)
+        >>> bool((a.loc == b.loc).all())
+        True
     """
     folder = Path(folder)
     path = folder / WEIGHTS

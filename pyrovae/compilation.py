@@ -79,7 +79,7 @@ def compile(
 
 
 class CompiledLoss(ELBOModule):
-    """A loss of a pair, run through compiled graphs: what :func:`compile` gives.
+    """A loss of a pair, run through compiled graphs: what :func:`pyrovae.compile` gives.
 
     Args:
         model: Pyro program of p(x, z).
@@ -128,7 +128,7 @@ class Compiled(ELBO):
 
     ``SVI(model, guide, optim, loss=Compiled(Trace_ELBO()))`` takes the steps of stock SVI, and
     ``Compiled(IWAE(5))(model, guide)`` is a compiled module. Graphs are made at the first call with a
-    pair; :func:`compile` says what they do and what they notice.
+    pair; :func:`pyrovae.compile` says what they do and what they notice.
 
     Args:
         elbo: The loss.

@@ -59,15 +59,15 @@ def load(
 ) -> Dataset:
     """Load a data set by name.
 
-    ============== =================================== ===================== ====================
-    name           what                                rows (tr / val / te)  binarisation
-    ============== =================================== ===================== ====================
-    mnist-mini     the first digits of MNIST, embedded 5,000/1,000/1,000     dynamic, or another
-    mnist          MNIST, by torchvision               50,000/10,000/10,000  dynamic, or another
-    static-mnist   Larochelle and Murray's binary file 50,000/10,000/10,000  static (theirs)
-    linear-gaussian synthetic, log p(x) known exactly  2,000/500/500         none
-    shards         folders that write_shards wrote     as written            as written
-    ============== =================================== ===================== ====================
+    =============== =================================== ===================== ====================
+    name            what                                rows (tr / val / te)  binarisation
+    =============== =================================== ===================== ====================
+    mnist-mini      the first digits of MNIST, embedded 5,000/1,000/1,000     dynamic, or another
+    mnist           MNIST, by torchvision               50,000/10,000/10,000  dynamic, or another
+    static-mnist    Larochelle and Murray's binary file 50,000/10,000/10,000  static (theirs)
+    linear-gaussian synthetic, log p(x) known exactly   2,000/500/500         none
+    shards          folders that write_shards wrote     as written            as written
+    =============== =================================== ===================== ====================
 
     Of "shards" the root has three folders, train, validation and test: see :func:`write_shards`. They stay
     on the disk, whatever their size.

@@ -16,6 +16,12 @@ class History:
     KL(q || p(z)), both as drawn and unscaled; ``loss`` is the loss with all its scales. ``seconds``
     count from the start of training, less the time between a run's end and its resumption;
     ``compile_seconds`` of them went into compiling: nought where steps ran eagerly.
+
+    Example:
+        >>> history = History()
+        >>> history.append(epoch=0, elbo=-101.5, reconstruction=-80.0, kl=21.5)
+        >>> len(history), history.elbo
+        (1, [-101.5])
     """
 
     epoch: list[int] = field(default_factory=list)

@@ -4,7 +4,7 @@ Each is a program called as the guide is. The weights of its draws average to p(
 one makes them equal. For a VAE's own programs these are
 
 ==========  ================================================================================
-adapted     :class:`pyrovae.adapting.Adapted`: heavy tails, full covariance, each datum's own
+adapted     a Student t with a full covariance, fitted to each datum by draws
 refined     :class:`pyrovae.guides.Refined`, some gradient steps on each datum, widened by 1.2
 widened     :class:`pyrovae.guides.Widened`, by 1.2
 defensive   :class:`pyrovae.guides.Defensive`, with a tenth of the prior

@@ -46,7 +46,13 @@ class _Strict(BaseModel):
 
 
 class Recipe(_Strict):
-    """What to train on what, and how."""
+    """What to train on what, and how.
+
+    Example:
+        >>> recipe = Recipe(prior="VampPrior(pseudo_inputs=200)", latent_dim=8)
+        >>> recipe.prior.name, recipe.num_epochs
+        ('VampPrior', 80)
+    """
 
     kinds: ClassVar[dict[str, str]] = {
         "prior": "priors",

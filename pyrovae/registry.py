@@ -171,6 +171,13 @@ def register(kind: str, name: str, make: Callable[..., Any]) -> None:
 
     Raises:
         ValueError: Another kind, or a name that is taken.
+
+    Example:
+        >>> from pyrovae.priors import StudentT
+        >>> register("priors", "Cauchy", lambda dim: StudentT(dim, df=1.0))
+        >>> "Cauchy" in names("priors")
+        True
+        >>> del _registered["priors", "Cauchy"]
     """
     sources.choose("kind of part", kind, KINDS)
     if _plain(name) in map(_plain, names(kind)) and (kind, name) not in _registered:

@@ -70,6 +70,11 @@ class Split(data.Dataset[Tensor]):
     Raises:
         ValueError: ``dequantise``, and a value is no whole number from 0 to ``scale``, or the scale is
             not one of 1 to 255. Rows on the disk that would be dequantised once: nothing keeps their noise.
+
+    Example:
+        >>> split = Split(torch.tensor([[0, 255], [255, 0]], dtype=torch.uint8), scale=255)
+        >>> len(split), split[:1]
+        (2, tensor([[0., 1.]]))
     """
 
     def __init__(

@@ -16,12 +16,12 @@ class Normal(nn.Module):
 
     .. math:: p(x \mid z) = \prod_i \mathcal N(x_i; \mu_i(z), \sigma_i^2)
 
-    ======================================================= =====================================
-    ``Normal(net)``                                         the network gives loc and log variance
-    ``Normal(net, scale=0.1)``                              fixed
-    ``Normal(net, scale=0.1, learn_scale=True)``            one learned, which starts at 0.1
-    ``Normal(net, scale=torch.full((D,), 0.1), learn_scale=True)``  one learned for each dimension
-    ======================================================= =====================================
+    ============================================================== ======================================
+    ``Normal(net)``                                                the network gives loc and log variance
+    ``Normal(net, scale=0.1)``                                     fixed
+    ``Normal(net, scale=0.1, learn_scale=True)``                   one learned, which starts at 0.1
+    ``Normal(net, scale=torch.full((D,), 0.1), learn_scale=True)`` one learned for each dimension
+    ============================================================== ======================================
 
     A scale that is the network's may shrink to nothing on data that z explains exactly, and the
     density then has no bound: watch for log p(x) that rises without end.

@@ -21,6 +21,11 @@ def by_rows(layers: nn.Module, x: Tensor, out_features: int) -> Tensor:
 
     Returns:
         ``[..., out_features]``.
+
+    Example:
+        >>> layers = nn.Sequential(nn.Unflatten(-1, (1, 3, 3)), nn.Conv2d(1, 2, 3), nn.Flatten())
+        >>> by_rows(layers, torch.zeros(5, 4, 9), 2).shape
+        torch.Size([5, 4, 2])
     """
     return layers(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], out_features)
 

@@ -127,7 +127,7 @@ class Bound(Objective):
     Args:
         num_particles: Draws per datum, S.
         gradient: One of the estimators.
-        terms: What else to add, of :mod:`pyrovae.objectives.shaping`.
+        terms: What else to add, of :mod:`pyrovae.objectives`.
 
     References:
         Roeder et al., Sticking the Landing, 2017. arXiv:1703.09194; Tucker et al., Doubly

@@ -25,7 +25,7 @@ class ELBO(Bound):
     Args:
         num_particles: S.
         gradient: "standard", "stl" or "score".
-        terms: What else to add; see :mod:`pyrovae.objectives.shaping`.
+        terms: What else to add; see :mod:`pyrovae.objectives`.
 
     References:
         Roeder et al., Sticking the Landing, 2017. arXiv:1703.09194; Kool et al., Buy 4 REINFORCE
@@ -64,7 +64,7 @@ class IWAE(Bound):
     Args:
         num_particles: S.
         gradient: "standard", "stl" (biased where S > 1), "dreg", "score" or "vimco".
-        terms: What else to add; see :mod:`pyrovae.objectives.shaping`.
+        terms: What else to add; see :mod:`pyrovae.objectives`.
 
     References:
         Burda et al., Importance Weighted Autoencoders, 2016. arXiv:1509.00519; Rainforth et al.,
@@ -99,7 +99,7 @@ class Renyi(Bound):
         alpha: At least 0, where it bounds log p(x) from below; the greater, the lower.
         num_particles: S.
         gradient: "standard", "stl" (biased where S > 1), "dreg", "score" or "vimco".
-        terms: What else to add; see :mod:`pyrovae.objectives.shaping`.
+        terms: What else to add; see :mod:`pyrovae.objectives`.
 
     Raises:
         ValueError: ``alpha`` is negative or not finite.
@@ -150,11 +150,20 @@ class MIWAE(Bound):
         num_groups: M.
         group_size: K.
         gradient: "standard", "stl" (biased where K > 1), "dreg" or "vimco".
-        terms: What else to add; see :mod:`pyrovae.objectives.shaping`.
+        terms: What else to add; see :mod:`pyrovae.objectives`.
 
     References:
         Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, 2018.
         arXiv:1802.04537
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.testing import LinearGaussian
+        >>> oracle = LinearGaussian(torch.ones(3, 1))  # with the posterior as guide a bound is log p(x)
+        >>> x = oracle.sample(5)
+        >>> loss = MIWAE(2, 3).loss(oracle.model, oracle.guide, x)
+        >>> bool((loss + oracle.log_evidence(x).sum()).abs() < 1e-3)
+        True
     """
 
     gradients: tuple[str, ...] = ("standard", "stl", "dreg", "vimco")
@@ -188,7 +197,7 @@ class CIWAE(Bound):
         beta: From 0 (IWAE) to 1 (ELBO).
         num_particles: S.
         gradient: "standard", "stl" (biased where S > 1), "dreg", "score" or "vimco".
-        terms: What else to add; see :mod:`pyrovae.objectives.shaping`.
+        terms: What else to add; see :mod:`pyrovae.objectives`.
 
     Raises:
         ValueError: ``beta`` outside [0, 1].
@@ -196,6 +205,15 @@ class CIWAE(Bound):
     References:
         Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, 2018.
         arXiv:1802.04537
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.testing import LinearGaussian
+        >>> oracle = LinearGaussian(torch.ones(3, 1))  # with the posterior as guide a bound is log p(x)
+        >>> x = oracle.sample(5)
+        >>> loss = CIWAE(0.5, 6).loss(oracle.model, oracle.guide, x)
+        >>> bool((loss + oracle.log_evidence(x).sum()).abs() < 1e-3)
+        True
     """
 
     def __init__(
@@ -229,11 +247,20 @@ class PIWAE(MIWAE):
         num_groups: M.
         group_size: K.
         gradient: "standard", "stl" (biased where K > 1) or "dreg".
-        terms: What else to add; see :mod:`pyrovae.objectives.shaping`.
+        terms: What else to add; see :mod:`pyrovae.objectives`.
 
     References:
         Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, 2018.
         arXiv:1802.04537
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.testing import LinearGaussian
+        >>> oracle = LinearGaussian(torch.ones(3, 1))  # with the posterior as guide a bound is log p(x)
+        >>> x = oracle.sample(5)
+        >>> loss = PIWAE(2, 3).loss(oracle.model, oracle.guide, x)
+        >>> bool((loss + oracle.log_evidence(x).sum()).abs() < 1e-3)
+        True
     """
 
     gradients = ("standard", "stl", "dreg")

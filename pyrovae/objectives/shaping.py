@@ -88,6 +88,10 @@ def kl_weight(weight: float | Schedule) -> Term:
 
     References:
         Higgins et al., beta-VAE, 2017.
+
+    Example:
+        >>> from pyrovae.objectives import ELBO
+        >>> beta_vae, warmed = ELBO(terms=[kl_weight(4.0)]), ELBO(terms=[kl_weight(warmup(500))])
     """
     _check_weight("kl_weight", weight)
 
@@ -115,6 +119,20 @@ def free_bits(nats: float, *, per: str | int = "dimension") -> Term:
     References:
         Kingma et al., Improved Variational Inference with Inverse Autoregressive Flow, 2016, C.8.
         arXiv:1606.04934
+
+    Example:
+        >>> from pyrovae.objectives import ELBO
+        >>> import pyrovae as pv
+        >>> from pyrovae import guides, likelihoods, networks, priors
+        >>> vae = pv.VAE(
+        ...     priors.StandardNormal(2),
+        ...     likelihoods.Bernoulli(networks.MLP(2, 9)),
+        ...     guides.Normal(networks.MLP(9, 4)),
+        ... )
+        >>> plain, freed = ELBO(), ELBO(terms=[free_bits(9.0)])  # above the KL: the price is 9 nats each
+        >>> x = torch.eye(9)
+        >>> freed.loss(vae.model, vae.guide, x) > plain.loss(vae.model, vae.guide, x)
+        True
     """
     check_positive("free_bits: nats", nats)
     if per not in ("dimension", "site") and (isinstance(per, str) or per < 1):
@@ -144,6 +162,10 @@ def capacity(target: float | Schedule, *, weight: float) -> Term:
 
     References:
         Burgess et al., Understanding Disentangling in beta-VAE, 2018. arXiv:1804.03599
+
+    Example:
+        >>> from pyrovae.objectives import ELBO
+        >>> loss = ELBO(terms=[capacity(warmup(1000, end=20.0), weight=10.0)])
     """
     _check_weight("capacity: target", target)
     check_positive("capacity: weight", weight)

@@ -30,6 +30,11 @@ def image_grid(
         shape: Height and width of an image.
         labels: One for each row.
         title: Of the figure.
+
+    Example:
+        >>> figure = image_grid([torch.rand(5, 9), torch.rand(5, 9)], (3, 3), labels=["data", "mean"])
+        >>> figure.axes[0].get_xticks().size
+        0
     """
     height, width = _check_shape("image_grid", shape)
     canvas = torch.cat([_strip(row.detach().cpu(), height, width) for row in rows], 0)[:-1, :-1]

@@ -31,6 +31,12 @@ def learning_curves(history: History) -> Figure:
 
     Args:
         history: What :func:`pyrovae.fit` returned.
+
+    Example:
+        >>> from pyrovae.history import History
+        >>> history = History(epoch=[0, 1], elbo=[-9.0, -8.0], reconstruction=[-8.5, -7.0], kl=[0.5, 1.0])
+        >>> len(learning_curves(history).axes)
+        3
     """
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     titles = {
