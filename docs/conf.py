@@ -16,7 +16,7 @@ import pyrovae  # noqa: E402 (found by the line above)
 GoogleDocstring._consume_inline_attribute = lambda self: ("", self._dedent(self._consume_to_end()))
 
 project = "pyrovae"
-author = "the pyrovae authors"
+author = "the pyrovae developers"
 release = version = pyrovae.__version__
 
 extensions = [
