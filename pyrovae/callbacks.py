@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from pyrovae.distributed import is_first
 from pyrovae.programs import modules_of
 from pyrovae.reductions import check_count
 
@@ -208,7 +209,9 @@ class Log:
         self.failed = False
 
     def __call__(self, training: Training) -> None:
-        """Write the latest row."""
+        """Write the latest row; of several processes, the first one's."""
+        if not is_first():
+            return
         columns = vars(training.history).items()
         row = {name: values[-1] for name, values in columns if isinstance(values, list) and values}
         try:

@@ -15,8 +15,10 @@ import tyro
 
 from pyrovae import sources
 from pyrovae.commands import Doctor, List, configured, registry_of_parts
+from pyrovae.commands.together import all_agree, prepared, together
 from pyrovae.locks import locked
-from pyrovae.recipes import Recipe, check_data, notes, one_line, read_config, read_run
+from pyrovae.ranks import speaks
+from pyrovae.recipes import Recipe, Run, check_data, notes, one_line, read_config, read_run
 from pyrovae.runs import Keeper, check_folder, check_writable, continued, describe, prepare
 
 __all__ = ["main"]
@@ -28,20 +30,23 @@ BAD_INPUT, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line: exit code 0, 1 (failed), 2 (bad input), 130 (Ctrl-C) or 143 (SIGTERM)."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    caught: BaseException
     try:
         return _parse_and_run(arguments)
     except BrokenPipeError:  # of `pyrovae list | head`; what is not flushed yet goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except (FloatingPointError, ConnectionError) as error:
+        code, message, caught = FAILED, one_line(error), error
     except (ValueError, OSError) as error:
-        code, message = BAD_INPUT, one_line(error)
-    except FloatingPointError as error:
-        code, message = FAILED, one_line(error)
+        code, message, caught = BAD_INPUT, one_line(error), error
     except ImportError as error:
         code, message = FAILED, f"{one_line(error)} (`pyrovae doctor` looks at what is installed)"
-    except KeyboardInterrupt:
-        code, message = INTERRUPTED, "interrupted"
-    print(f"pyrovae: {message}", file=sys.stderr)
+        caught = error
+    except KeyboardInterrupt as error:
+        code, message, caught = INTERRUPTED, "interrupted", error
+    if speaks(caught):
+        print(f"pyrovae: {message}", file=sys.stderr)
     return code
 
 
@@ -110,23 +115,28 @@ class _Train:
         recipe = continued(self.folder, self.recipe, DEFAULT).recipe if self.resume else self.recipe
         if recipe.dataset == "static-mnist":
             sources.find_static_mnist(self.root)
+        with together(), prepared(self.folder, self._prepare):
+            return self._train(recipe)
+
+    def _prepare(self) -> None:
         check_folder(self.folder)
         with locked(self.folder / "lock"):
             if not self.resume:
                 prepare(self.folder, overwrite=self.overwrite)
-            return self._train(recipe)
 
     def _train(self, recipe: Recipe) -> int:
         from pyrovae import fit
         from pyrovae.building import build, load_data, training
         from pyrovae.streams import stream
 
-        dataset = load_data(recipe, self.root)
-        for line in [] if self.config is None else notes(self.config, recipe, dataset.fingerprint):
-            print(f"pyrovae: {line}", file=sys.stderr)
-        features = dataset.train.values.shape[1]
-        with stream("weights", recipe.seed):
-            vae = build(recipe, features, dataset.train.shape, dataset.train)
+        with all_agree():
+            dataset = load_data(recipe, self.root)
+            changed = [] if self.config is None else notes(self.config, recipe, dataset.fingerprint)
+            for line in changed if speaks() else []:
+                print(f"pyrovae: {line}", file=sys.stderr)
+            features = dataset.train.values.shape[1]
+            with stream("weights", recipe.seed):
+                vae = build(recipe, features, dataset.train.shape, dataset.train)
         keeper = Keeper(vae, self.folder, describe(recipe, dataset, features))
         keeper.begin()
         try:
@@ -141,12 +151,14 @@ class _Train:
                 resume=self.folder,
             )
         except (KeyboardInterrupt, SystemExit) as stop:
-            print(f"pyrovae: {keeper.interrupted()}", file=sys.stderr)
+            if speaks():
+                print(f"pyrovae: {keeper.interrupted()}", file=sys.stderr)
             return INTERRUPTED if isinstance(stop, KeyboardInterrupt) else TERMINATED
         except Exception:
             keeper.forget()
             raise
-        keeper.finish(dataset)
+        if speaks():
+            keeper.finish(dataset)
         return 0
 
 
@@ -207,14 +219,21 @@ class _Evaluate:
         """Evaluate, print the table and write the per-datum results."""
         sources.choose("split", self.split, ("train", "validation", "test"))
         run = read_run(self.folder)
-        check_writable(self.folder)
+        with together():
+            return self._evaluate(run)
+
+    def _evaluate(self, run: Run) -> int:
+        with all_agree():
+            if speaks():
+                check_writable(self.folder)
 
         from pyrovae import certify, evaluate, load
         from pyrovae.building import load_data
 
-        vae = load(self.folder)
-        dataset = load_data(run.recipe, self.root)
-        check_data(run, dataset.fingerprint)
+        with all_agree():
+            vae = load(self.folder)
+            dataset = load_data(run.recipe, self.root)
+            check_data(run, dataset.fingerprint)
         data = getattr(dataset, self.split)
         path, partial = self.folder / _results(self.split), self.folder / f"{_results(self.split)}.partial"
         if self.certify:
@@ -223,6 +242,8 @@ class _Evaluate:
         else:
             result = evaluate(vae.model, vae.guide, data, resume=partial, method=self.method, **self.keywords)
             said = str(result)
+        if not speaks():
+            return 0
         result.save(path)
         partial.unlink(missing_ok=True)
         print(f"{said}\nper datum: {path}")

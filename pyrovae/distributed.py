@@ -127,8 +127,8 @@ def join(backend: str | None = None, timeout: float | None = None) -> World:
     if "nccl" in backend and where.local >= gpus:
         mend = "use gloo" if not gpus else f"start {gpus} processes a machine"
         raise ValueError(
-            f"NCCL takes a GPU for each process, and this machine has {gpus}: process {where.local} of it has "
-            f"none: {mend}"
+            f"NCCL takes a GPU for each process, and this machine has {gpus}: process {where.local} of it "
+            f"has none: {mend}"
         )
     if gpus and "nccl" in backend:
         torch.cuda.set_device(where.local)
@@ -146,8 +146,8 @@ def join(backend: str | None = None, timeout: float | None = None) -> World:
         said = " ".join(str(error).split()).split(" Exception raised from")[0][:160]
         raise ConnectionError(
             f"{ranks.told(where)}: the {where.size} processes do not meet at {where.address}:{where.port} "
-            f"within {seconds:g} s ({said}): start all of them by one {where.launcher}, on machines that reach "
-            f"the first"
+            f"within {seconds:g} s ({said}): start all of them by one {where.launcher}, on machines that "
+            f"reach the first"
         ) from error
     return world()
 
@@ -271,8 +271,8 @@ def talking() -> Iterator[None]:
         if world().size == 1 or not of_group:
             raise
         gone = ConnectionError(
-            f"another of the {world().size} processes ended, or did not answer in time ({said[:120]}): look at "
-            f"what it said; what was kept goes on by --resume, or resume="
+            f"another of the {world().size} processes ended, or did not answer in time ({said[:120]}): look "
+            f"at what it said; what was kept goes on by --resume, or resume="
         )
         raise _common(gone) from error
 
@@ -314,8 +314,8 @@ def check_shared(folder: Path) -> None:
                 time.sleep(0.05)
             if not path.is_file():
                 raise OSError(
-                    f"{folder}: process {world().rank} does not see what process 0 writes there: name a folder "
-                    f"that all machines share"
+                    f"{folder}: process {world().rank} does not see what process 0 writes there: name a "
+                    f"folder that all machines share"
                 )
     finally:
         if is_first():
@@ -332,8 +332,8 @@ def refuse_sharded(owner: str, modules: Iterable[nn.Module]) -> None:
         sharded = any(type(each).__name__ == "FullyShardedDataParallel" for each in module.modules())
         if sharded or any(type(each).__name__ == "DTensor" for each in module.parameters()):
             raise ValueError(
-                f"{owner}: the parameters are sharded (FSDP), and here each process computes its rows with all "
-                f"of them: train by FSDP's own loop with Trace_ELBO()(model, guide) as the loss, and pass the "
+                f"{owner}: the parameters are sharded (FSDP), and each process computes its rows with all of "
+                f"them: train by FSDP's own loop with Trace_ELBO()(model, guide) as the loss, and evaluate the "
                 f"full model, of get_model_state_dict with full_state_dict=True"
             )
 

@@ -69,9 +69,10 @@ def evaluate(
     bits of float32, and of annealed chains nothing. Memory is bounded whatever K; where it runs out, the
     chunk is halved, with a warning. Modules are put in evaluation mode meanwhile.
 
-    In a process group of torch.distributed (:func:`pyrovae.distributed.join`) every process calls it alike: the
-    tiles are dealt to the processes, all of them get the whole answer, which is that of one process to the last
-    bit (with as many threads each), and the first one writes. A file to resume from goes on with any number.
+    In a process group of torch.distributed (:func:`pyrovae.distributed.join`) every process calls it alike:
+    the tiles are dealt to the processes, all of them get the whole answer, which is that of one process to
+    the last bit (with as many threads each), and the first one writes. A file to resume from goes on with any
+    number.
 
     With ``target_se`` the draws go where they are needed. A datum whose standard error is above it, or
     whose k-hat is not reliable, gets as many draws again as it has, until both are good or ``max_samples``
@@ -125,15 +126,17 @@ def evaluate(
         >>> torch.allclose(result.log_evidence, oracle.log_evidence(x).double(), atol=1e-4)
         True
     """
-    check_count("num_samples", num_samples)
-    for name, value in (("batch_size", batch_size), ("chunk_size", chunk_size)):
-        check_count(name, 1 if value is None else value)
-    max_samples = _most(num_samples, target_se, max_samples)
-    _check_method(method, target_se)
-    check_precision(precision)
-    modules = modules_of(model, guide, device)
-    if proposal is not None and not isinstance(proposal, str):
-        modules += modules_of(proposal, proposal, device)
+    with distributed.agreed():
+        check_count("num_samples", num_samples)
+        for name, value in (("batch_size", batch_size), ("chunk_size", chunk_size)):
+            check_count(name, 1 if value is None else value)
+        max_samples = _most(num_samples, target_se, max_samples)
+        _check_method(method, target_se)
+        check_precision(precision)
+        modules = modules_of(model, guide, device)
+        distributed.refuse_sharded("evaluate", modules)
+        if proposal is not None and not isinstance(proposal, str):
+            modules += modules_of(proposal, proposal, device)
     said = {
         "num_samples": num_samples,
         "method": METHODS[method],
@@ -143,7 +146,6 @@ def evaluate(
         **({"compiled": True} if compile else {}),
         **made_with(modules, precision),
     }
-    distributed.refuse_sharded("evaluate", modules)
     distributed.same("evaluate", {**said, "rows": num_rows(data), "kept": resume is not None})
     columns: dict[str, list[Tensor]] = {name: [] for name in FIELDS}
     seen, memory, mine = 0, Memory(chunk_size), distributed.is_first()

@@ -71,8 +71,8 @@ def place(environ: Mapping[str, str] | None = None) -> Place | None:
     rank, size = (_number(environ, name, launcher) for name in (of_rank, of_size))
     if not 0 <= rank < size:
         raise ValueError(
-            f"{of_rank} is {rank} and {of_size} is {size}: ranks go from 0 to {size - 1}: start all processes "
-            f"by one {launcher}"
+            f"{of_rank} is {rank} and {of_size} is {size}: ranks go from 0 to {size - 1}: start all "
+            f"processes by one {launcher}"
         )
     if size == 1:
         return None
@@ -133,10 +133,10 @@ def seconds_to_wait() -> float:
 
 
 def speaks(error: BaseException | None = None) -> bool:
-    """Whether this process is to print: the first one, or, of an error that it may have alone, any.
+    """Whether this process is to print and to write: the first one, or, of an error of its own, any.
 
     Args:
-        error: One that all have, or know of, is marked ``common``.
+        error: One that it may have alone is marked ``own``.
 
     Example:
         >>> speaks()
@@ -148,7 +148,7 @@ def speaks(error: BaseException | None = None) -> bool:
         where = None
     if where is None or where.rank == 0:
         return True
-    return error is not None and not (isinstance(error, FloatingPointError) or hasattr(error, "common"))
+    return hasattr(error, "own")
 
 
 def told(where: Place) -> str:

@@ -3,8 +3,8 @@ r"""A batch shared among processes: the loss of each one's rows, and the gradien
 .. math:: L = \sum_r L_r, \qquad \nabla L = \frac1W \sum_{r=1}^W \nabla (W L_r)
 
 DistributedDataParallel takes the mean on the right. What a plate says that subsamples, N/B, is of the whole
-batch, and what lies outside the plate of the data counts once and not once for each process. A process without
-rows takes part with a loss of nought.
+batch, and what lies outside the plate of the data counts once and not once for each process. A process
+without rows takes part with a loss of nought.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ class _Holding(nn.Module):
     def __init__(self, module: nn.Module, parameters: list[Tensor]) -> None:
         super().__init__()
         self.module = module
-        # Never used: which of the others have no gradient may change from step to step, so DDP looks each time,
-        # and where it finds none it writes a warning from C++.
+        # Never used: which of the others have no gradient may change from step to step, so DDP looks each
+        # time, and where it finds none it writes a warning from C++.
         self.spare = nn.Parameter(torch.zeros_like(parameters[0].detach().flatten()[:1]))
         held = {id(each) for each in module.parameters()}
         for i, each in enumerate(parameters):
@@ -101,7 +101,7 @@ class _Holding(nn.Module):
 
 @contextmanager
 def weighing(plates: frozenset[str], rows: int, whole: int) -> Iterator[None]:
-    """Inside, programs run on a part of a batch say what adds up to the loss of the whole; alone, what they say.
+    """Inside, programs run on a part of a batch say what adds up to the loss of the whole.
 
     Args:
         plates: Names of the plates of the data.

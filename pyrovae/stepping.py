@@ -90,9 +90,7 @@ class Stepper:
         ahead = shared is None and _runs_ahead(optimizer, parameters)
         self.watched = _Ahead(optimizer) if ahead else None
 
-    def step(
-        self, batch: tuple[Tensor, ...], where: str, *, check: bool, rows: int | None = None
-    ) -> Tensor:
+    def step(self, batch: tuple[Tensor, ...], where: str, *, check: bool, rows: int | None = None) -> Tensor:
         """Take one; the batch's sums of loss, ELBO, reconstruction and KL.
 
         Args:

@@ -15,7 +15,16 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from pyrovae import distributed
-from pyrovae.batching import Data, batches, generators_of, identity_of, num_rows, resident, shares, telling_of_workers
+from pyrovae.batching import (
+    Data,
+    batches,
+    generators_of,
+    identity_of,
+    num_rows,
+    resident,
+    shares,
+    telling_of_workers,
+)
 from pyrovae.compilation import Compiled
 from pyrovae.course import Course, Training
 from pyrovae.history import History
@@ -77,12 +86,12 @@ def fit(
     returned at once; with more ``num_epochs`` it goes on, as if it had been given these, unless schedules
     were made for fewer. One of other data, parts, losses or settings is refused.
 
-    In a process group of torch.distributed (:func:`pyrovae.distributed.join`) every process calls it alike, and
-    each takes its part of every batch: the gradient is that of the whole batch, whatever its rest, and so are
-    history, guards and validation. Noise is each process's own, by seed, step and rank. The first one writes,
-    and starts all with its weights. A run goes on with another number of processes, over the same batches, with
-    other noise. Layers that normalise by the batch see their process's part, and keep the first one's running
-    statistics; terms of a loss that are of a whole batch are refused.
+    In a process group of torch.distributed (:func:`pyrovae.distributed.join`) every process calls it alike,
+    and each takes its part of every batch: the gradient is that of the whole batch, an uneven one too, and so
+    are history, guards and validation. Noise is each process's own, by seed, step and rank. The first one
+    writes, and starts all with its weights. A run goes on with another number of processes: over the same
+    batches, with other noise. Layers that normalise by the batch see their process's part, and keep the first
+    one's running statistics; terms of a loss that are of a whole batch are refused.
 
     Args:
         model: Pyro program of p(x, z); ``vae.model`` or any callable.
@@ -263,7 +272,7 @@ def fit(
 def _run_epoch(
     course: Course,
     seed: int,
-    drawn: Callable[[], Iterator[tuple[Tensor, ...]]],
+    drawn: Callable[[], Iterator[tuple[tuple[Tensor, ...], int]]],
     validated: Callable[[], dict[str, float] | None],
     callbacks: list[Callable[[Training], bool | None]],
     saver: Saver | None,
@@ -315,8 +324,8 @@ def _validate(
     totals: Tensor | float = 0.0
     rows = 0
     with stream("validate", seed), distributed.agreed():
-        keywords = {"rank": where.rank, "size": where.size, "device": device}
-        for step, (batch, whole) in enumerate(shares(data, batch_size, "validate", seed, **keywords)):
+        drawn = shares(data, batch_size, "validate", seed, rank=where.rank, size=where.size, device=device)
+        for step, (batch, whole) in enumerate(drawn):
             if interrupts is not None and interrupts.seen is not None:
                 break
             rows += whole

@@ -187,8 +187,9 @@ class Bound(Objective):
                 outside = added if outside is None else outside + added
             elif in_parts.get():
                 raise ValueError(
-                    f"{type(self).__name__}: a term such as free_bits, capacity, total_correlation or mmd is of a "
-                    f"whole batch, and each process has a part of it: train it by one process, or use kl_weight"
+                    f"{type(self).__name__}: a term such as free_bits, capacity, total_correlation or mmd is "
+                    f"of a whole batch, and each process has a part of it: train by one process, or use "
+                    f"kl_weight"
                 )
             elif self.gradient in ("score", "vimco") and drawn.log_score is not None:
                 raise ValueError(
