@@ -238,7 +238,7 @@ def telling_of_workers(*data: Data | None) -> Iterator[None]:
 def _fetches(
     data: Data, batch_size: int, order: torch.Generator | None, start: int, cut: Callable[[int], slice]
 ) -> tuple[Tensor | None, Iterator[tuple[tuple[Tensor, ...], int]]]:
-    """The rows in their order, where it is known, and the parts of batches, each made when it is asked for."""
+    """The rows in their order, where it is known, and parts of batches, each made when it is asked for."""
     if isinstance(data, DataLoader):
         # "for batch in data" would start the loader here, outside the stream that seeds its order.
         made = (_as_tuple(batch) for loader in (data,) for batch in loader)

@@ -14,6 +14,7 @@ the mean that DistributedDataParallel takes, of losses of each process's rows, o
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -143,7 +144,7 @@ def join(backend: str | None = None, timeout: float | None = None) -> World:
         )
         dist.barrier() if backend == "nccl" else gather(None)
     except (RuntimeError, ValueError, OSError) as error:
-        said = " ".join(str(error).split()).split(" Exception raised from")[0][:160]
+        said = _short(error)
         raise ConnectionError(
             f"{ranks.told(where)}: the {where.size} processes do not meet at {where.address}:{where.port} "
             f"within {seconds:g} s ({said}): start all of them by one {where.launcher}, on machines that "
@@ -266,15 +267,21 @@ def talking() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        said = " ".join(str(error).split())
-        of_group = isinstance(error, dist.DistError) or any(word in said.lower() for word in OF_THE_GROUP)
+        said = _short(error)
+        of_group = isinstance(error, dist.DistError) or any(word in str(error).lower() for word in OF_THE_GROUP)
         if world().size == 1 or not of_group:
             raise
         gone = ConnectionError(
-            f"another of the {world().size} processes ended, or did not answer in time ({said[:120]}): look "
+            f"another of the {world().size} processes ended, or did not answer in time ({said}): look "
             f"at what it said; what was kept goes on by --resume, or resume="
         )
         raise _common(gone) from error
+
+
+def _short(error: Exception) -> str:
+    """What torch says, without the place in its source and its surmises."""
+    said = re.sub(r"^\[[^\]]*\] ?", "", " ".join(str(error).split()))
+    return re.split(r" ?(Exception raised from|This may|. This)", said)[0][:160]
 
 
 def same(owner: str, said: dict[str, Any]) -> None:
@@ -333,7 +340,7 @@ def refuse_sharded(owner: str, modules: Iterable[nn.Module]) -> None:
         if sharded or any(type(each).__name__ == "DTensor" for each in module.parameters()):
             raise ValueError(
                 f"{owner}: the parameters are sharded (FSDP), and each process computes its rows with all of "
-                f"them: train by FSDP's own loop with Trace_ELBO()(model, guide) as the loss, and evaluate the "
+                f"them: train by FSDP's own loop with Trace_ELBO()(model, guide) as the loss; evaluate the "
                 f"full model, of get_model_state_dict with full_state_dict=True"
             )
 
