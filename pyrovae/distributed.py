@@ -268,7 +268,9 @@ def talking() -> Iterator[None]:
         yield
     except RuntimeError as error:
         said = _short(error)
-        of_group = isinstance(error, dist.DistError) or any(word in str(error).lower() for word in OF_THE_GROUP)
+        of_group = isinstance(error, dist.DistError) or any(
+            word in str(error).lower() for word in OF_THE_GROUP
+        )
         if world().size == 1 or not of_group:
             raise
         gone = ConnectionError(

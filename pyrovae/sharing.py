@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pyro.poutine.messenger import Messenger
@@ -19,12 +19,14 @@ from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pyrovae.distributed import settle, talking, total, world
+from pyrovae.distributed import settle, share_buffers, talking, total, world
 from pyrovae.interrupts import Interrupts
 from pyrovae.metering import Meter
 from pyrovae.ranks import in_parts
 
 __all__ = ["SharedLoss", "weighing"]
+
+Value = TypeVar("Value")
 
 
 class SharedLoss:
@@ -39,9 +41,10 @@ class SharedLoss:
     def __init__(self, meter: Meter, parameters: list[Tensor], interrupts: Interrupts | None) -> None:
         self.meter, self.interrupts = meter, interrupts
         device = parameters[0].device
+        share_buffers(meter.module)
         with talking():
             self.parallel = DistributedDataParallel(
-                _Holding(meter.module, parameters),
+                _Holding(parameters),
                 device_ids=[device] if device.type == "cuda" else None,
                 find_unused_parameters=True,
             )
@@ -70,9 +73,27 @@ class SharedLoss:
         return found[:4] if sums is None else found[:4].to(sums)
 
     def backward(self, loss: Tensor) -> None:
-        """The gradient of the whole batch, into every parameter that it depends on, on every process."""
+        """The gradient of the whole batch, into every parameter that it depends on, on every process.
+
+        Buffers, such as running statistics, become the first process's.
+        """
         with talking():
             (world().size * loss).backward()
+        share_buffers(self.meter.module)
+
+    def fetched(self, batches: Iterator[Value]) -> Iterator[Value]:
+        """The batches; where one process cannot make its part, all have its error."""
+        while True:
+            try:
+                batch = next(batches, None)
+            except ConnectionError:
+                raise
+            except Exception as error:
+                self.settle(None, error)
+                raise
+            if batch is None:
+                return
+            yield batch
 
     def _nothing(self) -> tuple[Tensor, Tensor]:
         """Of no rows: a gradient of nought for what the others have one of."""
@@ -81,18 +102,18 @@ class SharedLoss:
 
 
 class _Holding(nn.Module):
-    """The parameters that are trained, those of no module too, and the buffers, for DDP to find."""
+    """The parameters that are trained, for DDP to find: those of no module too, and no buffers.
 
-    def __init__(self, module: nn.Module, parameters: list[Tensor]) -> None:
+    Which DDP would send round before each run, when a process that failed to make its batch is not there.
+    """
+
+    def __init__(self, parameters: list[Tensor]) -> None:
         super().__init__()
-        self.module = module
         # Never used: which of the others have no gradient may change from step to step, so DDP looks each
         # time, and where it finds none it writes a warning from C++.
         self.spare = nn.Parameter(torch.zeros_like(parameters[0].detach().flatten()[:1]))
-        held = {id(each) for each in module.parameters()}
-        for i, each in enumerate(parameters):
-            if id(each) not in held:  # in a closure, or in Pyro's store: a leaf, and no nn.Parameter
-                self._parameters[f"parameter_{i}"] = each  # type: ignore[assignment]
+        for i, each in enumerate(parameters):  # in a closure, or in Pyro's store: a leaf, and no nn.Parameter
+            self._parameters[f"parameter_{i}"] = each  # type: ignore[assignment]
 
     def forward(self, compute: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """The loss and the sums of the rows here."""

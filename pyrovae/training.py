@@ -229,7 +229,7 @@ def fit(
 
         def drawn() -> Iterator[tuple[tuple[Tensor, ...], int]]:
             """What is left of the epoch: this process's part of each batch, and the rows of all."""
-            return shares(
+            parts = shares(
                 data,
                 batch_size,
                 "train",
@@ -242,6 +242,7 @@ def fit(
                 checked=checked,
                 start=course.step,
             )
+            return parts if shared is None else shared.fetched(parts)
 
         def validated() -> dict[str, float] | None:
             if validation is None:
@@ -300,7 +301,6 @@ def _run_epoch(
         for callback in callbacks:
             if hasattr(callback, "applied"):
                 averages.enter_context(callback.applied())
-        distributed.share_buffers(course.meter.module)
         found = validated()
         if found is not None:
             course.end_epoch(means | found)

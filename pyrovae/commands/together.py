@@ -25,6 +25,7 @@ def together() -> Iterator[None]:
     if ranks.place() is None:
         yield
         return
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # its stack: its words are in the error
     from pyrovae.distributed import is_first, joined
 
     try:
