@@ -160,7 +160,7 @@ def test_a_run_goes_on_by_as_many_processes_to_the_bit_and_by_others_over_the_sa
             said = f"goes on elsewhere (processes is 2 there and {'nothing' if size == '1' else size} here)"
             assert [said in line for line in each["told"]] == ([] if size == "2" else [True]), (size, rank)
             assured += 1
-    assert assured >= 6
+    assert assured >= 3
 
 
 def test_a_process_that_is_killed_ends_the_others_and_the_run_goes_on(found):
