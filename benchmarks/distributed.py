@@ -53,7 +53,8 @@ ASSUMED = {
 def step(parameters: float, gpus: int, adapters: int, assumed: dict[str, float]) -> dict[str, float]:
     """Seconds of one step, 128 rows a GPU: compute 6 P B / F, all-reduce 4 P 2 (n - 1) / n / bandwidth.
 
-    Eager steps hide the all-reduce behind the backward pass, two thirds of the compute.
+    Eager steps hide the all-reduce behind the backward pass, two thirds of the compute: all of it from "rows"
+    a GPU on.
     """
     compute = assumed["launch"] + 6 * parameters * BATCH / assumed["flops"]
     volume = 4 * parameters * 2 * (gpus - 1) / gpus
@@ -63,30 +64,27 @@ def step(parameters: float, gpus: int, adapters: int, assumed: dict[str, float])
     reduce = volume / bandwidth + 2 * math.log2(gpus) * assumed["hop"]
     sums = 2 * math.log2(gpus) * assumed["hop"]
     hidden = max(compute + sums, compute / 3 + sums + reduce)
-    return {
-        "compute": compute,
-        "all-reduce": reduce,
-        "sums": sums,
-        "step": hidden,
-    }
+    enough = (reduce + sums) * 1.5 * assumed["flops"] / (6 * parameters)
+    return {"compute": compute, "all-reduce": reduce, "sums": sums, "step": hidden, "rows": enough}
 
 
 def print_model(assumed: dict[str, float], tiles: list[float]) -> None:
-    print("| decoder | GPUs | adapters a machine | compute | all-reduce | sums | step | efficiency |")
-    print("| --- | --: | --: | --: | --: | --: | --: | --: |")
+    print("| decoder | GPUs | adapters | compute | all-reduce | sums | step | efficiency | rows to hide it |")
+    print("| --- | --: | --: | --: | --: | --: | --: | --: | --: |")
     for parameters, name in ((1e7, "10M"), (1e9, "1B")):
         for gpus, adapters in ((8, 8), (512, 8), (512, 1)):
             found = step(parameters, gpus, adapters, assumed)
             times = " | ".join(
                 f"{1e3 * found[key]:.2f} ms" for key in ("compute", "all-reduce", "sums", "step")
             )
-            print(f"| {name} | {gpus} | {adapters} | {times} | {found['compute'] / found['step']:.0%} |")
+            part, rows = found["compute"] / found["step"], found["rows"]
+            print(f"| {name} | {gpus} | {adapters} | {times} | {part:.0%} | {rows:,.0f} |")
     print("\n| processes | sums by gloo's ring | by NCCL's tree |")
     print("| --: | --: | --: |")
     for gpus in (2, 8, 64, 512):
         ring, tree = 2 * (gpus - 1) * assumed["gloo hop"], 2 * math.log2(gpus) * assumed["hop"]
         print(f"| {gpus} | {1e3 * ring:.2f} ms | {1e3 * tree:.2f} ms |")
-    print("\n| GPUs | rounds of 157 tiles | even tiles | measured spread of tiles | hours to a failure |")
+    print("\n| GPUs | rounds of 157 tiles | even tiles | uneven tiles | hours to a failure |")
     print("| --: | --: | --: | --: | --: |")
     for gpus in (2, 8, 64, 512):
         rounds = math.ceil(assumed["tiles"] / gpus)

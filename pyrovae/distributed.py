@@ -192,7 +192,7 @@ def total(values: Tensor) -> Tensor:
     """Their sum over all processes, the same to the last bit on each; where and what they are."""
     if world().size == 1:
         return values
-    # By NCCL where it is: gloo's ring takes a turn of every process, which of 512 would be longer than a step.
+    # By NCCL where it is: gloo's ring takes a turn of every process, of 512 longer than a step.
     place = f"cuda:{torch.cuda.current_device()}" if "nccl" in dist.get_backend_config() else "cpu"
     summed = values.detach().to(place, torch.float64, copy=True)
     with talking():
