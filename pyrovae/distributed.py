@@ -17,6 +17,7 @@ import os
 import re
 import secrets
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
@@ -49,6 +50,7 @@ __all__ = [
     "same",
     "share_buffers",
     "talking",
+    "tell_of_no_group",
     "total",
     "world",
 ]
@@ -96,6 +98,17 @@ def world() -> World:
     if dist.is_available() and dist.is_initialized():
         return World(dist.get_rank(), dist.get_world_size())
     return World(0, 1)
+
+
+def tell_of_no_group(owner: str) -> None:
+    """Warn a script that torchrun started, and that forgot to join: each process would do all of the work."""
+    if world().size == 1 and "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
+        warnings.warn(
+            f"{owner}: torchrun started {os.environ['WORLD_SIZE']} processes, and there is no process group, so "
+            f"that each does all of the work: call pyrovae.distributed.join() first",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def is_first() -> bool:

@@ -135,6 +135,7 @@ def evaluate(
         check_precision(precision)
         modules = modules_of(model, guide, device)
         distributed.refuse_sharded("evaluate", modules)
+        distributed.tell_of_no_group("evaluate")
         if proposal is not None and not isinstance(proposal, str):
             modules += modules_of(proposal, proposal, device)
     said = {

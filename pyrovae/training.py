@@ -162,6 +162,7 @@ def fit(
     where = distributed.world()
     modules = modules_of(model, guide, device)
     distributed.refuse_sharded("fit", modules)
+    distributed.tell_of_no_group("fit")
     if isinstance(loss, Compiled):
         loss, compile = loss.elbo, True
     meter = Meter(model, guide, loss if loss is not None else Trace_ELBO())

@@ -276,6 +276,13 @@ def test_an_environment_that_contradicts_itself_is_one_line(environ, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_script_that_forgot_to_join_is_told(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.warns(UserWarning, match="torchrun started 2 processes.*: call pyrovae.distributed.join()"):
+        distributed.tell_of_no_group("fit")
+
+
 def test_two_runs_at_once_have_ports_of_their_own():
     jobs = [SLURM | {"SLURM_JOB_ID": job, "SLURM_STEP_ID": step} for job in "78" for step in "01"]
     assert len({ranks.place(each).port for each in jobs}) == 4
