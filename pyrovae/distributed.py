@@ -104,8 +104,8 @@ def tell_of_no_group(owner: str) -> None:
     """Warn a script that torchrun started, and that forgot to join: each process would do all of the work."""
     if world().size == 1 and "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
         warnings.warn(
-            f"{owner}: torchrun started {os.environ['WORLD_SIZE']} processes, and there is no process group, so "
-            f"that each does all of the work: call pyrovae.distributed.join() first",
+            f"{owner}: torchrun started {os.environ['WORLD_SIZE']} processes, and there is no process group, "
+            f"so that each does all of the work: call pyrovae.distributed.join() first",
             UserWarning,
             stacklevel=3,
         )
