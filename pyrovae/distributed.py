@@ -306,6 +306,8 @@ def same(owner: str, said: dict[str, Any]) -> None:
     Raises:
         ValueError: They differ; the first difference is named.
     """
+    if world().size == 1:
+        return
     found = gather(said)
     for rank, other in enumerate(found):
         different = differences(other, found[0])

@@ -173,7 +173,7 @@ def fit(
         "validation": None,
         "batch_size": batch_size,
         "seed": seed,
-        "loss": described(meter.objective),
+        "loss": described(meter.objective) if resume is not None or where.size > 1 else None,
         "precision": precision,
         "compile": compile,
         "clip": clip,
