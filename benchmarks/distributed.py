@@ -218,7 +218,7 @@ def worker(rounds: int, steps: int) -> dict[str, Any]:
     estimates.Estimator.columns = timed(estimates.Estimator.columns)
     told.clear()
     with by_itself(distributed):
-        pv.evaluate(model, guide, data, num_samples=100, target_se=0.3, max_samples=800, progress=False)
+        pv.evaluate(model, guide, data[:256], num_samples=100, target_se=0.3, max_samples=400, progress=False)
     tiles += told
     return {"rank": where.rank, "parameters": size, "seconds": found, "tiles": tiles}
 
