@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
+from pyrovae.ranks import part
 from pyrovae.streams import generator, stream
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ __all__ = [
     "num_rows",
     "resident",
     "rows_of",
+    "shares",
     "telling_of_workers",
 ]
 
@@ -178,30 +181,67 @@ def batches(
             its number of rows.
         TypeError: The rows are no tensors.
     """
+    for batch, _ in shares(
+        data, batch_size, purpose, *key, shuffle=shuffle, device=device, checked=checked, start=start
+    ):
+        yield batch
+
+
+def shares(
+    data: Data,
+    batch_size: int,
+    purpose: str,
+    *key: int,
+    rank: int = 0,
+    size: int = 1,
+    shuffle: bool = False,
+    device: torch.device | str | None = None,
+    checked: bool = False,
+    start: int = 0,
+) -> Iterator[tuple[tuple[Tensor, ...], int]]:
+    """As :func:`batches`, one process's rows of each, which may be none, and how many the batch has.
+
+    What is redrawn is drawn by each process for its own rows. The batches of a DataLoader are cut once they
+    are made, the same on every process.
+
+    Args:
+        data: As there.
+        batch_size: Rows of a batch, those of all processes together.
+        purpose: As there.
+        key: As there.
+        rank: The process.
+        size: How many there are.
+        shuffle: As there.
+        device: As there.
+        checked: As there.
+        start: As there.
+    """
     total = num_rows(data)
     if isinstance(data, IterableDataset):
         data = DataLoader(data, batch_size)
+    cut = partial(part, rank=rank, size=size)
+    own = (rank,) if size > 1 and not isinstance(data, DataLoader) else ()
     order = generator(f"order, {purpose}", *key) if shuffle else None
     again = start if isinstance(data, DataLoader) else 0
-    rows, fetches = _fetches(data, batch_size, order, start - again)
+    rows, fetches = _fetches(data, batch_size, order, start - again, cut)
     split, seen = _split(data), (start - again) * batch_size
     plain = isinstance(data, (Tensor, tuple)) or split is data  # nothing draws from torch's generator
     for step in itertools.count(start - again):
         with ExitStack() as streams:
             if not plain:
-                streams.enter_context(stream(f"rows, {purpose}", *key, step))
+                streams.enter_context(stream(f"rows, {purpose}", *key, step, *own))
             if split is not None:
-                streams.enter_context(split.drawing(f"redraw, {purpose}", *key, step))
-            batch = next(fetches, None)
+                streams.enter_context(split.drawing(f"redraw, {purpose}", *key, step, *own))
+            batch, whole = next(fetches, (None, 0))
         if batch is None:
             _check_all_came(data, seen, total)
             return
         if not checked:
-            _check(batch, rows, seen)
-        seen += len(batch[0])
+            _check(batch, rows, seen + cut(whole).start)
+        seen += whole
         if step < start:
             continue
-        yield tuple(_sent(tensor, device) for tensor in batch) if device else batch
+        yield tuple(_sent(tensor, device) for tensor in batch) if device else batch, whole
 
 
 def _sent(tensor: Tensor, device: torch.device | str) -> Tensor:
@@ -227,15 +267,31 @@ def telling_of_workers(*data: Data | None) -> Iterator[None]:
 
 
 def _fetches(
-    data: Data, batch_size: int, order: torch.Generator | None, start: int
-) -> tuple[Tensor | None, Iterator[tuple[Tensor, ...]]]:
-    """The rows in their order, where that is known, and the batches, each made when it is asked for."""
+    data: Data, batch_size: int, order: torch.Generator | None, start: int, cut: Callable[[int], slice]
+) -> tuple[Tensor | None, Iterator[tuple[tuple[Tensor, ...], int]]]:
+    """The rows in their order, where it is known, and parts of batches, each made when it is asked for."""
     if isinstance(data, DataLoader):
         # "for batch in data" would start the loader here, outside the stream that seeds its order.
-        return None, (_as_tuple(batch) for loader in (data,) for batch in loader)
+        made = (_as_tuple(batch) for loader in (data,) for batch in loader)
+        return None, ((_cut(batch, cut), len(batch[0])) for batch in made)
     rows = torch.arange(num_rows(data)) if order is None else _shuffled(data, order)
     there = rows.to(_device_of(data))  # once, and not for each batch
-    return rows, (_take(data, chosen) for chosen in there.split(batch_size)[start:])
+    chunks = there.split(batch_size)[start:]
+    return rows, ((_taken(data, chosen, cut(len(chosen))), len(chosen)) for chosen in chunks)
+
+
+def _cut(batch: tuple[Any, ...], cut: Callable[[int], slice]) -> tuple[Any, ...]:
+    """A part of a batch; all of it as it is, and what is no tensor too, which is refused elsewhere."""
+    if not all(isinstance(each, Tensor) for each in batch) or cut(len(batch[0])) == slice(0, len(batch[0])):
+        return batch
+    return tuple(each[cut(len(each))] for each in batch)
+
+
+def _taken(data: Any, chosen: Tensor, here: slice) -> tuple[Tensor, ...]:
+    """Some of the chosen rows; of none, their shapes."""
+    if here.start == here.stop:
+        return tuple(each[:0] for each in _take(data, chosen[:1]))
+    return _take(data, chosen[here])
 
 
 def _shuffled(data: Any, order: torch.Generator) -> Tensor:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from pyrovae.distributed import is_first
 from pyrovae.loggers import Logger
 from pyrovae.programs import modules_of
 from pyrovae.reductions import check_count
@@ -220,7 +221,9 @@ class Log:
         self.failed = self._opened = False
 
     def __call__(self, training: Training) -> None:
-        """Write the latest row; before the first one, those that the log lacks."""
+        """Write the latest row, before the first those that the log lacks; of several processes, one does."""
+        if not is_first():
+            return
         history, latest = training.history, len(training.history) - 1
         try:
             if isinstance(self.logger, Logger):

@@ -17,6 +17,7 @@ from pyrovae.commands import BAD_INPUT, COMMANDS, DONE, FAILED, INTERRUPTED, fin
 from pyrovae.commands.complaints import check_command, complaint
 from pyrovae.commands.parsing import configured, registry_of_parts
 from pyrovae.commands.train import DEFAULT
+from pyrovae.ranks import speaks
 from pyrovae.recipes import one_line
 
 __all__ = ["main"]
@@ -36,21 +37,24 @@ completion: pyrovae --tyro-write-completion bash ~/.local/share/bash-completion/
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line: exit code 0, 1 (failed), 2 (bad input), 130 (Ctrl-C) or 143 (SIGTERM)."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    caught: BaseException
     try:
         command = _parse(arguments)
         return DONE if command is None else command.run()
     except BrokenPipeError:  # of `pyrovae list | head`; what is not flushed yet goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except (FloatingPointError, ConnectionError) as error:
+        code, message, caught = FAILED, one_line(error), error
     except (ValueError, OSError) as error:
-        code, message = BAD_INPUT, one_line(error)
-    except FloatingPointError as error:
-        code, message = FAILED, one_line(error)
+        code, message, caught = BAD_INPUT, one_line(error), error
     except ImportError as error:
         code, message = FAILED, f"{one_line(error)} (`pyrovae doctor` looks at what is installed)"
-    except KeyboardInterrupt:
-        code, message = INTERRUPTED, "interrupted"
-    print(f"pyrovae: {message}", file=sys.stderr)
+        caught = error
+    except KeyboardInterrupt as error:
+        code, message, caught = INTERRUPTED, "interrupted", error
+    if speaks(caught):
+        print(f"pyrovae: {message}", file=sys.stderr)
     return code
 
 

@@ -14,7 +14,7 @@ from pyrovae.graphs import Backend, Graphs
 from pyrovae.precision import Precision
 from pyrovae.programs import Program
 
-__all__ = ["Compiled", "CompiledLoss", "compile"]
+__all__ = ["Compiled", "CompiledLoss", "Differentiable", "compile"]
 
 
 def compile(
@@ -113,7 +113,7 @@ class CompiledLoss(ELBOModule):
             return self.graphs.eager(*args, **kwargs)[0]
         if not result.leaves:
             return result.loss
-        return _Differentiable.apply(result.loss, result.gradients, *result.leaves)
+        return Differentiable.apply(result.loss, result.gradients, *result.leaves)
 
     def _loss(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
         if hasattr(self.elbo, "differentiable_loss"):
@@ -193,17 +193,19 @@ class Compiled(ELBO):
         return self._pairs[-1]
 
 
-class _Differentiable(torch.autograd.Function):
+class Differentiable(torch.autograd.Function):
     """A loss whose gradients are known already."""
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, gradients: list[Tensor | None], *leaves: Tensor) -> Tensor:
+        """The loss; its leaves are what it depends on."""
         ctx.gradients = gradients
         return loss
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, outer: Tensor) -> Any:
+        """The gradients, let go."""
         if ctx.gradients is None:
             raise RuntimeError("compiled loss: its gradients were taken already: call the loss again")
         gradients, ctx.gradients = ctx.gradients, None  # let go, so that they need no copy

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
+from itertools import chain
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from pyrovae import distributed
 from pyrovae.batching import Data, conventions_of, fingerprint, num_rows
 from pyrovae.estimates import Estimator
 from pyrovae.importance import log_weights
@@ -67,6 +69,11 @@ def evaluate(
     bits of float32, and of annealed chains nothing. Memory is bounded whatever K; where it runs out, the
     chunk is halved, with a warning. Modules are put in evaluation mode meanwhile.
 
+    In a process group of torch.distributed (:func:`pyrovae.distributed.join`) every process calls it alike:
+    the tiles are dealt to the processes, all of them get the whole answer, which is that of one process to
+    the last bit (with as many threads each), and the first one writes. A file to resume from goes on with any
+    number.
+
     With ``target_se`` the draws go where they are needed. A datum whose standard error is above it, or
     whose k-hat is not reliable, gets as many draws again as it has, until both are good or ``max_samples``
     are spent; all its draws count, each once. Each round's weights average to p(x), given all that was
@@ -121,15 +128,18 @@ def evaluate(
         >>> torch.allclose(result.log_evidence, oracle.log_evidence(x).double(), atol=1e-4)
         True
     """
-    check_count("num_samples", num_samples)
-    for name, value in (("batch_size", batch_size), ("chunk_size", chunk_size)):
-        check_count(name, 1 if value is None else value)
-    max_samples = _most(num_samples, target_se, max_samples)
-    _check_method(method, target_se)
-    check_precision(precision)
-    modules = modules_of(model, guide, device)
-    if proposal is not None and not isinstance(proposal, str):
-        modules += modules_of(proposal, proposal, device)
+    with distributed.agreed():
+        check_count("num_samples", num_samples)
+        for name, value in (("batch_size", batch_size), ("chunk_size", chunk_size)):
+            check_count(name, 1 if value is None else value)
+        max_samples = _most(num_samples, target_se, max_samples)
+        _check_method(method, target_se)
+        check_precision(precision)
+        modules = modules_of(model, guide, device)
+        distributed.refuse_sharded("evaluate", modules)
+        distributed.tell_of_no_group("evaluate")
+        if proposal is not None and not isinstance(proposal, str):
+            modules += modules_of(proposal, proposal, device)
     said = {
         "num_samples": num_samples,
         "method": METHODS[method],
@@ -139,40 +149,47 @@ def evaluate(
         **({"compiled": True} if compile else {}),
         **made_with(modules, precision),
     }
+    distributed.same("evaluate", {**said, "rows": num_rows(data), "kept": resume is not None})
     columns: dict[str, list[Tensor]] = {name: [] for name in FIELDS}
-    estimator, ledger, seen, memory = None, None, 0, Memory(chunk_size)
-    lock = nullcontext() if resume is None else locked(Path(f"{resume}.lock"), passing=True)
-    with lock, mode(modules, training=False), progress_bar(num_rows(data), "evaluate", show=progress) as bar:
-        for tile in tiles(data, seed, batch_size=batch_size, device=device):
-            if estimator is None:
-                with plain_errors(tile.name), networks_in(precision):
-                    structure, first = look(model, guide, tile)
-                    chosen = proposal_for(model, guide, proposal, data, first, seed, method, memory)
-                said |= chosen.said
-                ledger = (
-                    None if resume is None else Ledger(resume, said | _probe(model, chosen.program, first))
-                )
-                estimator = Estimator(
-                    model,
-                    guide,
-                    chosen.program,
-                    structure,
-                    num_samples,
-                    max_samples,
-                    target_se,
-                    num_temperatures if method == "ais" else None,
-                    seed,
-                    memory,
-                    compiled_scorer(model, precision) if compile else Scorer(model, precision=precision),
-                    precision,
-                )
-            if structure.rows < ROWS_IN_A_TILE:
-                tile = tile.bare()
-            found = None if ledger is None else ledger.find(tile)
-            if found is None:
-                found = estimator.columns(tile)
-                if ledger is not None:
-                    ledger.add(tile, found)
+    seen, memory, mine = 0, Memory(chunk_size), distributed.is_first()
+    lock = nullcontext() if resume is None or not mine else locked(Path(f"{resume}.lock"), passing=True)
+    with ExitStack() as stack:
+        with distributed.agreed():
+            stack.enter_context(lock)
+        stack.enter_context(mode(modules, training=False))
+        bar = stack.enter_context(progress_bar(num_rows(data), "evaluate", show=progress and mine))
+        every = tiles(data, seed, batch_size=batch_size, device=device)
+        with distributed.agreed():
+            tile = next(every)
+            with plain_errors(tile.name), networks_in(precision):
+                structure, first = look(model, guide, tile)
+                chosen = proposal_for(model, guide, proposal, data, first, seed, method, memory)
+        said |= chosen.said
+        distributed.same("evaluate", said)
+        ledger = None
+        if resume is not None:
+            probed = said | _probe(model, chosen.program, first)
+            ledger = distributed.from_first(lambda: Ledger(resume, probed))
+        estimator = Estimator(
+            model,
+            guide,
+            chosen.program,
+            structure,
+            num_samples,
+            max_samples,
+            target_se,
+            num_temperatures if method == "ais" else None,
+            seed,
+            memory,
+            compiled_scorer(model, precision) if compile else Scorer(model, precision=precision),
+            precision,
+        )
+        bare = structure.rows < ROWS_IN_A_TILE
+        every = (each.bare() if bare else each for each in chain([tile], every))
+        known = (lambda _: None) if ledger is None else ledger.find
+        for tile, found, new in distributed.dealt(every, known, estimator.columns):
+            if new and ledger is not None and mine:
+                ledger.add(tile, found)
             for name, values in found.items():
                 columns[name].append(values)
             seen = fingerprint(tile.data(), seen)

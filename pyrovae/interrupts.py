@@ -15,12 +15,34 @@ __all__ = ["Interrupts", "noticed"]
 class Interrupts:
     """Whether a signal came, and what is to be raised of it.
 
+    Args:
+        shared: Whether other processes have to act on it at the same time: it counts once all know of it.
+
     Attributes:
-        caught: The signal, if one came.
+        seen: The signal, if one came to this process.
+        caught: The one to act on.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, shared: bool = False) -> None:
+        self.shared = shared
+        self.seen: int | None = None
         self.caught: int | None = None
+
+    def note(self, number: int) -> None:
+        """One came."""
+        self.seen = number
+        if not self.shared:
+            self.caught = number
+
+    @property
+    def flags(self) -> tuple[bool, bool]:
+        """Whether a Ctrl-C, and whether a SIGTERM, came to this process."""
+        return self.seen == signal.SIGINT, self.seen == signal.SIGTERM
+
+    def agree(self, interrupted: bool, terminated: bool) -> None:
+        """Act, on every process, on what came to any."""
+        if interrupted or terminated:
+            self.caught = signal.SIGTERM if terminated else signal.SIGINT
 
     def look(self) -> None:
         """Raise what the signal asks for, if one came.
@@ -36,17 +58,20 @@ class Interrupts:
 
 
 @contextmanager
-def noticed() -> Iterator[Interrupts]:
+def noticed(*, shared: bool = False) -> Iterator[Interrupts]:
     """Inside, a first Ctrl-C or SIGTERM is noted, and a second one acts as it did before.
 
     On another thread than the main one nothing is noted, since signals are the main one's; nor is a signal
     that the process ignores.
+
+    Args:
+        shared: As in :class:`Interrupts`.
     """
-    interrupts = Interrupts()
+    interrupts = Interrupts(shared=shared)
     before: dict[int, Any] = {}
 
     def note(number: int, frame: FrameType | None) -> None:
-        interrupts.caught = number
+        interrupts.note(number)
         for each, handler in before.items():
             signal.signal(each, handler)
 

@@ -6,13 +6,14 @@ import os
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from pyrovae import durable
 from pyrovae.checkpoints import CHECKPOINTS, Checkpoints
 from pyrovae.course import Course
+from pyrovae.distributed import agreed, check_shared, is_first, world
 from pyrovae.durable import check_writable
 from pyrovae.identity import differences
 from pyrovae.interrupts import Interrupts, noticed
@@ -46,16 +47,30 @@ def keeping(folder: str | os.PathLike[str] | None, every: float) -> Iterator[Sav
     if not every >= 0:
         raise ValueError(f"fit: checkpoint_every is {every}: seconds, 0 or more")
     folder = Path(folder).absolute()
+    checkpoints: Checkpoints | None = None
+    with ExitStack() as stack:
+        with agreed():
+            if is_first():
+                _make(folder)
+                checkpoints = Checkpoints(folder / CHECKPOINTS)
+                stack.enter_context(locked(folder / "lock"))
+        interrupts = stack.enter_context(noticed(shared=world().size > 1))
+        check_shared(folder)
+        with agreed():
+            if is_first():
+                durable.sweep(folder, "weights.safetensors", "history.json", "recipe.json")
+                durable.sweep(folder / CHECKPOINTS)
+        with agreed():
+            checkpoints = checkpoints or Checkpoints(folder / CHECKPOINTS)
+        yield Saver(checkpoints, every, interrupts)
+
+
+def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"{folder} cannot be made ({error.strerror}): name another folder") from error
     check_writable(folder)
-    checkpoints = Checkpoints(folder / CHECKPOINTS)
-    with locked(folder / "lock"), noticed() as interrupts:
-        durable.sweep(folder, "weights.safetensors", "history.json", "recipe.json")
-        durable.sweep(checkpoints.folder)
-        yield Saver(checkpoints, every, interrupts)
 
 
 class Saver:
@@ -142,8 +157,11 @@ class Saver:
         self.interrupts.look()
 
     def keep(self, course: Course) -> None:
-        """Write a checkpoint, unless this moment has one; a full disk is a warning, and training goes on."""
-        if self.kept == _moment(course):
+        """Write a checkpoint, unless this moment has one; a full disk is a warning, and training goes on.
+
+        Of several processes the first one writes.
+        """
+        if self.kept == _moment(course) or not is_first():
             return
         course.stepper.finish()
         started = time.monotonic()

@@ -41,6 +41,8 @@ class Meter:
         self.module: nn.Module = objective(self.model, self.guide)
         self.particles = getattr(objective, "num_particles", 1)
         self.runs = 1 if getattr(objective, "vectorize_particles", False) else self.particles
+        self.reached: list[Tensor] = []  # what the loss of the first run depends on
+        self.plates: frozenset[str] = frozenset()  # of the data, by name
 
     def forward(self, *batch: Tensor) -> Tensor:
         """The loss, differentiable; with gradients already added where Pyro's loss gives no graph."""
@@ -69,7 +71,7 @@ class Meter:
             return torch.stack([loss, -loss, unknown, unknown])
         observed, prior, guide = (
             sum(
-                (_wide(log_density(site).sum()) for site in sites),
+                (_wide(_share(site)) for site in sites),
                 torch.zeros_like(loss),
             )
             for sites in (
@@ -89,6 +91,8 @@ class Meter:
         with stream("first run"), poutine.trace(param_only=True) as capture, plain_errors():
             loss = self.forward(*batch)
         self.model.finished = None
+        self.reached = leaves_of(loss) or [each for each in self.module.parameters() if each.grad is not None]
+        self.plates = self._plates(len(batch[0]))
         self.module.zero_grad()
         if self.model.traces and not any(site["is_observed"] for site in self.model.sites()):
             raise ValueError(
@@ -120,12 +124,24 @@ class Meter:
                     return f"site '{site['name']}' of the {kind} has no finite log density"
         return "each site is finite, the loss is not"
 
+    def _plates(self, rows: int) -> frozenset[str]:
+        """The plates of so many rows that the last run went through; of several, the one called "data"."""
+        sites = [*self.model.sites(), *self.guide.sites()]
+        names = {frame.name for site in sites for frame in site["cond_indep_stack"] if frame.size == rows}
+        return frozenset({"data"} & names or names)
+
     def _check_supports(self) -> None:
         check_supports(list(self.model.sites()), self.guide.sites(), bound=True)
 
     def _forget(self) -> None:
         self.model.traces.clear()
         self.guide.traces.clear()
+
+
+def _share(site: Site) -> Tensor:
+    """A site's log density, summed; of what several processes have in common, this one's share."""
+    density = log_density(site).sum()
+    return density * site["infer"]["_share"] if "_share" in site["infer"] else density
 
 
 def _wide(value: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from shutil import rmtree
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyrovae.durable import check_writable, write_file
+from pyrovae.ranks import speaks
 from pyrovae.recipes import Recipe, Run, one_line, read_run, versions
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ class Kept(NamedTuple):
 class Keeper:
     """Writes a run folder: the recipe at the start, weights, history and figures at the end.
 
-    Between the two :func:`pyrovae.fit` keeps its checkpoints there, and they have all of it.
+    Between the two :func:`pyrovae.fit` keeps its checkpoints there, and they have all of it. Of several
+    processes the first one writes.
     """
 
     def __init__(self, vae: VAE, folder: Path, run: Run) -> None:
@@ -76,12 +78,12 @@ class Keeper:
 
     def begin(self) -> None:
         """Write the recipe, by which the run can go on; one that is there stays until fit has taken it up."""
-        if not (self.folder / "recipe.json").exists():
+        if speaks() and not (self.folder / "recipe.json").exists():
             self._write_recipe()
 
     def __call__(self, training: Training) -> None:
         """After an epoch: what a run that ended, and goes on now, was to be and came to is so no more."""
-        if self.first:
+        if self.first and speaks():
             self.first = False
             (self.folder / "weights.safetensors").unlink(missing_ok=True)
             self._write_recipe()
@@ -103,7 +105,7 @@ class Keeper:
 
     def forget(self) -> None:
         """Take the recipe back, where nothing came of it."""
-        if not (self.folder / "checkpoints").exists():
+        if speaks() and not (self.folder / "checkpoints").exists():
             (self.folder / "recipe.json").unlink(missing_ok=True)
 
     def _write_recipe(self) -> None:

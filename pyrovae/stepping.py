@@ -7,17 +7,20 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from pyrovae.adam import DirectStep
+from pyrovae.compilation import Differentiable
 from pyrovae.graphs import Graphs
 from pyrovae.inductor import Code, Result
 from pyrovae.metering import Meter
 from pyrovae.precision import Precision
 from pyrovae.programs import plain_errors
+from pyrovae.sharing import SharedLoss, weighing
 
 __all__ = ["Compile", "Stepper"]
 
@@ -53,6 +56,7 @@ class Stepper:
         precision: Of the networks.
         num_steps: Of the whole run.
         clip: Norm that the gradients, all together, are brought down to where theirs is larger.
+        shared: What other processes do in each step, where they have rows of the same batch.
         say: Told what takes long.
     """
 
@@ -66,6 +70,7 @@ class Stepper:
         precision: Precision,
         num_steps: int,
         clip: float | None = None,
+        shared: SharedLoss | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         if compile not in (True, False, "auto"):
@@ -74,6 +79,7 @@ class Stepper:
         programs = meter.model.program, meter.guide.program
         self.graphs = Graphs(self._run, programs, meter.objective, precision=precision, finite=True)
         self.compile, self.left, self.clip, self.say = compile, num_steps, clip, say
+        self.shared, self.rows = shared, 0
         self.shape: Any = None
         self.layout: Any = None
         self.code: Code | None = None
@@ -81,24 +87,28 @@ class Stepper:
         self.eager_time = math.inf
         self.times: list[float] = []  # of eager steps
         self.compiled_times: list[float] = []
-        self.watched = _Ahead(optimizer) if _runs_ahead(optimizer, parameters) else None
+        ahead = shared is None and _runs_ahead(optimizer, parameters)
+        self.watched = _Ahead(optimizer) if ahead else None
 
-    def step(self, batch: tuple[Tensor, ...], where: str, *, check: bool) -> Tensor:
+    def step(self, batch: tuple[Tensor, ...], where: str, *, check: bool, rows: int | None = None) -> Tensor:
         """Take one; the batch's sums of loss, ELBO, reconstruction and KL.
 
         Args:
-            batch: Arguments of the programs.
+            batch: Arguments of the programs; this process's part of them.
             where: For errors.
             check: Look whether the programs were edited.
+            rows: Of the whole batch, where it is another number.
 
         Raises:
             FloatingPointError: Loss or gradients are not finite; the parameters are those before.
+            ConnectionError: Another process is gone; likewise.
         """
         self.left -= 1
-        shape = [tensor.shape for tensor in batch]
+        self.rows = len(batch[0]) if rows is None else rows
+        shape = [torch.Size([self.rows, *tensor.shape[1:]]) for tensor in batch]
         if self.shape is None:
             self.shape = shape
-        if shape != self.shape or self.compile is False:
+        if shape != self.shape or self.compile is False or not len(batch[0]):
             return self._eagerly(batch, where)
         if self.compile == "auto" and len(self.times) < WARM + LOOK:
             return self._timed(self.times, self._eagerly, batch, where)
@@ -118,6 +128,9 @@ class Stepper:
 
     def _compiled(self, code: Code, batch: tuple[Tensor, ...], where: str, check: bool) -> Tensor:
         state = _random_state(self.parameters[0].device)
+        if self.shared is not None:
+            run, blame = partial(self._known, code, batch), partial(self._blame, batch, where, state)
+            return self._together(self.shared, run, blame, batch, where)
         return self._taken(self.graphs.take(code, batch, fresh=False), batch, where, state, check=check)
 
     def _code(self, batch: tuple[Tensor, ...], where: str, *, check: bool) -> Code | None:
@@ -157,7 +170,8 @@ class Stepper:
         self.shape = None if state["shape"] is None else [torch.Size(each) for each in state["shape"]]
 
     def _run(self, *batch: Tensor) -> tuple[Tensor, ...]:
-        loss = self.meter.forward(*batch)
+        with weighing(self.meter.plates, len(batch[0]), self.rows):
+            loss = self.meter.forward(*batch)
         return loss, self.meter.sums(loss)
 
     def _timed(self, times: list[float], step: Callable[..., Tensor], *args: Any) -> Tensor:
@@ -229,6 +243,9 @@ class Stepper:
 
     def _eagerly(self, batch: tuple[Tensor, ...], where: str) -> Tensor:
         self.optimizer.zero_grad()
+        if self.shared is not None:
+            run = partial(self._differentiable, batch)
+            return self._together(self.shared, run, None, batch, where)
         with plain_errors(where):
             loss, sums = self.graphs.eager(*batch)  # the sums at the parameters of the loss: before the step
         if not torch.isfinite(loss):
@@ -240,6 +257,51 @@ class Stepper:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
         self.optimizer.step()
         return sums
+
+    def _together(
+        self,
+        shared: SharedLoss,
+        run: Callable[[], tuple[Tensor, Tensor]],
+        blame: Callable[[], None] | None,
+        batch: tuple[Tensor, ...],
+        where: str,
+    ) -> Tensor:
+        """A step with other processes: each on its rows, with sums and gradients of the whole batch."""
+        self.optimizer.zero_grad()
+        loss = sums = error = None
+        try:
+            with plain_errors(where):
+                loss, sums = shared.run(run, rows=len(batch[0]))
+            if not torch.isfinite(loss):
+                if blame is not None:
+                    blame()
+                self._refuse_loss(loss, where)
+        except ConnectionError:
+            raise
+        except Exception as caught:  # of this process alone, it may be: the others wait
+            error = caught
+        sums = shared.settle(sums, error)
+        shared.backward(loss)  # type: ignore[arg-type]
+        norm = self._check_gradients(where)
+        if self.clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
+        self.optimizer.step()
+        return sums
+
+    def _differentiable(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """The loss with a graph, also where Pyro adds the gradients itself, and the sums."""
+        loss, sums = self.graphs.eager(*batch)
+        if not loss.requires_grad:
+            having = [each for each in self.parameters if each.grad is not None]
+            gradients = [each.grad for each in having]
+            self.optimizer.zero_grad()
+            loss = Differentiable.apply(loss, gradients, *having)
+        return loss, sums
+
+    def _known(self, code: Code, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """The same by a graph."""
+        result = self.graphs.take(code, batch, fresh=True)
+        return Differentiable.apply(result.loss, result.gradients, *result.leaves), result.more[0]
 
     def _refuse_loss(self, loss: Tensor, where: str) -> None:
         raise FloatingPointError(

@@ -13,7 +13,17 @@ from pyro.infer import ELBO, Trace_ELBO
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from pyrovae.batching import Data, batches, generators_of, identity_of, num_rows, resident, telling_of_workers
+from pyrovae import distributed
+from pyrovae.batching import (
+    Data,
+    batches,
+    generators_of,
+    identity_of,
+    num_rows,
+    resident,
+    shares,
+    telling_of_workers,
+)
 from pyrovae.callbacks import as_callbacks
 from pyrovae.compilation import Compiled
 from pyrovae.course import Course, Training
@@ -30,6 +40,7 @@ from pyrovae.precision import Precision, products_in
 from pyrovae.programs import Program, mode, modules_of, plain_errors
 from pyrovae.progress import progress_bar
 from pyrovae.reductions import check_count
+from pyrovae.sharing import SharedLoss, weighing
 from pyrovae.stepping import Compile, Stepper
 from pyrovae.streams import stream
 
@@ -77,6 +88,13 @@ def fit(
     returned at once; with more ``num_epochs`` it goes on, as if it had been given these, unless schedules
     were made for fewer. One of other data, parts, losses or settings is refused.
 
+    In a process group of torch.distributed (:func:`pyrovae.distributed.join`) every process calls it alike,
+    and each takes its part of every batch: the gradient is that of the whole batch, an uneven one too, and so
+    are history, guards and validation. Noise is each process's own, by seed, step and rank. The first one
+    writes, and starts all with its weights. A run goes on with another number of processes: over the same
+    batches, with other noise. Layers that normalise by the batch see their process's part, and keep the first
+    one's running statistics; terms of a loss that are of a whole batch are refused.
+
     Args:
         model: Pyro program of p(x, z); ``vae.model`` or any callable.
         guide: Pyro program of q(z | x).
@@ -89,7 +107,7 @@ def fit(
             after each epoch, and where it waits for a plateau is told minus the validation ELBO.
         clip: Norm that the gradients, all together, are scaled down to where theirs is larger.
         num_epochs: Passes over the data.
-        batch_size: Rows per step; the last batch of an epoch may be smaller.
+        batch_size: Rows per step, of all processes together; the last batch of an epoch may be smaller.
         validation: Data for the plain ELBO after each epoch, modules then in evaluation mode.
         callbacks: Called after each epoch; one that returns True ends the training. More that they can
             do: :mod:`pyrovae.callbacks`. Loggers are among them, such as ``loggers.TensorBoard(folder)``.
@@ -121,6 +139,7 @@ def fit(
         FloatingPointError: The loss or a gradient became NaN or infinite; the parameters are those
             before the step. Or the training diverges.
         OSError: The folder cannot be written, or another process is at work in it.
+        ConnectionError: Another process is gone, or does not answer within the group's time.
         KeyboardInterrupt: Of Ctrl-C; with ``resume``, once the step is finished and kept, and of a second
             Ctrl-C at once. SIGTERM likewise raises SystemExit.
 
@@ -141,24 +160,43 @@ def fit(
     check_positive("fit: clip", 1.0 if clip is None else clip)
     if on_failure not in ("raise", "rollback"):
         raise ValueError(f"fit: on_failure is {on_failure!r}: 'raise' or 'rollback'")
-    callbacks = as_callbacks(callbacks)
+    callbacks, where = as_callbacks(callbacks), distributed.world()
     modules = modules_of(model, guide, device)
+    distributed.refuse_sharded("fit", modules)
+    distributed.tell_of_no_group("fit")
     if isinstance(loss, Compiled):
         loss, compile = loss.elbo, True
     meter = Meter(model, guide, loss if loss is not None else Trace_ELBO())
     num_rows(data)
+    said = {
+        "is": "fit",  # so that a setting of a later version is no difference
+        "data": None,
+        "validation": None,
+        "batch_size": batch_size,
+        "seed": seed,
+        "loss": described(meter.objective) if resume is not None or where.size > 1 else None,
+        "precision": precision,
+        "compile": compile,
+        "clip": clip,
+    }
+    distributed.same("fit", said | {"rows": num_rows(data), "num_epochs": num_epochs})
     with keeping(resume, checkpoint_every) as saver:
-        given = data
-        data, checked = resident(data, device)
-        first = next(batches(data, batch_size, "first batch", device=device))
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", FROZEN)
-            parameters = meter.parameters(first)
-        optimizer = make_optimizer(optimizer, parameters, meter)
-        schedule = make_scheduler(scheduler, optimizer)
+        with distributed.agreed():
+            given = data
+            data, checked = resident(data, device)
+            # As many rows as a process has at most: it may have none.
+            most = -(-batch_size // where.size)
+            first = next(batches(data, most, "first batch", device=device))
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", FROZEN)
+                parameters = meter.parameters(first)
+            optimizer = make_optimizer(optimizer, parameters, meter)
+            schedule = make_scheduler(scheduler, optimizer)
         if isinstance(loss, Objective):
             loss.clock = Clock()  # the look for parameters was no step
         steps = len(data) if isinstance(data, DataLoader) else -(-num_rows(data) // batch_size)
+        interrupts = None if saver is None else saver.interrupts
+        shared = SharedLoss(meter, parameters, interrupts) if where.size > 1 else None
         stepper = Stepper(
             meter,
             optimizer,
@@ -167,6 +205,7 @@ def fit(
             precision=precision,
             num_steps=num_epochs * steps,
             clip=clip,
+            shared=shared,
         )
         course = Course(
             model,
@@ -180,36 +219,32 @@ def fit(
             generators=generators_of(data, validation) if saver or on_failure == "rollback" else [],
         )
         if saver is not None:
-            said = {
-                "is": "fit",  # so that a setting of a later version is no difference
-                "data": identity_of(given),
-                "validation": None if validation is None else identity_of(validation),
-                "batch_size": batch_size,
-                "seed": seed,
-                "loss": described(meter.objective),
-                "precision": precision,
-                "compile": compile,
-                "clip": clip,
-            }
-            saver.take_up(course, said | course.settings(), environment(parameters[0].device), num_epochs)
+            with distributed.agreed():
+                said["data"] = identity_of(given)
+                said["validation"] = None if validation is None else identity_of(validation)
+                place = environment(parameters[0].device) | where.told
+                saver.take_up(course, said | course.settings(), place, num_epochs)
             stepper.left -= course.epoch * steps + course.step
         done = course.epoch * steps + course.step
-        bar = progress_bar(num_epochs * steps, "train", show=progress, initial=done)
+        bar = progress_bar(num_epochs * steps, "train", show=progress and where.rank == 0, initial=done)
         stepper.say = bar.set_description
 
-        def drawn() -> Iterator[tuple[Tensor, ...]]:
-            """What is left of the epoch."""
-            return batches(
+        def drawn() -> Iterator[tuple[tuple[Tensor, ...], int]]:
+            """What is left of the epoch: this process's part of each batch, and the rows of all."""
+            parts = shares(
                 data,
                 batch_size,
                 "train",
                 seed,
                 course.epoch,
+                rank=where.rank,
+                size=where.size,
                 shuffle=True,
                 device=device,
                 checked=checked,
                 start=course.step,
             )
+            return parts if shared is None else shared.fetched(parts)
 
         def validated() -> dict[str, float] | None:
             if validation is None:
@@ -220,6 +255,8 @@ def fit(
         with warnings.catch_warnings(), mode(modules, training=True), products_in(precision), bar:
             warnings.filterwarnings("ignore", FROZEN)
             warnings.filterwarnings("ignore", "Encountered (NaN|.?inf)")  # Pyro's: fit raises in its place
+            if where.rank > 0:
+                warnings.simplefilter("ignore")  # the first one gives them
             while course.epoch < num_epochs and not course.stopped:
                 course.begin_epoch(remember=on_failure == "rollback")
                 try:
@@ -237,7 +274,7 @@ def fit(
 def _run_epoch(
     course: Course,
     seed: int,
-    drawn: Callable[[], Iterator[tuple[Tensor, ...]]],
+    drawn: Callable[[], Iterator[tuple[tuple[Tensor, ...], int]]],
     validated: Callable[[], dict[str, float] | None],
     callbacks: list[Callable[[Training], bool | None]],
     saver: Saver | None,
@@ -247,10 +284,11 @@ def _run_epoch(
     at_steps = [callback.step for callback in callbacks if hasattr(callback, "step")]
     with stream("train", seed, course.epoch):
         course.take_up_noise()
-        for i, batch in enumerate(drawn()):
+        for i, (batch, rows) in enumerate(drawn()):
             where = f"epoch {course.epoch}, batch {course.step}"
-            sums = course.stepper.step(batch, where, check=i == 0)
-            course.count(sums, len(batch[0]))
+            with distributed.own_stream("train", seed, course.epoch, course.step):
+                sums = course.stepper.step(batch, where, check=i == 0, rows=rows)
+            course.count(sums, rows)
             for at_step in at_steps:
                 at_step(course.training)
             if i % 10 == 0:
@@ -270,7 +308,7 @@ def _run_epoch(
             wishes = [callback(course.training) for callback in callbacks]
     if found is None:
         saver.leave(course)  # type: ignore[union-attr]
-    course.stopped = True in wishes
+    course.stopped = bool(distributed.total(torch.tensor(float(True in wishes))))
     course.next_epoch()
 
 
@@ -283,14 +321,27 @@ def _validate(
     saver: Saver | None,
 ) -> dict[str, float] | None:
     """The plain ELBO and its parts, with the same noise at every epoch; None where a signal came."""
+    where, interrupts = distributed.world(), None if saver is None else saver.interrupts
     totals: Tensor | float = 0.0
     rows = 0
-    with stream("validate", seed):
-        for batch in batches(data, batch_size, "validate", seed, device=device):
-            if saver is not None and saver.interrupts.caught is not None:
-                return None
-            with plain_errors("validation"):
+    with stream("validate", seed), distributed.agreed():
+        drawn = shares(data, batch_size, "validate", seed, rank=where.rank, size=where.size, device=device)
+        for step, (batch, whole) in enumerate(drawn):
+            if interrupts is not None and interrupts.seen is not None:
+                break
+            rows += whole
+            if not len(batch[0]):
+                continue
+            own = distributed.own_stream("validate", seed, step)
+            with plain_errors("validation"), own, weighing(meter.plates, len(batch[0]), whole):
                 totals = totals + meter.sums(meter.value(*batch))
-            rows += len(batch[0])
-    _, bound, reconstruction, kl = (totals / rows).tolist()  # type: ignore[union-attr]
+    found = torch.zeros(6, dtype=torch.float64)
+    found[:4] = totals
+    found[4:] = torch.tensor((False, False) if interrupts is None else interrupts.flags)
+    found = distributed.total(found)
+    if interrupts is not None:
+        interrupts.agree(*(found[4:] > 0).tolist())
+        if interrupts.caught is not None:
+            return None
+    _, bound, reconstruction, kl = (found[:4] / rows).tolist()
     return {"validation_elbo": bound, "validation_reconstruction": reconstruction, "validation_kl": kl}

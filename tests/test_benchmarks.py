@@ -78,3 +78,25 @@ def test_evidence_prints_every_way_and_draws_them(tmp_path):
     assert sum("±" in line for line in lines) == 10
     assert lines[-1].startswith("adapted, to 0.05 nats: 3 of 3 rows are there")
     assert (tmp_path / "evidence.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_model_of_many_gpus_prints_its_tables(tmp_path):
+    command = [sys.executable, FOLDER / "distributed.py", "--model", f"--json={tmp_path / 'none.json'}"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said in (FOLDER.parent / "docs" / "scaling.md").read_text()
+
+
+@pytest.mark.slow
+def test_distributed_prints_one_process_and_two_and_where_a_step_goes(tmp_path):
+    kept = tmp_path / "distributed.json"
+    arguments = ["--rounds=2", "--steps=2", "--groups", "2", "3", f"--json={kept}"]
+    command = [sys.executable, FOLDER / "distributed.py", *arguments]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [
+        line.split()[-1] for line in lines if line.startswith(("a step of one", "evaluation by one"))
+    ] == ["1.00"] * 2
+    assert sum(line.startswith(("of two,", "evaluation by two")) for line in lines) == 3
+    assert sum(line.endswith("%") for line in lines) == 4
+    found = json.loads(kept.read_text())
+    assert all(len(times) == 2 for times in found["seconds"].values())
+    assert list(found["latency"]) == ["2", "3"]

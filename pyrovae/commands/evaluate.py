@@ -10,7 +10,9 @@ import tyro
 from pyrovae import sources
 from pyrovae.commands import DONE
 from pyrovae.commands.output import print_result
-from pyrovae.recipes import check_data, read_run
+from pyrovae.commands.together import all_agree, together
+from pyrovae.ranks import speaks
+from pyrovae.recipes import Run, check_data, read_run
 from pyrovae.runs import check_writable, results_file
 
 if TYPE_CHECKING:
@@ -86,24 +88,31 @@ class Evaluate:
         """
         sources.choose("split", self.split, sources.SPLITS)
         run = read_run(self.folder)
-        check_writable(self.folder)
+        with together():
+            return self._evaluate(run)
 
+    def _evaluate(self, run: Run) -> int:
         from pyrovae import certify, evaluate, load
         from pyrovae.building import load_data
 
-        vae = load(self.folder)
-        dataset = load_data(run.recipe, self.root)
-        check_data(run, dataset.fingerprint)
+        with all_agree():
+            if speaks():
+                check_writable(self.folder)
+            vae = load(self.folder)
+            dataset = load_data(run.recipe, self.root)
+            check_data(run, dataset.fingerprint)
         data, path = getattr(dataset, self.split), self.folder / results_file(self.split)
         partial = path.with_name(f"{path.name}.partial")
         keywords = {"progress": not self.quiet, **self.keywords}
         found: Certificate | Evaluation
         if self.certify:
             found = certify(vae.model, vae.guide, data, **{"proposal": None} | keywords)
-            found.evaluation.save(path)
         else:
             found = evaluate(vae.model, vae.guide, data, resume=partial, method=self.method, **keywords)
-            found.save(path)
+        if not speaks():
+            return DONE
+        result: Evaluation = getattr(found, "evaluation", found)
+        result.save(path)
         partial.unlink(missing_ok=True)
         note = "" if self.quiet else f"\nper datum: {path}"
         print_result(f"{found}{note}", {**found.summary(), "file": path}, json=self.json)

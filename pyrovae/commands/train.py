@@ -11,10 +11,11 @@ import tyro
 from pyrovae import sources
 from pyrovae.commands import DONE, INTERRUPTED, TERMINATED
 from pyrovae.commands.output import print_result
-from pyrovae.locks import locked
+from pyrovae.commands.together import all_agree, prepared, together
 from pyrovae.loggers import needs, of_run
+from pyrovae.ranks import speaks
 from pyrovae.recipes import Recipe, notes, read_config, read_run
-from pyrovae.runs import Keeper, Kept, check_folder, continued, describe, prepare
+from pyrovae.runs import Keeper, Kept, continued, describe, prepare
 
 if TYPE_CHECKING:
     from pyrovae.history import History
@@ -73,26 +74,28 @@ class Train:
         recipe = continued(self.folder, self.recipe, DEFAULT).recipe if self.resume else self.recipe
         if recipe.dataset == "static-mnist":
             sources.find_static_mnist(self.root)
-        check_folder(self.folder)
-        with locked(self.folder / "lock"):
-            if not self.resume:
-                prepare(self.folder, overwrite=self.overwrite)
+        with together(), prepared(self.folder, self._prepare):
             return self._train(recipe)
+
+    def _prepare(self) -> None:
+        if not self.resume:
+            prepare(self.folder, overwrite=self.overwrite)
 
     def _train(self, recipe: Recipe) -> int:
         from pyrovae import fit
         from pyrovae.building import build, load_data, training
         from pyrovae.streams import stream
 
-        dataset = load_data(recipe, self.root)
-        changed = [] if self.config is None else notes(self.config, recipe, dataset.fingerprint)
-        for line in [] if self.quiet else changed:
-            print(f"pyrovae: {line}", file=sys.stderr)
-        features = dataset.train.values.shape[1]
-        with stream("weights", recipe.seed):
-            vae = build(recipe, features, dataset.train.shape, dataset.train)
+        with all_agree():
+            dataset = load_data(recipe, self.root)
+            changed = [] if self.config is None else notes(self.config, recipe, dataset.fingerprint)
+            for line in changed if speaks() and not self.quiet else []:
+                print(f"pyrovae: {line}", file=sys.stderr)
+            features = dataset.train.values.shape[1]
+            with stream("weights", recipe.seed):
+                vae = build(recipe, features, dataset.train.shape, dataset.train)
         keeper = Keeper(vae, self.folder, describe(recipe, dataset, features))
-        loggers = of_run(self.folder, self.log, recipe.model_dump(mode="json"))
+        loggers = of_run(self.folder, self.log, recipe.model_dump(mode="json")) if speaks() else []
         keeper.begin()
         try:
             history = keeper.history = fit(
@@ -107,7 +110,8 @@ class Train:
                 progress=not self.quiet,
             )
         except (KeyboardInterrupt, SystemExit) as stop:
-            print(f"pyrovae: {keeper.interrupted()}", file=sys.stderr)
+            if speaks():
+                print(f"pyrovae: {keeper.interrupted()}", file=sys.stderr)
             return INTERRUPTED if isinstance(stop, KeyboardInterrupt) else TERMINATED
         except Exception:
             keeper.forget()
@@ -115,9 +119,10 @@ class Train:
         finally:
             for logger in loggers:
                 logger.close()
-        kept = keeper.finish(dataset)
-        if self.json or not self.quiet:
-            print_result(str(kept), self._document(history, kept), json=self.json)
+        if speaks():
+            kept = keeper.finish(dataset)
+            if self.json or not self.quiet:
+                print_result(str(kept), self._document(history, kept), json=self.json)
         return DONE
 
     def _document(self, history: History, kept: Kept) -> dict[str, Any]:

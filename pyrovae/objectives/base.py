@@ -24,6 +24,7 @@ from pyrovae.programs import (
     structure_of,
     traces,
 )
+from pyrovae.ranks import in_parts
 from pyrovae.reductions import check_count
 from pyrovae.streams import stream
 from pyrovae.supports import is_delta
@@ -184,6 +185,12 @@ class Bound(Objective):
             added = term(drawn, self.clock)
             if added.dim():
                 outside = added if outside is None else outside + added
+            elif in_parts.get():
+                raise ValueError(
+                    f"{type(self).__name__}: a term such as free_bits, capacity, total_correlation or mmd is "
+                    f"of a whole batch, and each process has a part of it: train by one process, or use "
+                    f"kl_weight"
+                )
             elif self.gradient in ("score", "vimco") and drawn.log_score is not None:
                 raise ValueError(
                     f"{type(self).__name__}: gradient='{self.gradient}' goes with kl_weight alone: for the "
