@@ -44,6 +44,7 @@ def run(path: Path) -> nbformat.NotebookNode:
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
         nbclient.NotebookClient(notebook, timeout=None, kernel_name="python3").execute(cwd=folder)
+    notebook.metadata["language_info"] = {"name": "python"}  # and not which Python ran it
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # times of day
         if cell.cell_type == "code":
