@@ -1,7 +1,4 @@
-"""Runs notebooks in full and stores them with their outputs.
-
-    python tools/run_notebooks.py notebooks/08_your_own_pyro_model.ipynb ...
-"""
+"""Runs notebooks in full and stores them with their outputs: one after another, minutes each."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ OF_THE_MACHINE = ("cpp_extension",)
 
 def main() -> None:
     """Parses, runs each, and says how long it took."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("notebooks", nargs="+", type=Path)
     parser.add_argument("--smoke", action="store_true", help="the tests' smaller numbers; stores nothing")
     arguments = parser.parse_args()
