@@ -69,8 +69,8 @@ def test_a_number_that_no_output_has_is_found():
 def unsupported(notebook):
     """Decimals typed into prose that neither a printed number rounds to nor the code has as a constant.
 
-    Prose is the text cells, without addresses and arXiv numbers, and what the strings of code cells say beside
-    the numbers put into them: those are typed too, and grow stale as text does.
+    Prose is the text cells, without addresses and arXiv numbers, and what the strings in code cells say
+    beside the numbers put into them: those are typed too, and grow stale as text does.
     """
     code = [ast.parse(plain(cell.source)) for cell in notebook.cells if cell.cell_type == "code"]
     constants = {
@@ -107,15 +107,9 @@ def plain(source):
 def spoken(tree):
     """The fixed parts of strings that are said or printed."""
     for call in ast.walk(tree):
-        if (
-            isinstance(call, ast.Call)
-            and isinstance(call.func, ast.Name)
-            and call.func.id in ("say", "print")
-        ):
+        if isinstance(call, ast.Call) and getattr(call.func, "id", None) in SAYING:
             for node in ast.walk(call):
-                if isinstance(node, ast.JoinedStr):
-                    yield from (part.value for part in node.values if isinstance(part, ast.Constant))
-                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
                     yield node.value
 
 
