@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -192,7 +191,7 @@ class Model(ProgramModule):
                 f"{as_wide(z.shape[-1], prior.event_shape.numel())}"
             )
         likelihood = self._likelihood(z, z.shape[: z.dim() - len(prior.event_shape)])
-        if x is not None and is_validation_enabled():
+        if x is not None:
             check_support(likelihood, x)
         with plate:
             return pyro.sample("x", likelihood, obs=x)
