@@ -1,7 +1,7 @@
 """ArviZ, its lines 0.23 and 1.x behind one adapter: to_arviz, to_elpd, and NetCDF that either line reads.
 
 What differs between the lines is in the last three functions of this file and nowhere else. ``Density``, for
-scikit-learn, is of :mod:`pyrovae.densities`, and what Lightning takes of :mod:`pyrovae.lightning_interop`.
+scikit-learn, is of ``densities.py``, and what Lightning takes of ``lightning_interop.py``.
 """
 
 from __future__ import annotations

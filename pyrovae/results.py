@@ -136,7 +136,7 @@ class Evaluation:
         return order[khat.argsort(descending=True, stable=True)][:count]
 
     def summary(self) -> dict[str, Any]:
-        """The numbers of the table, as :func:`print` writes them and ``pyrovae evaluate --json`` does.
+        """The numbers of the table, as ``print`` writes them and ``pyrovae evaluate --json`` does.
 
         Returns:
             - ``rows``; ``num_samples``, K; ``draws`` per datum: ``least``, ``most``, ``mean``.

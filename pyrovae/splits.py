@@ -54,7 +54,7 @@ class Split(data.Dataset[Tensor]):
 
     Args:
         values: ``[n, d]``: probabilities or binary values as uint8 out of ``scale``, or floats; or what
-            reads such rows from the disk, see :class:`Rows`.
+            reads such rows from the disk, see :class:`~pyrovae.splits.Rows`.
         scale: What a value is divided by: 255 for 8-bit images.
         redraw: Each access draws anew, from a stream that belongs to the split (see
             :meth:`drawing`): bits, of which the values are the probabilities, or with ``dequantise``

@@ -205,6 +205,7 @@ def test_the_command_line_trains_and_evaluates_with_one_voice(found):
         "figures",
         "history.json",
         "lock",
+        "log.jsonl",
         "recipe.json",
         "weights.safetensors",
     ]

@@ -111,8 +111,8 @@ class Evaluate:
             found = evaluate(vae.model, vae.guide, data, resume=partial, method=self.method, **keywords)
         if not speaks():
             return DONE
-        result: Evaluation = getattr(found, "evaluation", found)
-        result.save(path)
+        kept: Any = getattr(found, "evaluation", found)
+        kept.save(path)
         partial.unlink(missing_ok=True)
         note = "" if self.quiet else f"\nper datum: {path}"
         print_result(f"{found}{note}", {**found.summary(), "file": path}, json=self.json)
