@@ -111,8 +111,9 @@ class Comparison:
 
         Returns:
             - ``reference``: the model that the others are held against.
-            - ``models``: by name, the best first, the attributes of :class:`~pyrovae.comparison.Difference`, its ``error`` and
-              ``verdict``, and ``trainings``, how many results it is of.
+            - ``models``: by name, the best first, the attributes of
+              :class:`~pyrovae.comparison.Difference`, its ``error`` and ``verdict``, and ``trainings``,
+              how many results it is of.
             - ``conventions``: what all of it is of.
         """
         models = {
