@@ -68,6 +68,6 @@ nitpick_ignore_regex = [
     ),
     (
         r"py:.*",
-        r"Tensor|np\.ndarray|ArrayLike|Figure|Program|Data|Training|Site|Structure|Values|nn\.Module|dict\[str|pyrovae\.programs\.Structure",
+        r"Tensor|np\.ndarray|ArrayLike|Figure|Program|Data|pyrovae\.distributed\.(Item|Value)|Training|Site|Structure|Values|nn\.Module|dict\[str|pyrovae\.programs\.Structure",
     ),
 ]
