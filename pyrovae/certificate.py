@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from pyrovae.annealing import ais_log_weights, bdmc
-from pyrovae.batching import Data
 from pyrovae.evaluation import FEWEST_TO_STOP, evaluate, proposal_for
+from pyrovae.holding import Data
 from pyrovae.parameters import check_positive
 from pyrovae.programs import Program, mode, modules_of
 from pyrovae.proposals import has_a_density

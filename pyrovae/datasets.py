@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pyrovae import registry, sources
-from pyrovae.batching import fingerprint
+from pyrovae.holding import fingerprint
 from pyrovae.image_rows import ImageRows
 from pyrovae.shards import Shards, write_shards
 from pyrovae.splits import Split

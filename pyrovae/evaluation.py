@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae import distributed
-from pyrovae.batching import Data, conventions_of, fingerprint, num_rows
 from pyrovae.estimates import Estimator
+from pyrovae.holding import Data, conventions_of, fingerprint, num_rows
 from pyrovae.importance import log_weights
 from pyrovae.ledger import Ledger, hash_of
 from pyrovae.locks import locked

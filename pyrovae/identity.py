@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import pyrovae
-from pyrovae.batching import fingerprint
+from pyrovae.holding import fingerprint
 
 __all__ = ["architecture", "attributes", "described", "differences", "environment"]
 

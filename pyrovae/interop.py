@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pyrovae.batching import Data, conventions_of, fingerprint, num_rows
 from pyrovae.comparison import _check_same
 from pyrovae.densities import Density
 from pyrovae.evaluation import METHODS, made_with
 from pyrovae.groups import Column, Columns, columns_of, datasets, joined
+from pyrovae.holding import Data, conventions_of, fingerprint, num_rows
 from pyrovae.lightning_interop import lightning_checkpoints, lightning_module
 from pyrovae.pareto import khat_threshold
 from pyrovae.programs import Program, mode, modules_of, plain_errors

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyrovae.batching import fingerprint
 from pyrovae.durable import write_file
+from pyrovae.holding import fingerprint
 from pyrovae.tiles import Tile
 
 __all__ = ["Ledger", "digest", "hash_of"]

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-from pyrovae.batching import FEW, fingerprint
 from pyrovae.durable import check_writable, write_file
+from pyrovae.holding import FEW, fingerprint
 from pyrovae.reductions import check_count
 from pyrovae.shard_index import Index, Shard, write_index
 from pyrovae.sources import choose

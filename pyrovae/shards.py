@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils import data
 
-from pyrovae.batching import FEW, fingerprint
+from pyrovae.holding import FEW, fingerprint
 from pyrovae.reductions import check_count
 from pyrovae.shard_index import INDEX, listed, read_index
 from pyrovae.sharding import write_shards

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
-from pyrovae.batching import Data, batches, num_rows
+from pyrovae.batching import batches
+from pyrovae.holding import Data, num_rows
 from pyrovae.programs import Program, Structure, inspect
 from pyrovae.remembering import chunk_limit, remembering
 from pyrovae.streams import stream

@@ -14,20 +14,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pyrovae import distributed
-from pyrovae.batching import (
-    Data,
-    batches,
-    generators_of,
-    identity_of,
-    num_rows,
-    resident,
-    shares,
-    telling_of_workers,
-)
+from pyrovae.batching import batches, shares, telling_of_workers
 from pyrovae.callbacks import as_callbacks
 from pyrovae.compilation import Compiled
 from pyrovae.course import Course, Training
 from pyrovae.history import History
+from pyrovae.holding import Data, generators_of, identity_of, num_rows, resident
 from pyrovae.identity import described, environment
 from pyrovae.keeping import Saver, keeping
 from pyrovae.loggers import Logger

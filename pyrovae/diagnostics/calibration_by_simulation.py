@@ -12,9 +12,10 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae.batching import Data, batches
+from pyrovae.batching import batches
 from pyrovae.diagnostics.bands import LEAST, band, p_value
 from pyrovae.diagnostics.divergences import dimension_names
+from pyrovae.holding import Data
 from pyrovae.importance import sum_by_datum
 from pyrovae.programs import Program, Structure, inspect, mode, modules_of, plain_errors, sample_sites
 from pyrovae.reductions import check_count

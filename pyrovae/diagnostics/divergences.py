@@ -13,8 +13,9 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import Independent
 
-from pyrovae.batching import Data, batches
+from pyrovae.batching import batches
 from pyrovae.distributions import family_of
+from pyrovae.holding import Data
 from pyrovae.importance import by_datum, sum_by_datum
 from pyrovae.programs import (
     Program,

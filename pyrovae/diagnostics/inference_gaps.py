@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyrovae.batching import Data, batches, conventions_of
+from pyrovae.batching import batches
 from pyrovae.evaluation import evaluate
 from pyrovae.guides import Refined
+from pyrovae.holding import Data, conventions_of
 from pyrovae.programs import Program
 from pyrovae.reductions import check_count
 from pyrovae.remembering import remembering

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyrovae.batching import Data, batches
+from pyrovae.batching import batches
 from pyrovae.diagnostics.units import distribution_of
+from pyrovae.holding import Data
 from pyrovae.programs import Program, mode, modules_of, plain_errors, traces
 from pyrovae.reductions import check_count
 from pyrovae.streams import stream

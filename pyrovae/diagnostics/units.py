@@ -8,7 +8,8 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae.batching import Data, batches
+from pyrovae.batching import batches
+from pyrovae.holding import Data
 from pyrovae.programs import Program, mode, modules_of
 from pyrovae.streams import stream
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.distributions import Normal
 
-from pyrovae.batching import Data, num_rows, rows_of
+from pyrovae.holding import Data, num_rows, rows_of
 
 if TYPE_CHECKING:
     from pyrovae.results import Evaluation
