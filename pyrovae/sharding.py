@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 from pyrovae.batching import FEW, fingerprint
 from pyrovae.durable import check_writable, write_file
 from pyrovae.reductions import check_count
-from pyrovae.shard_index import Index, Shard, write_index
+from pyrovae.shard_index import Index, Shard, begin_index, write_index
 from pyrovae.sources import choose
 from pyrovae.splits import Split
 from pyrovae.trees import to_bytes
@@ -73,8 +73,8 @@ def write_shards(
 
     Raises:
         ValueError: The folder holds something; no rows; rows of different shapes or types.
-        OSError: It cannot be written. There is no index then, and :class:`Shards` reads no half of it
-            as the whole.
+        OSError: It cannot be written. There is the start of an index then, as where the process is killed,
+            and :class:`Shards` takes no half of the rows for the whole.
 
     Example:
         >>> import tempfile
@@ -99,9 +99,12 @@ def write_shards(
     shards = []
     for number, arrays in enumerate(_joined(_pieces(data, labels), rows_per_shard)):
         path = folder / f"shard-{number:06d}.{suffix}"
-        write_file(path, _npz(arrays, compress) if suffix == "npz" else to_bytes(arrays))
+        content = _npz(arrays, compress) if suffix == "npz" else to_bytes(arrays)
+        if not shards:
+            begin_index(folder)
+        write_file(path, content)
         hashes = {name: fingerprint([values]) for name, values in arrays.items()}
-        rows, size = len(arrays["x"]), path.stat().st_size
+        rows, size = len(arrays["x"]), len(content)
         shards.append(Shard(file=path.name, rows=rows, size=size, crc32=hashes))
     if not shards:
         raise ValueError("write_shards: there are no rows, at least one is needed")

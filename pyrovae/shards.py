@@ -233,7 +233,7 @@ def numbers_of(index: Index, rows: int) -> np.ndarray:
     """The numbers of the rows that a slice, a list or a tensor means; negative ones count from the end.
 
     Raises:
-        IndexError: There is no such row.
+        IndexError: There is no such row, or it is no index of rows alone.
 
     Example:
         >>> numbers_of(slice(0, 10, 4), 9).tolist(), numbers_of([-1], 9).tolist()
@@ -242,8 +242,13 @@ def numbers_of(index: Index, rows: int) -> np.ndarray:
     if isinstance(index, slice):
         return np.arange(*index.indices(rows))
     found = np.asarray(index.cpu() if isinstance(index, Tensor) else index)
-    if found.dtype == bool:
+    if found.dtype == bool and found.shape == (rows,):
         found = np.flatnonzero(found)
+    is_whole = np.issubdtype(found.dtype, np.integer) or not found.size
+    if isinstance(index, tuple) or found.ndim > 1 or not is_whole:
+        raise IndexError(
+            f"an index of {index!r:.60}: a row's number, a slice, a list of numbers, or {rows:,} bits are taken"
+        )
     found = found.reshape(-1).astype(np.int64)
     if len(found) and (found.min() < -rows or found.max() >= rows):
         wrong = int(found[(found < -rows) | (found >= rows)][0])

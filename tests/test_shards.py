@@ -333,8 +333,29 @@ def test_what_happens_later_is_named_too(tmp_path):
             Shards(folder)
     with pytest.raises(ValueError, match=r"holds 'empty': name an empty folder"):
         written(tmp_path)
-    with pytest.raises(ValueError, match="there are no rows"):
-        write_shards(levels(0), tmp_path / "no rows")
+    for _ in range(2):  # and nothing stays of it
+        with pytest.raises(ValueError, match="there are no rows"):
+            write_shards(levels(0), tmp_path / "no rows")
+
+
+def test_a_writing_that_was_cut_short_is_not_taken_for_the_whole(tmp_path):
+    def rows():
+        yield from levels().split(5)[:3]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(rows(), tmp_path, rows_per_shard=5)
+    assert len(list(tmp_path.glob("shard-*.npz"))) == 3
+    with pytest.raises(ValueError, match=r"its writing was cut short: empty the folder, and write"):
+        Shards(tmp_path)
+    with pytest.raises(ValueError, match="name an empty folder for the shards, or empty it"):
+        write_shards(levels(), tmp_path)
+
+
+@pytest.mark.parametrize("index", [(3, 1), (slice(None), 0), [0.7], 1.5, True, None, torch.ones(3).bool()])
+def test_what_is_no_number_of_rows_is_refused(tmp_path, index):
+    with pytest.raises((IndexError, TypeError), match=r"index|row"):
+        written(tmp_path)[index]
 
 
 def resident() -> int:
