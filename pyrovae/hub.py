@@ -191,9 +191,7 @@ def _check_pushed(folder: Path) -> None:
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     made = {path.name for pattern in (*FILES, CARD) for path in folder.glob(pattern.split("/")[0])}
     if there - made:
-        raise ValueError(
-            f"{folder} holds '{min(there - made)}', which no push leaves: name an empty folder, or an earlier push"
-        )
+        raise ValueError(f"{folder} holds '{min(there - made)}', which no push leaves: name an empty folder")
     if there and CARD not in there:
         raise ValueError(
             f"{folder} holds '{min(there)}' and no {CARD}, so no earlier push: name an empty folder"

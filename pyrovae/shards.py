@@ -247,7 +247,8 @@ def numbers_of(index: Index, rows: int) -> np.ndarray:
     is_whole = np.issubdtype(found.dtype, np.integer) or not found.size
     if isinstance(index, tuple) or found.ndim > 1 or not is_whole:
         raise IndexError(
-            f"an index of {index!r:.60}: a row's number, a slice, a list of numbers, or {rows:,} bits are taken"
+            f"no index of rows: {type(index).__name__} of shape {found.shape} and {found.dtype}: give a "
+            f"number, a slice, a list of numbers, or {rows:,} bits"
         )
     found = found.reshape(-1).astype(np.int64)
     if len(found) and (found.min() < -rows or found.max() >= rows):

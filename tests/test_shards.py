@@ -354,7 +354,7 @@ def test_a_writing_that_was_cut_short_is_not_taken_for_the_whole(tmp_path):
 
 @pytest.mark.parametrize("index", [(3, 1), (slice(None), 0), [0.7], 1.5, True, None, torch.ones(3).bool()])
 def test_what_is_no_number_of_rows_is_refused(tmp_path, index):
-    with pytest.raises((IndexError, TypeError), match=r"index|row"):
+    with pytest.raises(IndexError, match="no index of rows"):
         written(tmp_path)[index]
 
 

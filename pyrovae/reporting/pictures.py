@@ -8,7 +8,7 @@ import torch
 
 from pyrovae import diagnostics, plots
 from pyrovae.distributions import as_pyro, support_of
-from pyrovae.reporting.blocks import Block, Text, picture, tried
+from pyrovae.reporting.blocks import Block, Text, counted, picture, tried
 from pyrovae.reporting.subjects import ROWS, LackingError, Subject
 from pyrovae.runs import PLANES
 
@@ -118,7 +118,7 @@ def aggregate(subject: Subject) -> list[Block]:
             f"If the aggregate posterior, the mean of q(z|x) over data, were the prior, draws of the two "
             f"would look alike. Of {rows:,} draws of each, {found.names[most]} is the furthest apart: the "
             f"distance between the two distribution functions is {largest[0]:.2f}, where chance alone gives "
-            f"some {1.2 / rows**0.5:.2f}."
+            f"the furthest of {counted(len(apart), 'dimension')} some {found.chance:.2f}."
         )
         alt = (
             f"Histograms of draws of the prior over those of q, of {len(largest)} dimensions, those the "
