@@ -16,6 +16,7 @@ import pyrovae as pv
 from pyrovae import explorer
 from pyrovae.explorer import drawings
 from pyrovae.explorer.latents import moments
+from pyrovae.shards import write_shards
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +148,18 @@ def test_data_that_are_no_images_are_decoded_and_not_drawn(tmp_path):
     assert about["axes"] == [[1], [0]]
     assert len(asked(client, "/decode", z=[0.5])["mean"]) == 8
     refused(client.post("/encode", json={"pixels": [0.5] * 8}), 422, "no grey images: choose a row")
+
+
+def test_a_datum_alone_and_labels_that_are_no_classes_are_shown_too(tmp_path):
+    for name in ("train", "validation", "test"):
+        write_shards(torch.ones(1, 9), tmp_path / name, labels=torch.ones(1, 2), shape=(3, 3))
+    recipe = {"dataset": "shards", "latent_dim": 3, "likelihood": "Normal"}
+    client = TestClient(
+        explorer.app(stored(tmp_path / "run", root=tmp_path, **recipe), tmp_path), base_url=HERE
+    )
+    about = client.get("/about").json()
+    assert (about["labels"], len(about["axes"]), about["points"]) == (None, 2, [[0, 0]])
+    assert asked(client, "/encode", row=0)["label"] is None
 
 
 def test_latents_without_straight_lines_are_drawn_only(tmp_path):

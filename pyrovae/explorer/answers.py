@@ -24,6 +24,7 @@ from pyrovae.explorer.latents import Space, moments, space_of
 from pyrovae.pareto import FEWEST_DRAWS, khat_threshold
 from pyrovae.recipes import Run, check_data, read_run
 from pyrovae.results import FEWEST_TOLD
+from pyrovae.splits import classes_of
 from pyrovae.streams import stream
 from pyrovae.tables import transformations
 from pyrovae.vae import VAE
@@ -62,7 +63,7 @@ class Explored:
         """What the page is laid out by."""
         recipe, space, shape = self.run.recipe, self.space, self.run.shape
         order = space.variances.argsort(descending=True, stable=True)
-        labels = None if self.test.labels is None else self.test.labels[space.rows].tolist()
+        labels = classes_of(self.test)
         parts = [f"prior {recipe.prior}", f"likelihood {recipe.likelihood}", f"guide {recipe.guide}"]
         return {
             "name": self.name,
@@ -76,7 +77,7 @@ class Explored:
             "kind": space.kind,
             "is_real": space.kind == "real values",
             "shown": space.rows.tolist(),
-            "labels": labels,
+            "labels": None if labels is None else labels[space.rows].tolist(),
             "points": _numbers((space.codes - space.centre) @ space.axes.T),
             "order": order.tolist(),
             "active": space.active,
@@ -169,7 +170,8 @@ class Explored:
         assert asked.row is not None
         if asked.row >= len(self.test):
             raise ValueError(f"row {asked.row:,}: the test split has rows 0 to {len(self.test) - 1:,}")
-        label = None if self.test.labels is None else int(self.test.labels[asked.row])
+        labels = classes_of(self.test)
+        label = None if labels is None else int(labels[asked.row])
         return Subset(self.test, [asked.row]), transformations(self.test.conventions), label
 
     def _look(self, *_: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -53,10 +54,12 @@ def worst(subject: Subject) -> list[Block]:
         shape, result = subject.shape, subject.result
         subject.check_result()
         rows = result.worst(SHOWN).tolist()
+        error, khat = result.standard_error[rows[0]].item(), result.khat[rows[0]].item()
         said = (
             f"The least to be believed are rows {', '.join(map(str, rows[:5]))}: by k-hat, then by their "
-            f"error. Row {rows[0]} has log p(x) {result.log_evidence[rows[0]]:.2f}, a stated error of "
-            f"{result.standard_error[rows[0]]:.2g} nats and a k-hat of {result.khat[rows[0]]:.2f}."
+            f"error. Row {rows[0]} has log p(x) {result.log_evidence[rows[0]]:.2f}; its stated error is "
+            f"{'unknown' if math.isnan(error) else f'{error:.2g} nats'}, and its k-hat "
+            f"{'unknown' if math.isnan(khat) else f'{khat:.2f}'}."
         )
         alt = f"{len(rows)} images of the rows {', '.join(map(str, rows))}, each above its log p(x) and k-hat"
         caption = "The data whose log p(x) is the least to be believed, the worst first."
