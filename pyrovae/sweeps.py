@@ -33,6 +33,9 @@ BOOKS = ".sweep"
 LONGEST = 48
 """Characters of a value in a run's name."""
 
+LONGEST_NAME = 200
+"""Characters of a run's name: file systems take 255, with what the names of its books add."""
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -199,18 +202,22 @@ def _evaluated(run: Planned, folder: Path) -> Any:
 
 def _name(recipe: Recipe, grid: Mapping[str, Any]) -> str:
     content = recipe.model_dump(mode="json")
-    return "_".join(_part(key, recipe, content) for key in Recipe.model_fields if key in grid) or "run"
+    name = "_".join(_part(key, recipe, content) for key in Recipe.model_fields if key in grid) or "run"
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 7]}-{_digits(name)}"
 
 
 def _part(key: str, recipe: Recipe, content: Mapping[str, Any]) -> str:
     """A field's part of a name."""
     value = getattr(recipe, key)
-    text = str(value) if not isinstance(value, tuple) else "-".join(map(str, value))
+    text = "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
     plain = "-".join(_words(text))[:LONGEST]
-    if plain == text or (isinstance(value, tuple) and plain):
+    if plain == text:
         return f"{key}-{plain}"
-    digits = sha256(json.dumps(content[key], sort_keys=True).encode()).hexdigest()[:6]
-    return f"{key}-{plain}-{digits}"
+    return f"{key}-{plain}-{_digits(json.dumps(content[key], sort_keys=True))}"
+
+
+def _digits(text: str) -> str:
+    return sha256(text.encode()).hexdigest()[:6]
 
 
 def _words(text: str) -> Iterator[str]:

@@ -77,6 +77,21 @@ def notes(tmp_path):
     return [line.split() for line in (tmp_path / "runs" / "notes").read_text().splitlines()]
 
 
+def test_names_of_long_values_are_apart_and_fit_a_file_system(tmp_path):
+    terms = "kl_weight(weight=warmup(length=500)), free_bits(nats=0.05)"
+    grid = {
+        "hidden": [list(range(100, 100 + layers)) for layers in (29, 30)],
+        "objective": [f"ELBO(terms=[{terms}, kl_weight(weight={weight})])" for weight in (1.0, 2.0)],
+        "prior": ["GaussianMixture(components=20, some_keyword=0.25, another_keyword=40)"],
+        "guide": ["GaussianMixture(components=20, some_keyword=0.25, another_keyword=40)"],
+    }
+    runs = planned(Sweep(grid=grid))
+    assert len({run.name for run in runs}) == 4
+    for run in runs:
+        (tmp_path / f"{run.name}.evaluated.json.part").touch()
+        assert state_of(run, tmp_path) == "new"
+
+
 def test_every_field_may_be_in_the_grid_and_no_two_names_are_alike():
     grid = {
         "learning_rate": [1e-3, 3e-4],
