@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
 
 from pyrovae.building import load_data
 from pyrovae.checkpoints import load
@@ -160,8 +159,8 @@ class Explored:
             "error_is_told": found.ess.item() >= FEWEST_TOLD,
         }
 
-    def _datum(self, asked: Datum) -> tuple[Dataset[Tensor], list[str], int | None]:
-        """A data set of one row, what was done to it, and its class, if it has one."""
+    def _datum(self, asked: Datum) -> tuple[Split, list[str], int | None]:
+        """A split of one row, what was done to it, and its class, if it has one."""
         if asked.pixels is not None:
             split, said = as_datum(
                 asked.pixels, self.run.shape, self.run.conventions, fit=asked.fit, seed=asked.seed
@@ -172,7 +171,10 @@ class Explored:
             raise ValueError(f"row {asked.row:,}: the test split has rows 0 to {len(self.test) - 1:,}")
         labels = classes_of(self.test)
         label = None if labels is None else int(labels[asked.row])
-        return Subset(self.test, [asked.row]), transformations(self.test.conventions), label
+        with self.test.drawing("explore, a row", asked.seed, asked.row):
+            x = self.test[[asked.row]]  # once: what is redrawn is evaluated as it is shown
+        said = transformations(self.test.conventions)
+        return Split(x, shape=self.test.shape, conventions=self.test.conventions), said, label
 
     def _look(self, *_: Any) -> None:
         if self.stop.is_set():
