@@ -169,10 +169,9 @@ lightning.Trainer(
 
 
 @pytest.mark.slow
-def test_processes_tell_one_elbo(lightning, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", TWO], cwd=tmp_path, capture_output=True, text=True, timeout=100
-    )
+def test_processes_tell_one_elbo(lightning):
+    here, command = Path(__file__).parents[1], [sys.executable, "-c", TWO]
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=100)
     told = [line for line in done.stdout.splitlines() if line.startswith("told")]
     assert len(told) == 2, done.stderr
     assert told[0] == told[1]
