@@ -12,7 +12,7 @@ from pyrovae.durable import PART, write_file
 from pyrovae.recipes import one_line
 from pyrovae.stored_arrays import SUFFIXES
 
-__all__ = ["INDEX", "Index", "Shard", "begin_index", "listed", "read_index", "write_index"]
+__all__ = ["INDEX", "Index", "Kind", "Shard", "begin_index", "listed", "read_index", "write_index"]
 
 INDEX = "index.json"
 FORMAT = 1
@@ -36,14 +36,27 @@ class Shard(BaseModel):
     crc32: dict[str, int]
 
 
+class Kind(BaseModel):
+    """What a :class:`pyrovae.datasets.Split` of them is: its keywords."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scale: float = Field(1.0, gt=0)
+    redraw: bool = False
+    dequantise: bool = False
+    seed: int = Field(0, ge=0)
+    shape: tuple[int, ...] | None = None
+    conventions: dict[str, Any] = {}
+
+
 class Index(BaseModel):
-    """All of them, and what a :class:`pyrovae.datasets.Split` of them is: its keywords."""
+    """All of them, and of what kind they are."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: int = FORMAT
     shards: tuple[Shard, ...] = Field(min_length=1)
-    split: dict[str, Any] = {}
+    split: Kind = Kind()
 
 
 def read_index(folder: Path) -> Index | None:

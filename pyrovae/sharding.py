@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 from pyrovae.batching import FEW, fingerprint
 from pyrovae.durable import check_writable, write_file
 from pyrovae.reductions import check_count
-from pyrovae.shard_index import Index, Shard, begin_index, write_index
+from pyrovae.shard_index import Index, Kind, Shard, begin_index, write_index
 from pyrovae.sources import choose
 from pyrovae.splits import Split
 from pyrovae.trees import to_bytes
@@ -86,7 +86,7 @@ def write_shards(
         (True, 'dynamic')
     """
     about: dict[str, Any] = {"scale": scale, "redraw": redraw, "dequantise": dequantise, "seed": seed}
-    about |= {"shape": None if shape is None else list(shape), "conventions": dict(conventions or {})}
+    about |= {"shape": None if shape is None else tuple(shape), "conventions": dict(conventions or {})}
     if isinstance(data, Split):
         about = _of_split(data)
         labels = data.labels if labels is None else labels
@@ -96,7 +96,7 @@ def write_shards(
         raise ValueError("write_shards: compress=True is for format='npz': leave it out")
     check_count("rows_per_shard", 1 if rows_per_shard is None else rows_per_shard)
     folder = _made(Path(folder).expanduser())
-    shards = []
+    shards: list[Shard] = []
     for number, arrays in enumerate(_joined(_pieces(data, labels), rows_per_shard)):
         path = folder / f"shard-{number:06d}.{suffix}"
         content = _npz(arrays, compress) if suffix == "npz" else to_bytes(arrays)
@@ -108,7 +108,7 @@ def write_shards(
         shards.append(Shard(file=path.name, rows=rows, size=size, crc32=hashes))
     if not shards:
         raise ValueError("write_shards: there are no rows, at least one is needed")
-    write_index(folder, Index(shards=tuple(shards), split=about))
+    write_index(folder, Index(shards=tuple(shards), split=Kind(**about)))
     from pyrovae.shards import Shards  # which has this function in sight of its readers
 
     return Shards(folder)
@@ -121,7 +121,7 @@ def _of_split(split: Split) -> dict[str, Any]:
         "redraw": split.redraw,
         "dequantise": split.dequantise and split.redraw,
         "seed": split.seed,
-        "shape": list(split.shape),
+        "shape": split.shape,
         "conventions": split.conventions,
     }
 

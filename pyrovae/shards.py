@@ -18,7 +18,7 @@ from torch.utils import data
 
 from pyrovae.batching import FEW, fingerprint
 from pyrovae.reductions import check_count
-from pyrovae.shard_index import INDEX, listed, read_index
+from pyrovae.shard_index import INDEX, Kind, listed, read_index
 from pyrovae.sharding import write_shards
 from pyrovae.sources import choose
 from pyrovae.splits import Index, Split
@@ -156,10 +156,8 @@ class Shards(data.Dataset[Any]):
         Args:
             conventions: That are added to the written ones, where they are silent.
         """
-        said = {} if self.index is None else dict(self.index.split)
-        said["conventions"] = {**conventions, **said.get("conventions", {})}
-        if said.get("shape") is not None:
-            said["shape"] = tuple(said["shape"])
+        said = (Kind() if self.index is None else self.index.split).model_dump()
+        said["conventions"] = {**conventions, **said["conventions"]}
         if self.index is not None and "labels" in self.index.shards[0].crc32:
             labels = Shards(self.folder, key="labels")
             said["labels"] = labels[:]

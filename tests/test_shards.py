@@ -298,6 +298,12 @@ FAULTS = {
     ),
     "two kinds": (bare(lambda f: (f / "a.safetensors").touch()), "holds .npz and .safetensors files"),
     "index damaged": (lambda f: (f / "index.json").write_text("{"), "index.json: no index of shards"),
+    "index of no split": (index_is(split={"values": 1}), "index.json: no index of shards .*values"),
+    "index of no scale": (index_is(split={"scale": 0}), "index.json: no index of shards .*scale"),
+    "index of another folder": (
+        index_is(shards=[{"file": "../a.npz", "rows": 1, "size": 1, "crc32": {}}]),
+        "index.json: no index of shards .*file",
+    ),
     "index newer": (index_is(format=9), "index.json: format 9, and this version reads 1"),
 }
 
@@ -310,6 +316,23 @@ def test_a_shard_that_is_wrong_is_named_in_one_line(tmp_path, name):
     with pytest.raises(ValueError, match=message) as caught:
         Shards(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"shape": [2, 2], "data_offsets": [-16, 0]},  # its own header as rows
+        {"shape": [2, 2], "data_offsets": [0, 32]},
+        {"shape": [-2, -2], "data_offsets": [0, 16]},
+        {"shape": [4, 4], "data_offsets": [0, 64]},
+    ],
+)
+def test_a_header_that_lies_is_refused(tmp_path, said):
+    header = json.dumps({"x": {"dtype": "F32", **said}}).encode()
+    content = len(header).to_bytes(8, "little") + header + bytes(32)
+    (tmp_path / "shard-0.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match="'x' is not as long as its header says"):
+        Shards(tmp_path)
 
 
 def test_what_happens_later_is_named_too(tmp_path):
