@@ -87,7 +87,7 @@ def push(
         _check_apart(run, folder)
         _check_pushed(folder)
         prepare(folder, overwrite=True)
-        said = card(checked, results, name=folder.name, figures=_figures(run), license=license)
+        said = card(checked, results, name=folder.resolve().name, figures=_figures(run), license=license)
         _copy(run, folder)
         write_file(folder / CARD, said)
         return str(folder)

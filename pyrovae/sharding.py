@@ -169,23 +169,24 @@ def _collated(data: Any) -> Iterator[Any]:
 def _joined(pieces: Iterator[tuple[Tensor, ...]], rows: int | None) -> Iterator[dict[str, Tensor]]:
     """The same rows, so many at a time."""
     waiting: list[tuple[Tensor, ...]] = []
-    like: Any = None
+    count, like = 0, None
     for piece in pieces:
         here = [(each.shape[1:], each.dtype) for each in piece]
-        if len(piece) > 2 or not all(each.ndim for each in piece):
-            raise ValueError("write_shards: expected rows, or pairs of rows and labels")
-        if like is None:
-            like = here
-            width = max(piece[0][:1].numel() * piece[0].element_size(), 1)
-            rows = rows or max(BYTES // width, 1)
+        if len(piece) > 2 or not all(each.ndim for each in piece) or len({*map(len, piece)}) > 1:
+            raise ValueError("write_shards: expected rows, or pairs of rows and as many labels")
+        like = like or here
         if here != like:
             raise ValueError(f"write_shards: rows of {here} come after rows of {like}: make them alike")
+        rows = rows or max(BYTES // max(piece[0][:1].numel() * piece[0].element_size(), 1), 1)
         waiting.append(piece)
-        while sum(len(each[0]) for each in waiting) >= rows:  # type: ignore[operator]
-            whole = [torch.cat(each) for each in zip(*waiting, strict=True)]
-            yield _named([each[:rows] for each in whole])
-            waiting = [tuple(each[rows:] for each in whole)]
-    if waiting and sum(len(each[0]) for each in waiting):
+        count += len(piece[0])
+        if count < rows:
+            continue
+        whole, full = [torch.cat(each) for each in zip(*waiting, strict=True)], count - count % rows
+        for start in range(0, full, rows):
+            yield _named([each[start : start + rows] for each in whole])
+        waiting, count = [tuple(each[full:] for each in whole)], count - full
+    if count:
         yield _named([torch.cat(each) for each in zip(*waiting, strict=True)])
 
 

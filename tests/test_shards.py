@@ -480,6 +480,19 @@ def test_anything_that_gives_rows_can_be_written(tmp_path):
         write_shards([x[:4], x[:4, 1:]], tmp_path / "unlike")
 
 
+def test_batches_of_any_size_fill_shards_of_one(tmp_path):
+    x, y = levels(), torch.arange(ROWS)
+    for place, size in enumerate((1, 4, 7, ROWS)):
+        batches = zip(x.split(size), y.split(size), strict=True)
+        shards = write_shards(batches, tmp_path / str(place), rows_per_shard=4)
+        assert [shard.rows for shard in shards.index.shards] == [4, 4, 4, 4, 4, 3]
+        pairs = Shards(shards.folder, labels="labels")
+        assert all(map(torch.equal, pairs[:], (x, y)))
+    for labels in (y[:4], torch.tensor(3)):
+        with pytest.raises(ValueError, match="expected rows, or pairs of rows and as many labels"):
+            write_shards([(x[:5], labels), (x[:4], y[:5])], tmp_path / "uneven")
+
+
 def test_images_in_folders_are_rows(tmp_path):
     image = pytest.importorskip("PIL.Image")
     for number in range(6):
