@@ -25,7 +25,7 @@ from pyrovae import sources
 from pyrovae.recipes import RECIPE, Recipe, changes, one_line, read_run
 from pyrovae.runs import MADE, MORE, results_file
 
-__all__ = ["BOOKS", "Evaluating", "Planned", "Sweep", "planned", "read_sweep", "state_of"]
+__all__ = ["BOOKS", "Evaluating", "Planned", "Sweep", "note_of", "planned", "read_sweep", "state_of"]
 
 BOOKS = ".sweep"
 """The folder, beside the runs, of what a sweep needs: a recipe and a log for each, and its lock."""
@@ -187,13 +187,20 @@ def state_of(
         )
     if held.weights is None or not {"weights.safetensors", "history.json"} <= there:
         return "begun"
-    if evaluate is None or (evaluate.file in there and _evaluated(run, folder) == evaluate.model_dump()):
+    if evaluate is None or (
+        evaluate.file in there and _evaluated(run, folder) == note_of(evaluate, place / evaluate.file)
+    ):
         return "complete"
     return "trained"
 
 
+def note_of(evaluate: Evaluating, results: Path) -> dict[str, Any]:
+    """How results came to be, and the hash of them: of those that another evaluation left it is another."""
+    return {**evaluate.model_dump(), "sha256": sha256(results.read_bytes()).hexdigest()}
+
+
 def _evaluated(run: Planned, folder: Path) -> Any:
-    """How it was, as the sweep noted."""
+    """What the sweep noted of the run's results."""
     try:
         return json.loads((folder / BOOKS / f"{run.name}.evaluated.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

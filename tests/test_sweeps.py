@@ -16,7 +16,7 @@ import pytest
 from pyrovae import cli, sweeping
 from pyrovae.locks import locked
 from pyrovae.recipes import Recipe, Run, read_run
-from pyrovae.sweeps import Evaluating, Planned, Sweep, planned, read_sweep, state_of
+from pyrovae.sweeps import Evaluating, Planned, Sweep, note_of, planned, read_sweep, state_of
 
 TRAINER = '''
 """In the place of pyrovae train and evaluate: the files of a run, and no torch."""
@@ -185,8 +185,14 @@ def test_how_far_a_run_has_come(tmp_path):
     (place / "evaluation.nc").touch()
     (tmp_path / ".sweep").mkdir()
     for how, state in ((evaluate, "complete"), (Evaluating(num_samples=11), "trained")):
-        (tmp_path / ".sweep" / "a.evaluated.json").write_text(json.dumps(how.model_dump()))
+        note = json.dumps(note_of(how, place / "evaluation.nc"))
+        (tmp_path / ".sweep" / "a.evaluated.json").write_text(note)
         assert state_of(run, tmp_path, evaluate) == state
+    (tmp_path / ".sweep" / "a.evaluated.json").write_text(
+        json.dumps(note_of(evaluate, place / "evaluation.nc"))
+    )
+    (place / "evaluation.nc").write_text("of pyrovae evaluate by hand, with 5 draws")
+    assert state_of(run, tmp_path, evaluate) == "trained"
     with pytest.raises(ValueError, match=r"a holds another run \(this sweep has seed 2 in place of 1\)"):
         state_of(Planned("a", Recipe(seed=2)), tmp_path)
 
