@@ -235,6 +235,7 @@ def test_a_card_of_a_run_that_was_not_evaluated(run):
 
 
 def test_save_pretrained_writes_a_run_folder_and_from_pretrained_reads_any(run, tmp_path):
+    torch.set_default_dtype(torch.float32)  # the run's: of other numbers the hash is another
     vae = pv.VAE.from_pretrained(run)
     vae.save_pretrained(tmp_path / "kept", read_run(run))
     assert files(tmp_path / "kept") == {"recipe.json", "weights.safetensors"}
