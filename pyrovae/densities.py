@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from copy import deepcopy
 from inspect import signature
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.evaluation import evaluate
-from pyrovae.programs import Program
+from pyrovae.programs import Program, mode, modules_of
 from pyrovae.streams import stream
 from pyrovae.training import fit
 
@@ -80,16 +81,19 @@ class Density:
         """Mean log p(x) in nats: the higher the better, as a search takes it."""
         return float(self.score_samples(X).mean())
 
-    def sample(self, n_samples: int = 1, random_state: int = 0) -> np.ndarray:
+    def sample(self, n_samples: int = 1, random_state: int | None = 0) -> np.ndarray:
         """Draw data from p(x): ``[n_samples, *event]``, the same for the same ``random_state``.
+
+        Modules are in evaluation mode, as where they are scored. None draws from torch's own generator.
 
         Raises:
             TypeError: A model of one's own that takes no ``size=``.
         """
-        model = _programs(self._fitted)[0]
+        model, guide = _programs(self._fitted)
         if "size" not in signature(getattr(model, "forward", model)).parameters:
             raise TypeError("sample: the model takes no size=: draw by pyro.infer.Predictive(model, ...)")
-        with torch.no_grad(), stream("density, samples", random_state):
+        drawing = nullcontext() if random_state is None else stream("density, samples", random_state)
+        with torch.no_grad(), drawing, mode(modules_of(model, guide), training=False):
             return model(size=n_samples).cpu().numpy()
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:

@@ -59,7 +59,8 @@ def push(
 
     Raises:
         FileNotFoundError: There is no run, or it has no weights yet.
-        ValueError: The run is damaged, or its results are of other weights; no name of a repository.
+        ValueError: The run is damaged, or its results are of other weights; no name of a repository; a local
+            folder that holds something else than an earlier push.
         ImportError: ``huggingface_hub`` is not installed.
 
     Example:
@@ -83,8 +84,10 @@ def push(
         _check_is_of(checked, result, run / f"{name}.nc")
     if not isinstance(to, str):
         folder = Path(to)
-        prepare(folder, overwrite=(folder / RECIPE).is_file())
-        said = card(checked, results, name=folder.name, figures=_figures(run), license=license)
+        _check_apart(run, folder)
+        _check_pushed(folder)
+        prepare(folder, overwrite=True)
+        said = card(checked, results, name=folder.resolve().name, figures=_figures(run), license=license)
         _copy(run, folder)
         write_file(folder / CARD, said)
         return str(folder)
@@ -138,6 +141,8 @@ def pull(
         there = _api(token).snapshot_download(_repository(source), revision=revision, allow_patterns=patterns)
         source = there
     source, folder = Path(source), Path(folder)
+    if overwrite:
+        _check_apart(source, folder)
     run = _checked(source)
     for path in source.glob("evaluation*.nc"):
         _check_is_of(run, Evaluation.load(path), path)
@@ -173,6 +178,24 @@ def _check_is_of(run: Run, result: Evaluation, path: Path) -> None:
     """Refuse results of other weights than the run's."""
     if run.weights is not None and result.conventions.get("weights", run.weights) != run.weights:
         raise ValueError(f"{path} is of other weights than the run's: evaluate again")
+
+
+def _check_apart(run: Path, folder: Path) -> None:
+    """What is written over goes first: of a folder that is written over itself nothing would be left."""
+    if run.resolve() == folder.resolve():
+        raise ValueError(f"{folder} is the run itself: name another folder")
+
+
+def _check_pushed(folder: Path) -> None:
+    """Refuse a folder that is neither empty nor of an earlier push: a run that is at work has more."""
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    made = {path.name for pattern in (*FILES, CARD) for path in folder.glob(pattern.split("/")[0])}
+    if there - made:
+        raise ValueError(f"{folder} holds '{min(there - made)}', which no push leaves: name an empty folder")
+    if there and CARD not in there:
+        raise ValueError(
+            f"{folder} holds '{min(there)}' and no {CARD}, so no earlier push: name an empty folder"
+        )
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils import data
 
+from pyrovae.shards import is_one, numbers_of
 from pyrovae.splits import Index
 
 __all__ = ["ImageRows"]
@@ -62,8 +63,6 @@ class ImageRows(data.Dataset[Tensor]):
 
     def __getitem__(self, index: Index) -> Tensor:
         """Rows: ``[d]`` for one index, ``[k, d]`` for a slice, a list or a tensor."""
-        from pyrovae.shards import is_one, numbers_of
-
         rows = [self._row(number) for number in numbers_of(index, len(self)).tolist()]
         if is_one(index):
             return rows[0]

@@ -171,8 +171,8 @@ class _Steps:
     def _log(self, sums: Tensor, batch: Any, names: tuple[str, ...]) -> None:
         rows = len(_arguments(batch)[0])
         means = dict(zip(names, (sums / rows).unbind(), strict=True))
-        # Averages over an epoch are weighted by the rows: per datum, as fit's.
-        self.log_dict(means, batch_size=rows, on_step=False, on_epoch=True)
+        # Averages over an epoch are weighted by the rows: per datum, as fit's, and of all processes alike.
+        self.log_dict(means, batch_size=rows, on_step=False, on_epoch=True, sync_dist=True)
 
 
 class _Folders:

@@ -38,7 +38,6 @@ RUN = {"recipe.json", "weights.safetensors", "history.json", "checkpoints", "mod
 MADE = {"log.jsonl", "logs", "report.html", "samples.npz", "samples.png"}
 """What else is gone likewise, but is no run by itself: a logger that does not start leaves some."""
 
-
 MORE = {"figures", "lock"}
 
 PLANES = ("StandardNormal", "Normal", "Laplace", "StudentT", "GaussianMixture", "VampPrior")
@@ -172,7 +171,9 @@ def prepare(folder: Path, *, overwrite: bool) -> None:
             f"{folder} holds '{strange[0]}' and no run: name another folder, or pass --overwrite to write "
             f"beside it"
         )
-    for path in [*(folder / name for name in (RUN | MADE) & there), *folder.glob("evaluation*")]:
+    gone = [*(folder / name for name in (RUN | MADE) & there), *folder.glob("evaluation*")]
+    gone += folder.glob("figures/*.png") if there & RUN else []
+    for path in gone:
         if path.is_dir():
             rmtree(path)
         else:

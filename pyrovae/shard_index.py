@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pyrovae.durable import write_file
+from pyrovae.durable import PART, write_file
 from pyrovae.recipes import one_line
 from pyrovae.stored_arrays import SUFFIXES
 
-__all__ = ["INDEX", "Index", "Shard", "listed", "read_index", "write_index"]
+__all__ = ["INDEX", "Index", "Kind", "Shard", "begin_index", "listed", "read_index", "write_index"]
 
 INDEX = "index.json"
 FORMAT = 1
@@ -36,14 +36,27 @@ class Shard(BaseModel):
     crc32: dict[str, int]
 
 
+class Kind(BaseModel):
+    """What a :class:`pyrovae.datasets.Split` of them is: its keywords."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scale: float = Field(1.0, gt=0)
+    redraw: bool = False
+    dequantise: bool = False
+    seed: int = Field(0, ge=0)
+    shape: tuple[int, ...] | None = None
+    conventions: dict[str, Any] = {}
+
+
 class Index(BaseModel):
-    """All of them, and what a :class:`pyrovae.datasets.Split` of them is: its keywords."""
+    """All of them, and of what kind they are."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: int = FORMAT
     shards: tuple[Shard, ...] = Field(min_length=1)
-    split: dict[str, Any] = {}
+    split: Kind = Kind()
 
 
 def read_index(folder: Path) -> Index | None:
@@ -70,6 +83,11 @@ def read_index(folder: Path) -> Index | None:
     return index
 
 
+def begin_index(folder: Path) -> None:
+    """Mark a folder that shards are written to, before the first one: :func:`write_index` takes it away."""
+    write_file(folder / f"{INDEX}{PART}", b"")
+
+
 def write_index(folder: Path, index: Index) -> None:
     """Write it: last, so that a folder that has one is complete."""
     write_file(folder / INDEX, index.model_dump_json(indent=1) + "\n")
@@ -80,10 +98,13 @@ def listed(folder: Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: There is no such folder, or no shard in it.
-        ValueError: Of numbered files one is missing, or they are of two kinds.
+        ValueError: They were not written to the end, of numbered files one is missing, or they are of two
+            kinds.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder: name one of shards, or use write_shards")
+    if (folder / f"{INDEX}{PART}").exists():
+        raise ValueError(f"{folder}: its writing was cut short: empty the folder, and write the shards again")
     found = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
     if not found:
         raise FileNotFoundError(f"{folder}: no {' or '.join(SUFFIXES)} in it: write shards by write_shards")

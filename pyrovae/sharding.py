@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 from pyrovae.durable import check_writable, write_file
 from pyrovae.holding import FEW, fingerprint
 from pyrovae.reductions import check_count
-from pyrovae.shard_index import Index, Shard, write_index
+from pyrovae.shard_index import Index, Kind, Shard, begin_index, write_index
 from pyrovae.sources import choose
 from pyrovae.splits import Split
 from pyrovae.trees import to_bytes
@@ -73,8 +73,8 @@ def write_shards(
 
     Raises:
         ValueError: The folder holds something; no rows; rows of different shapes or types.
-        OSError: It cannot be written. There is no index then, and :class:`Shards` reads no half of it
-            as the whole.
+        OSError: It cannot be written. There is the start of an index then, as where the process is killed,
+            and :class:`Shards` takes no half of the rows for the whole.
 
     Example:
         >>> import tempfile
@@ -86,7 +86,7 @@ def write_shards(
         (True, 'dynamic')
     """
     about: dict[str, Any] = {"scale": scale, "redraw": redraw, "dequantise": dequantise, "seed": seed}
-    about |= {"shape": None if shape is None else list(shape), "conventions": dict(conventions or {})}
+    about |= {"shape": None if shape is None else tuple(shape), "conventions": dict(conventions or {})}
     if isinstance(data, Split):
         about = _of_split(data)
         labels = data.labels if labels is None else labels
@@ -96,16 +96,19 @@ def write_shards(
         raise ValueError("write_shards: compress=True is for format='npz': leave it out")
     check_count("rows_per_shard", 1 if rows_per_shard is None else rows_per_shard)
     folder = _made(Path(folder).expanduser())
-    shards = []
+    shards: list[Shard] = []
     for number, arrays in enumerate(_joined(_pieces(data, labels), rows_per_shard)):
         path = folder / f"shard-{number:06d}.{suffix}"
-        write_file(path, _npz(arrays, compress) if suffix == "npz" else to_bytes(arrays))
+        content = _npz(arrays, compress) if suffix == "npz" else to_bytes(arrays)
+        if not shards:
+            begin_index(folder)
+        write_file(path, content)
         hashes = {name: fingerprint([values]) for name, values in arrays.items()}
-        rows, size = len(arrays["x"]), path.stat().st_size
+        rows, size = len(arrays["x"]), len(content)
         shards.append(Shard(file=path.name, rows=rows, size=size, crc32=hashes))
     if not shards:
         raise ValueError("write_shards: there are no rows, at least one is needed")
-    write_index(folder, Index(shards=tuple(shards), split=about))
+    write_index(folder, Index(shards=tuple(shards), split=Kind(**about)))
     from pyrovae.shards import Shards  # which has this function in sight of its readers
 
     return Shards(folder)
@@ -118,7 +121,7 @@ def _of_split(split: Split) -> dict[str, Any]:
         "redraw": split.redraw,
         "dequantise": split.dequantise and split.redraw,
         "seed": split.seed,
-        "shape": list(split.shape),
+        "shape": split.shape,
         "conventions": split.conventions,
     }
 
@@ -166,23 +169,24 @@ def _collated(data: Any) -> Iterator[Any]:
 def _joined(pieces: Iterator[tuple[Tensor, ...]], rows: int | None) -> Iterator[dict[str, Tensor]]:
     """The same rows, so many at a time."""
     waiting: list[tuple[Tensor, ...]] = []
-    like: Any = None
+    count, like = 0, None
     for piece in pieces:
         here = [(each.shape[1:], each.dtype) for each in piece]
-        if len(piece) > 2 or not all(each.ndim for each in piece):
-            raise ValueError("write_shards: expected rows, or pairs of rows and labels")
-        if like is None:
-            like = here
-            width = max(piece[0][:1].numel() * piece[0].element_size(), 1)
-            rows = rows or max(BYTES // width, 1)
+        if len(piece) > 2 or not all(each.ndim for each in piece) or len({*map(len, piece)}) > 1:
+            raise ValueError("write_shards: expected rows, or pairs of rows and as many labels")
+        like = like or here
         if here != like:
             raise ValueError(f"write_shards: rows of {here} come after rows of {like}: make them alike")
+        rows = rows or max(BYTES // max(piece[0][:1].numel() * piece[0].element_size(), 1), 1)
         waiting.append(piece)
-        while sum(len(each[0]) for each in waiting) >= rows:  # type: ignore[operator]
-            whole = [torch.cat(each) for each in zip(*waiting, strict=True)]
-            yield _named([each[:rows] for each in whole])
-            waiting = [tuple(each[rows:] for each in whole)]
-    if waiting and sum(len(each[0]) for each in waiting):
+        count += len(piece[0])
+        if count < rows:
+            continue
+        whole, full = [torch.cat(each) for each in zip(*waiting, strict=True)], count - count % rows
+        for start in range(0, full, rows):
+            yield _named([each[start : start + rows] for each in whole])
+        waiting, count = [tuple(each[full:] for each in whole)], count - full
+    if count:
         yield _named([torch.cat(each) for each in zip(*waiting, strict=True)])
 
 

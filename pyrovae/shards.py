@@ -18,7 +18,7 @@ from torch.utils import data
 
 from pyrovae.holding import FEW, fingerprint
 from pyrovae.reductions import check_count
-from pyrovae.shard_index import INDEX, listed, read_index
+from pyrovae.shard_index import INDEX, Kind, listed, read_index
 from pyrovae.sharding import write_shards
 from pyrovae.sources import choose
 from pyrovae.splits import Index, Split
@@ -156,10 +156,8 @@ class Shards(data.Dataset[Any]):
         Args:
             conventions: That are added to the written ones, where they are silent.
         """
-        said = {} if self.index is None else dict(self.index.split)
-        said["conventions"] = {**conventions, **said.get("conventions", {})}
-        if said.get("shape") is not None:
-            said["shape"] = tuple(said["shape"])
+        said = (Kind() if self.index is None else self.index.split).model_dump()
+        said["conventions"] = {**conventions, **said["conventions"]}
         if self.index is not None and "labels" in self.index.shards[0].crc32:
             labels = Shards(self.folder, key="labels")
             said["labels"] = labels[:]
@@ -233,7 +231,7 @@ def numbers_of(index: Index, rows: int) -> np.ndarray:
     """The numbers of the rows that a slice, a list or a tensor means; negative ones count from the end.
 
     Raises:
-        IndexError: There is no such row.
+        IndexError: There is no such row, or it is no index of rows alone.
 
     Example:
         >>> numbers_of(slice(0, 10, 4), 9).tolist(), numbers_of([-1], 9).tolist()
@@ -242,8 +240,14 @@ def numbers_of(index: Index, rows: int) -> np.ndarray:
     if isinstance(index, slice):
         return np.arange(*index.indices(rows))
     found = np.asarray(index.cpu() if isinstance(index, Tensor) else index)
-    if found.dtype == bool:
+    if found.dtype == bool and found.shape == (rows,):
         found = np.flatnonzero(found)
+    is_whole = np.issubdtype(found.dtype, np.integer) or not found.size
+    if isinstance(index, tuple) or found.ndim > 1 or not is_whole:
+        raise IndexError(
+            f"no index of rows: {type(index).__name__} of shape {found.shape} and {found.dtype}: give a "
+            f"number, a slice, a list of numbers, or {rows:,} bits"
+        )
     found = found.reshape(-1).astype(np.int64)
     if len(found) and (found.min() < -rows or found.max() >= rows):
         wrong = int(found[(found < -rows) | (found >= rows)][0])

@@ -16,7 +16,7 @@ from torch.utils import data
 from pyrovae import dequantisation
 from pyrovae.streams import generator
 
-__all__ = ["Index", "Rows", "Split"]
+__all__ = ["Index", "Rows", "Split", "classes_of"]
 
 Index = int | slice | list[int] | Tensor
 
@@ -63,7 +63,7 @@ class Split(data.Dataset[Tensor]):
             ``(value + u) / (scale + 1)``, strictly within (0, 1). Without ``redraw`` the noise is
             drawn once, here. The conventions say so.
         seed: Of what is drawn.
-        labels: ``[n]`` classes, where there are any.
+        labels: ``[n]`` classes, where there are any; what else belongs to a row, ``[n, ...]``, is only kept.
         shape: Shape of one row as an image, where it is one.
         conventions: What a log p(x) of these data has to carry. Rows and dims are added.
 
@@ -175,6 +175,21 @@ class Split(data.Dataset[Tensor]):
         if self.redraw and self.dequantise:
             return (mean + 0.5) / (self.scale + 1)
         return mean / self.scale
+
+
+def classes_of(split: Any) -> Tensor | None:
+    """The labels of a split ``[n]``, where they are whole numbers: measurements are no classes.
+
+    Example:
+        >>> classes_of(Split(torch.ones(2, 3), labels=torch.tensor([4, 1])))
+        tensor([4, 1])
+        >>> classes_of(Split(torch.ones(2, 3), labels=torch.tensor([0.5, 0.1]))) is None
+        True
+    """
+    labels = getattr(split, "labels", None)
+    if not isinstance(labels, Tensor) or labels.dim() != 1 or labels.is_floating_point():
+        return None
+    return labels
 
 
 def _pieces(values: Any) -> Iterator[Tensor]:

@@ -176,7 +176,11 @@ def _in_safetensors(path: Path, name: str) -> StoredArray:
     if said["dtype"] not in _OF_SAFETENSORS:
         raise ValueError(f"'{name}' is of {said['dtype']}: one of {', '.join(_OF_SAFETENSORS)} is needed")
     dtype, shape = _OF_SAFETENSORS[said["dtype"]], tuple(said["shape"])
-    if end - start != math.prod(shape) * dtype.itemsize or 8 + length + end > size:
+    if (
+        min(start, *shape, 0) < 0
+        or start + math.prod(shape) * dtype.itemsize != end
+        or 8 + length + end > size
+    ):
         raise ValueError(f"'{name}' is not as long as its header says")
     return StoredArray(path, name, shape, dtype, 8 + length + start)
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from pyrovae import durable
 from pyrovae.interrupts import noticed
 from pyrovae.locks import locked
-from pyrovae.sweeps import BOOKS, Evaluating, Planned, state_of
+from pyrovae.sweeps import BOOKS, Evaluating, Planned, note_of, state_of
 
 __all__ = ["Job", "carry_out", "jobs_of", "on_cluster", "on_this_machine"]
 
@@ -42,7 +42,7 @@ class Job(NamedTuple):
     folder: Path
     commands: list[list[str]]
     books: Path
-    evaluate: dict[str, Any] | None
+    evaluate: Evaluating | None
 
     @property
     def log(self) -> Path:
@@ -73,8 +73,7 @@ def jobs_of(
         if state == "new":
             books.mkdir(parents=True, exist_ok=True)
             durable.write_file(books / f"{run.name}.json", run.recipe.model_dump_json(indent=2) + "\n")
-        noted = None if evaluate is None else evaluate.model_dump()
-        jobs.append(Job(run.name, place, commands, books, noted))
+        jobs.append(Job(run.name, place, commands, books, evaluate))
     return jobs
 
 
@@ -201,8 +200,9 @@ def _start(job: Job, stage: int, environment: Mapping[str, str]) -> subprocess.P
 
 def _ended(job: Job, stage: int, code: int) -> int:
     """Note that a run was evaluated, if this did it."""
-    if code == 0 and job.commands[stage][0] == "evaluate":
-        durable.write_file(job.books / f"{job.name}.evaluated.json", json.dumps(job.evaluate))
+    if code == 0 and job.evaluate is not None and job.commands[stage][0] == "evaluate":
+        note = note_of(job.evaluate, job.folder / job.evaluate.file)
+        durable.write_file(job.books / f"{job.name}.evaluated.json", json.dumps(note))
     return code
 
 

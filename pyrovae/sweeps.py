@@ -25,13 +25,16 @@ from pyrovae import sources
 from pyrovae.recipes import RECIPE, Recipe, changes, one_line, read_run
 from pyrovae.runs import MADE, MORE, results_file
 
-__all__ = ["BOOKS", "Evaluating", "Planned", "Sweep", "planned", "read_sweep", "state_of"]
+__all__ = ["BOOKS", "Evaluating", "Planned", "Sweep", "note_of", "planned", "read_sweep", "state_of"]
 
 BOOKS = ".sweep"
 """The folder, beside the runs, of what a sweep needs: a recipe and a log for each, and its lock."""
 
 LONGEST = 48
 """Characters of a value in a run's name."""
+
+LONGEST_NAME = 200
+"""Characters of a run's name: file systems take 255, with what the names of its books add."""
 
 
 class _Strict(BaseModel):
@@ -184,13 +187,20 @@ def state_of(
         )
     if held.weights is None or not {"weights.safetensors", "history.json"} <= there:
         return "begun"
-    if evaluate is None or (evaluate.file in there and _evaluated(run, folder) == evaluate.model_dump()):
+    if evaluate is None or (
+        evaluate.file in there and _evaluated(run, folder) == note_of(evaluate, place / evaluate.file)
+    ):
         return "complete"
     return "trained"
 
 
+def note_of(evaluate: Evaluating, results: Path) -> dict[str, Any]:
+    """How results came to be, and the hash of them: of those that another evaluation left it is another."""
+    return {**evaluate.model_dump(), "sha256": sha256(results.read_bytes()).hexdigest()}
+
+
 def _evaluated(run: Planned, folder: Path) -> Any:
-    """How it was, as the sweep noted."""
+    """What the sweep noted of the run's results."""
     try:
         return json.loads((folder / BOOKS / f"{run.name}.evaluated.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -199,18 +209,22 @@ def _evaluated(run: Planned, folder: Path) -> Any:
 
 def _name(recipe: Recipe, grid: Mapping[str, Any]) -> str:
     content = recipe.model_dump(mode="json")
-    return "_".join(_part(key, recipe, content) for key in Recipe.model_fields if key in grid) or "run"
+    name = "_".join(_part(key, recipe, content) for key in Recipe.model_fields if key in grid) or "run"
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 7]}-{_digits(name)}"
 
 
 def _part(key: str, recipe: Recipe, content: Mapping[str, Any]) -> str:
     """A field's part of a name."""
     value = getattr(recipe, key)
-    text = str(value) if not isinstance(value, tuple) else "-".join(map(str, value))
+    text = "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
     plain = "-".join(_words(text))[:LONGEST]
-    if plain == text or (isinstance(value, tuple) and plain):
+    if plain == text:
         return f"{key}-{plain}"
-    digits = sha256(json.dumps(content[key], sort_keys=True).encode()).hexdigest()[:6]
-    return f"{key}-{plain}-{digits}"
+    return f"{key}-{plain}-{_digits(json.dumps(content[key], sort_keys=True))}"
+
+
+def _digits(text: str) -> str:
+    return sha256(text.encode()).hexdigest()[:6]
 
 
 def _words(text: str) -> Iterator[str]:

@@ -18,10 +18,10 @@ from pyrovae.runs import describe
 HERE = "http://127.0.0.1"
 
 
-def stored(folder, **recipe):
+def stored(folder, root=None, **recipe):
     """A run that was not trained, which makes no difference here."""
     recipe = Recipe(**{"hidden": (16,), **recipe})
-    dataset = load_data(recipe)
+    dataset = load_data(recipe, root)
     features = dataset.train.values.shape[1]
     torch.manual_seed(0)
     vae = build(recipe, features, dataset.train.shape, dataset.train)

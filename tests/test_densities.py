@@ -24,7 +24,7 @@ def test_scores_are_those_of_evaluate_to_the_last_bit():
         assert found.dtype == np.float64
         assert (found == expected.numpy()).all()
         assert (vae.score_samples(given, num_samples=30, seed=3) == found).all()
-    assert Density(vae, num_samples=30, seed=3).score(x.numpy()) == expected.mean().item()
+    assert Density(vae, num_samples=30, seed=3).score(x.numpy()) == expected.numpy().mean()
 
 
 def test_scores_of_hand_written_programs_are_exact_where_the_guide_is():
@@ -65,6 +65,24 @@ def test_samples_are_those_of_the_model():
     assert (density.sample(7, random_state=1) != drawn).any()
     with pytest.raises(TypeError, match=r"takes no size=: draw by pyro\.infer\.Predictive"):
         Density((lambda x: x, lambda x: x)).sample(3)
+
+
+def test_samples_are_drawn_in_evaluation_mode():
+    """Batch statistics would make a sample depend on the others, and change the model."""
+
+    class Net(torch.nn.Sequential):
+        def forward(self, z):
+            return super().forward(z.reshape(-1, 2)).reshape(*z.shape[:-1], 5)
+
+    net = Net(torch.nn.Linear(2, 5), torch.nn.BatchNorm1d(5))
+    vae = pv.VAE(priors.StandardNormal(2), likelihoods.Bernoulli(net), guides.Normal(networks.MLP(5, 4)))
+    before = {name: value.clone() for name, value in vae.state_dict().items()}
+    assert Density(vae).sample(1).shape == (1, 5)
+    assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
+    assert vae.training
+    torch.manual_seed(0)
+    drawn = [Density(vae).sample(20, random_state=None) for _ in range(2)]
+    assert (drawn[0] != drawn[1]).any()
 
 
 def test_scikit_learn_searches_and_cross_validates():

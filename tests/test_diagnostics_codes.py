@@ -9,6 +9,7 @@ from scipy.stats import ks_2samp
 
 from pyrovae import diagnostics
 from pyrovae.diagnostics import Codes
+from pyrovae.diagnostics.codes_of_data import principal_axes
 from pyrovae.testing import LinearGaussian
 from pyrovae.vae import Guide, Model
 
@@ -69,3 +70,33 @@ def test_codes_of_a_seed_are_the_same_and_of_another_are_others():
     assert not torch.equal(one.draws, other.draws)
     with pytest.raises(ValueError, match="the guide has no site 'w'"):
         diagnostics.codes(oracle.model, oracle.guide, x, site="w")
+
+
+def test_the_furthest_dimension_of_draws_that_do_not_differ_is_as_far_as_chance_has_it():
+    """Over seeds the median of 100 such distances is 0.89 to 1.03 of what it is said to be."""
+    torch.manual_seed(0)
+    for dims in (1, 40):
+        n = 200
+        found = [
+            Codes(torch.zeros(n, dims), torch.randn(n, dims), torch.randn(n, dims), ("z",) * dims)
+            for _ in range(100)
+        ]
+        furthest = torch.stack([each.apart.max() for each in found]).median().item()
+        assert furthest == pytest.approx(found[0].chance, rel=0.15)
+
+
+def test_principal_axes_do_not_depend_on_a_sign():
+    torch.manual_seed(0)
+    points = torch.randn(60, 4, dtype=torch.float64) * torch.tensor([3.0, 2.0, 1.0, 0.5])
+    axes, shares = principal_axes(points)
+    for other in (points.flip(0), -points):
+        for again, before in zip(principal_axes(other), (axes, shares), strict=True):
+            torch.testing.assert_close(again, before)
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (5, 1), (1, 1), (2, 3)])
+def test_few_points_have_two_axes_all_the_same(shape):
+    torch.manual_seed(0)
+    axes, shares = principal_axes(torch.randn(shape))
+    assert (axes.shape, shares.shape) == ((2, shape[1]), (2,))
+    torch.testing.assert_close(shares.sum(), torch.tensor(float(shape[0] > 1)))

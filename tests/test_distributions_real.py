@@ -8,7 +8,13 @@ import torch
 
 from pyrovae import distributions
 
-SCALES = {"one": (), "of each dim": (784,), "of each value": (3, 5, 784)}
+SCALES = {
+    "one": (),
+    "one in a list": (1,),
+    "of each dim": (784,),
+    "of each row": (3, 5, 1),
+    "of each value": (3, 5, 784),
+}
 
 
 @pytest.fixture(params=SCALES.values(), ids=SCALES)

@@ -16,6 +16,7 @@ import pyrovae as pv
 from pyrovae import explorer
 from pyrovae.explorer import drawings
 from pyrovae.explorer.latents import moments
+from pyrovae.shards import write_shards
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +148,34 @@ def test_data_that_are_no_images_are_decoded_and_not_drawn(tmp_path):
     assert about["axes"] == [[1], [0]]
     assert len(asked(client, "/decode", z=[0.5])["mean"]) == 8
     refused(client.post("/encode", json={"pixels": [0.5] * 8}), 422, "no grey images: choose a row")
+
+
+def test_a_datum_alone_and_labels_that_are_no_classes_are_shown_too(tmp_path):
+    for name in ("train", "validation", "test"):
+        write_shards(torch.ones(1, 9), tmp_path / name, labels=torch.ones(1, 2), shape=(3, 3))
+    recipe = {"dataset": "shards", "latent_dim": 3, "likelihood": "Normal"}
+    client = TestClient(
+        explorer.app(stored(tmp_path / "run", root=tmp_path, **recipe), tmp_path), base_url=HERE
+    )
+    about = client.get("/about").json()
+    assert (about["labels"], len(about["axes"]), about["points"]) == (None, 2, [[0, 0]])
+    assert asked(client, "/encode", row=0)["label"] is None
+
+
+def test_a_row_that_is_drawn_anew_is_evaluated_as_it_is_shown(tmp_path):
+    for name in ("train", "validation", "test"):
+        write_shards(torch.full((2, 9), 0.5), tmp_path / name, shape=(3, 3), redraw=True)
+    folder = stored(tmp_path / "run", root=tmp_path, dataset="shards", latent_dim=2)
+    client = TestClient(explorer.app(folder, tmp_path), base_url=HERE)
+    shown = [asked(client, "/encode", row=1, seed=seed)["x"] for seed in (3, 3, 4)]
+    assert shown[0] == shown[1] != shown[2]
+    vae = pv.load(folder).eval()
+    for x, seed in ((shown[0], 3), (shown[2], 4)):
+        found = asked(client, "/evaluate", row=1, seed=seed, num_samples=30)
+        wanted = pv.evaluate(
+            vae.model, vae.guide, torch.tensor([x]), num_samples=30, seed=seed, progress=False
+        )
+        assert found["log_evidence"] == wanted.log_evidence.item()
 
 
 def test_latents_without_straight_lines_are_drawn_only(tmp_path):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pyro
 import pytest
 import torch
@@ -141,3 +145,45 @@ def test_what_cannot_be_trained_is_said(lightning):
         lightning_module(lambda x: vae.model(x), lambda x: vae.guide(x))
     module = lightning_module(lambda x: vae.model(x), lambda x: vae.guide(x), example=binary(3))
     assert len(module.trained) == len(list(vae.parameters()))
+
+
+TWO = """
+import lightning, torch
+from torch.utils.data import DataLoader
+from pyrovae.interop import lightning_module
+import pyrovae as pv
+from pyrovae import guides, likelihoods, networks, priors
+
+class Told(lightning.Callback):
+    def on_validation_epoch_end(self, trainer, module):
+        print("told", trainer.callback_metrics["validation_elbo"].item(), flush=True)
+
+q = guides.Normal(networks.MLP(9, 4))
+vae = pv.VAE(priors.StandardNormal(2), likelihoods.Bernoulli(networks.MLP(2, 9)), q)
+x = torch.cat([torch.zeros(4, 9), torch.ones(4, 9)])
+lightning.Trainer(
+    accelerator="cpu", devices=2, strategy="ddp_fork", max_epochs=1, num_sanity_val_steps=0, logger=False,
+    enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, callbacks=[Told()],
+).fit(lightning_module(vae.model, vae.guide), DataLoader(x, 4), DataLoader(x, 4))
+"""
+
+
+@pytest.mark.slow
+def test_processes_tell_one_elbo(lightning):
+    here, command = Path(__file__).parents[1], [sys.executable, "-c", TWO]
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=100)
+    told = [line for line in done.stdout.splitlines() if line.startswith("told")]
+    assert len(told) == 2, done.stderr
+    assert told[0] == told[1]
+    assert "sync_dist" not in done.stderr
+
+
+def test_numbers_are_of_all_processes(lightning, monkeypatch):
+    """The quick form: Lightning is asked for them."""
+    vae, said = a_vae(), []
+    module = lightning_module(vae.model, vae.guide)
+    monkeypatch.setattr(module, "log_dict", lambda means, **keywords: said.append(keywords))
+    monkeypatch.setattr(type(module), "current_epoch", 0)
+    module.training_step(binary(ROWS), 0)
+    module.validation_step(binary(ROWS), 0)
+    assert [(each["sync_dist"], each["batch_size"]) for each in said] == [(True, ROWS)] * 2

@@ -46,11 +46,9 @@ def test_codes_of_more_dimensions_are_on_their_principal_components():
     assert f"{values[-2] / values.sum():.0%}" in axes.get_ylabel()
 
 
-def test_principal_components_do_not_depend_on_a_sign():
-    points = some_codes(4).means
-    plane, _ = plots.latents.principal_components(points)
-    again, _ = plots.latents.principal_components(points.flip(0))
-    torch.testing.assert_close(again.flip(0), plane)
+def test_the_code_of_one_datum_has_a_plane_too():
+    (axes,) = plots.codes(some_codes(5, rows=1)).axes
+    assert np.asarray(axes.collections[0].get_offsets()).tolist() == [[0.0, 0.0]]
 
 
 def test_codes_that_have_no_plane_or_other_labels_are_refused():

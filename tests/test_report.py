@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from base64 import b64decode
+from collections.abc import Callable
 from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
@@ -29,6 +30,7 @@ from pyrovae.reporting.blocks import picture
 from pyrovae.reporting.document import REFERENCES
 from pyrovae.reporting.subjects import read
 from pyrovae.runs import describe, prepare
+from pyrovae.shards import write_shards
 from pyrovae.streams import stream
 
 STRANGE = '<script>alert("&1")'
@@ -42,9 +44,16 @@ def as_the_command_line(fixed_start):
     torch.set_default_dtype(torch.float32)
 
 
-def a_run(folder: Path, recipe: Recipe, num_samples: int | None = 30, *, history: bool = True) -> Path:
+def a_run(
+    folder: Path,
+    recipe: Recipe,
+    num_samples: int | None = 30,
+    *,
+    history: bool = True,
+    root: Path | None = None,
+) -> Path:
     """What train and evaluate leave, of weights that were never trained."""
-    dataset = load_data(recipe)
+    dataset = load_data(recipe, root)
     run = describe(recipe, dataset, dataset.train.values.shape[1])
     with stream("weights", recipe.seed):
         vae = build(recipe, run.features, run.shape, dataset.train)
@@ -242,6 +251,41 @@ def test_what_a_run_lacks_is_said_where_it_would_be(several, linear):
     for each in several.by_section.values():
         assert "Traceback" not in each
         assert "nan" not in each.split()
+
+
+@pytest.fixture
+def of_shards(tmp_path, monkeypatch):
+    """The page of data on the disk, with labels for some rows of each split; some of its sections."""
+
+    def made(rows: int, draws: int, labels: Callable[[int], torch.Tensor], sections: str) -> Page:
+        torch.manual_seed(0)
+        drawn = {name: document.SECTIONS[name] for name in sections.split()}
+        monkeypatch.setattr(document, "SECTIONS", drawn)
+        for name, count in (("train", 9), ("validation", 1), ("test", rows)):
+            pixels = torch.randint(2, (count, 9), dtype=torch.uint8)
+            write_shards(pixels, tmp_path / name, labels=labels(count), shape=(3, 3))
+        recipe = Recipe(dataset="shards", hidden=(4,), latent_dim=3)
+        folder = a_run(tmp_path / "run", recipe, draws, root=tmp_path)
+        return Page(pv.report(folder, num_samples=4, root=tmp_path))
+
+    return made
+
+
+def test_one_datum_has_a_page_too(of_shards):
+    page = of_shards(1, 1, lambda count: torch.arange(count) % 3, "trained evidence nats worst latents")
+    assert "nan" not in re.findall(r"\w+", page.text)
+    assert "Mean log p(x) of 1 test row is" in page.by_section[""]
+    assert "nats, its errors not known." in page.by_section[""]
+    assert "(its error not known)" in page.by_section["nats"]
+    assert "No active units: one datum" in page.by_section["nats"]
+    assert "its stated error is unknown, and its k-hat unknown." in page.by_section["worst"]
+    assert "standard deviation" not in page.by_section["evidence"]
+
+
+def test_labels_that_are_no_classes_are_none(of_shards):
+    page = of_shards(9, 30, lambda count: torch.rand(count, 2), "trained evidence latents")
+    assert "The data have no classes" in page.by_section["latents"]
+    assert "Boxes" not in page.by_section["evidence"]
 
 
 def test_a_line_between_discrete_codes_is_refused_in_a_sentence(tmp_path):

@@ -298,6 +298,12 @@ FAULTS = {
     ),
     "two kinds": (bare(lambda f: (f / "a.safetensors").touch()), "holds .npz and .safetensors files"),
     "index damaged": (lambda f: (f / "index.json").write_text("{"), "index.json: no index of shards"),
+    "index of no split": (index_is(split={"values": 1}), "index.json: no index of shards .*values"),
+    "index of no scale": (index_is(split={"scale": 0}), "index.json: no index of shards .*scale"),
+    "index of another folder": (
+        index_is(shards=[{"file": "../a.npz", "rows": 1, "size": 1, "crc32": {}}]),
+        "index.json: no index of shards .*file",
+    ),
     "index newer": (index_is(format=9), "index.json: format 9, and this version reads 1"),
 }
 
@@ -310,6 +316,23 @@ def test_a_shard_that_is_wrong_is_named_in_one_line(tmp_path, name):
     with pytest.raises(ValueError, match=message) as caught:
         Shards(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"shape": [2, 2], "data_offsets": [-16, 0]},  # its own header as rows
+        {"shape": [2, 2], "data_offsets": [0, 32]},
+        {"shape": [-2, -2], "data_offsets": [0, 16]},
+        {"shape": [4, 4], "data_offsets": [0, 64]},
+    ],
+)
+def test_a_header_that_lies_is_refused(tmp_path, said):
+    header = json.dumps({"x": {"dtype": "F32", **said}}).encode()
+    content = len(header).to_bytes(8, "little") + header + bytes(32)
+    (tmp_path / "shard-0.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match="'x' is not as long as its header says"):
+        Shards(tmp_path)
 
 
 def test_what_happens_later_is_named_too(tmp_path):
@@ -333,8 +356,29 @@ def test_what_happens_later_is_named_too(tmp_path):
             Shards(folder)
     with pytest.raises(ValueError, match=r"holds 'empty': name an empty folder"):
         written(tmp_path)
-    with pytest.raises(ValueError, match="there are no rows"):
-        write_shards(levels(0), tmp_path / "no rows")
+    for _ in range(2):  # and nothing stays of it
+        with pytest.raises(ValueError, match="there are no rows"):
+            write_shards(levels(0), tmp_path / "no rows")
+
+
+def test_a_writing_that_was_cut_short_is_not_taken_for_the_whole(tmp_path):
+    def rows():
+        yield from levels().split(5)[:3]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(rows(), tmp_path, rows_per_shard=5)
+    assert len(list(tmp_path.glob("shard-*.npz"))) == 3
+    with pytest.raises(ValueError, match=r"its writing was cut short: empty the folder, and write"):
+        Shards(tmp_path)
+    with pytest.raises(ValueError, match="name an empty folder for the shards, or empty it"):
+        write_shards(levels(), tmp_path)
+
+
+@pytest.mark.parametrize("index", [(3, 1), (slice(None), 0), [0.7], 1.5, True, None, torch.ones(3).bool()])
+def test_what_is_no_number_of_rows_is_refused(tmp_path, index):
+    with pytest.raises(IndexError, match="no index of rows"):
+        written(tmp_path)[index]
 
 
 def resident() -> int:
@@ -434,6 +478,19 @@ def test_anything_that_gives_rows_can_be_written(tmp_path):
     assert Shards(tmp_path / "dataset", labels="labels")[4][1] == 4
     with pytest.raises(ValueError, match="come after rows of"):
         write_shards([x[:4], x[:4, 1:]], tmp_path / "unlike")
+
+
+def test_batches_of_any_size_fill_shards_of_one(tmp_path):
+    x, y = levels(), torch.arange(ROWS)
+    for place, size in enumerate((1, 4, 7, ROWS)):
+        batches = zip(x.split(size), y.split(size), strict=True)
+        shards = write_shards(batches, tmp_path / str(place), rows_per_shard=4)
+        assert [shard.rows for shard in shards.index.shards] == [4, 4, 4, 4, 4, 3]
+        pairs = Shards(shards.folder, labels="labels")
+        assert all(map(torch.equal, pairs[:], (x, y)))
+    for labels in (y[:4], torch.tensor(3)):
+        with pytest.raises(ValueError, match="expected rows, or pairs of rows and as many labels"):
+            write_shards([(x[:5], labels), (x[:4], y[:5])], tmp_path / "uneven")
 
 
 def test_images_in_folders_are_rows(tmp_path):

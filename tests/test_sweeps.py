@@ -16,7 +16,7 @@ import pytest
 from pyrovae import cli, sweeping
 from pyrovae.locks import locked
 from pyrovae.recipes import Recipe, Run, read_run
-from pyrovae.sweeps import Evaluating, Planned, Sweep, planned, read_sweep, state_of
+from pyrovae.sweeps import Evaluating, Planned, Sweep, note_of, planned, read_sweep, state_of
 
 TRAINER = '''
 """In the place of pyrovae train and evaluate: the files of a run, and no torch."""
@@ -75,6 +75,21 @@ def swept(tmp_path, content, *options):
 
 def notes(tmp_path):
     return [line.split() for line in (tmp_path / "runs" / "notes").read_text().splitlines()]
+
+
+def test_names_of_long_values_are_apart_and_fit_a_file_system(tmp_path):
+    terms = "kl_weight(weight=warmup(length=500)), free_bits(nats=0.05)"
+    grid = {
+        "hidden": [list(range(100, 100 + layers)) for layers in (29, 30)],
+        "objective": [f"ELBO(terms=[{terms}, kl_weight(weight={weight})])" for weight in (1.0, 2.0)],
+        "prior": ["GaussianMixture(components=20, some_keyword=0.25, another_keyword=40)"],
+        "guide": ["GaussianMixture(components=20, some_keyword=0.25, another_keyword=40)"],
+    }
+    runs = planned(Sweep(grid=grid))
+    assert len({run.name for run in runs}) == 4
+    for run in runs:
+        (tmp_path / f"{run.name}.evaluated.json.part").touch()
+        assert state_of(run, tmp_path) == "new"
 
 
 def test_every_field_may_be_in_the_grid_and_no_two_names_are_alike():
@@ -170,8 +185,14 @@ def test_how_far_a_run_has_come(tmp_path):
     (place / "evaluation.nc").touch()
     (tmp_path / ".sweep").mkdir()
     for how, state in ((evaluate, "complete"), (Evaluating(num_samples=11), "trained")):
-        (tmp_path / ".sweep" / "a.evaluated.json").write_text(json.dumps(how.model_dump()))
+        note = json.dumps(note_of(how, place / "evaluation.nc"))
+        (tmp_path / ".sweep" / "a.evaluated.json").write_text(note)
         assert state_of(run, tmp_path, evaluate) == state
+    (tmp_path / ".sweep" / "a.evaluated.json").write_text(
+        json.dumps(note_of(evaluate, place / "evaluation.nc"))
+    )
+    (place / "evaluation.nc").write_text("of pyrovae evaluate by hand, with 5 draws")
+    assert state_of(run, tmp_path, evaluate) == "trained"
     with pytest.raises(ValueError, match=r"a holds another run \(this sweep has seed 2 in place of 1\)"):
         state_of(Planned("a", Recipe(seed=2)), tmp_path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from pyrovae.programs import Program, mode, modules_of, plain_errors, traces
 from pyrovae.reductions import check_count
 from pyrovae.streams import stream
 
-__all__ = ["Codes", "codes"]
+__all__ = ["Codes", "codes", "principal_axes"]
 
 BATCH = 512
 
@@ -49,6 +50,17 @@ class Codes(NamedTuple):
             for each in (self.draws, self.prior)
         ]
         return (below[0] - below[1]).abs().amax(-1)
+
+    @property
+    def chance(self) -> float:
+        r"""What the largest of :attr:`apart` comes to where there is no difference: its median.
+
+        .. math:: \sqrt{\frac1n \log \frac{2}{1 - 2^{-1/d}}}
+
+        of dimensions that do not depend on one another: the more there are, the further apart is one of them.
+        """
+        rows, dims = self.draws.shape
+        return math.sqrt(math.log(2 / (1 - 2 ** (-1 / dims))) / rows)
 
 
 @torch.no_grad()
@@ -97,3 +109,30 @@ def codes(
     means, draws, prior = (torch.cat(each).double().cpu() for each in zip(*found, strict=True))
     means, draws, prior = (each.reshape(len(each), -1) for each in (means, draws, prior))
     return Codes(means, draws, prior, tuple(dimension_names(site, shape)))
+
+
+def principal_axes(points: Tensor) -> tuple[Tensor, Tensor]:
+    """The two directions in which points vary the most, and the shares of the variance that these have.
+
+    Signs are such that the largest weight of an axis is positive: the same points give the same axes. Where
+    there is one point or one dimension, there is no second axis, and it is nought.
+
+    Args:
+        points: ``[n, d]``.
+
+    Returns:
+        ``[2, d]`` and ``[2]``.
+
+    Example:
+        >>> axes, shares = principal_axes(torch.arange(5.0)[:, None] * torch.tensor([[3.0, 4.0, 0.0]]))
+        >>> axes[0], shares.round(decimals=3)
+        (tensor([0.6000, 0.8000, 0.0000]), tensor([1., 0.]))
+    """
+    _, sizes, directions = torch.linalg.svd(points - points.mean(0), full_matrices=False)
+    axes, shares = points.new_zeros(2, points.shape[1]), points.new_zeros(2)
+    found = min(2, len(sizes))
+    two = directions[:found]
+    axes[:found] = two * two.gather(-1, two.abs().argmax(-1, keepdim=True)).sign()
+    squares = sizes.square()
+    shares[:found] = squares[:found] / squares.sum().clamp(min=torch.finfo(points.dtype).tiny)
+    return axes, shares

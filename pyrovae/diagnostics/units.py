@@ -9,7 +9,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.batching import batches
-from pyrovae.holding import Data
+from pyrovae.holding import Data, num_rows
 from pyrovae.programs import Program, mode, modules_of
 from pyrovae.streams import stream
 
@@ -80,7 +80,7 @@ def code_variances(guide: Program, data: Data, *, site: str = "z", num_samples: 
         ``[*event]``, the variance of each dimension.
 
     Raises:
-        ValueError: The guide has no such site.
+        ValueError: The guide has no such site; fewer than two data.
 
     References:
         Burda et al., Importance Weighted Autoencoders, 2016, section 5.1. arXiv:1509.00519
@@ -92,6 +92,8 @@ def code_variances(guide: Program, data: Data, *, site: str = "z", num_samples: 
         >>> code_variances(guide, torch.tensor([[1.0, 1.0], [-1.0, 1.0]]))
         tensor([8., 0.], dtype=torch.float64)
     """
+    if num_rows(data) < 2:
+        raise ValueError("one datum has no variance over data: pass two at least")
     means, noise, modules = [], [], modules_of(guide, guide)
     with mode(modules, training=False), stream("code variances"):
         for batch in batches(data, BATCH, "code variances"):

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
 
 from pyrovae.building import load_data
 from pyrovae.checkpoints import load
@@ -24,6 +23,7 @@ from pyrovae.explorer.latents import Space, moments, space_of
 from pyrovae.pareto import FEWEST_DRAWS, khat_threshold
 from pyrovae.recipes import Run, check_data, read_run
 from pyrovae.results import FEWEST_TOLD
+from pyrovae.splits import classes_of
 from pyrovae.streams import stream
 from pyrovae.tables import transformations
 from pyrovae.vae import VAE
@@ -62,7 +62,7 @@ class Explored:
         """What the page is laid out by."""
         recipe, space, shape = self.run.recipe, self.space, self.run.shape
         order = space.variances.argsort(descending=True, stable=True)
-        labels = None if self.test.labels is None else self.test.labels[space.rows].tolist()
+        labels = classes_of(self.test)
         parts = [f"prior {recipe.prior}", f"likelihood {recipe.likelihood}", f"guide {recipe.guide}"]
         return {
             "name": self.name,
@@ -76,7 +76,7 @@ class Explored:
             "kind": space.kind,
             "is_real": space.kind == "real values",
             "shown": space.rows.tolist(),
-            "labels": labels,
+            "labels": None if labels is None else labels[space.rows].tolist(),
             "points": _numbers((space.codes - space.centre) @ space.axes.T),
             "order": order.tolist(),
             "active": space.active,
@@ -159,8 +159,8 @@ class Explored:
             "error_is_told": found.ess.item() >= FEWEST_TOLD,
         }
 
-    def _datum(self, asked: Datum) -> tuple[Dataset[Tensor], list[str], int | None]:
-        """A data set of one row, what was done to it, and its class, if it has one."""
+    def _datum(self, asked: Datum) -> tuple[Split, list[str], int | None]:
+        """A split of one row, what was done to it, and its class, if it has one."""
         if asked.pixels is not None:
             split, said = as_datum(
                 asked.pixels, self.run.shape, self.run.conventions, fit=asked.fit, seed=asked.seed
@@ -169,8 +169,12 @@ class Explored:
         assert asked.row is not None
         if asked.row >= len(self.test):
             raise ValueError(f"row {asked.row:,}: the test split has rows 0 to {len(self.test) - 1:,}")
-        label = None if self.test.labels is None else int(self.test.labels[asked.row])
-        return Subset(self.test, [asked.row]), transformations(self.test.conventions), label
+        labels = classes_of(self.test)
+        label = None if labels is None else int(labels[asked.row])
+        with self.test.drawing("explore, a row", asked.seed, asked.row):
+            x = self.test[[asked.row]]  # once: what is redrawn is evaluated as it is shown
+        said = transformations(self.test.conventions)
+        return Split(x, shape=self.test.shape, conventions=self.test.conventions), said, label
 
     def _look(self, *_: Any) -> None:
         if self.stop.is_set():

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.datasets import Split
+from pyrovae.diagnostics.codes_of_data import principal_axes
 from pyrovae.distributions import as_pyro, support_of
 from pyrovae.streams import stream
 from pyrovae.supports import kind_of
@@ -45,7 +46,7 @@ class Space(NamedTuple):
         high: ``[d]``, where it ends.
         centre: ``[d]``, what the plane is through.
         axes: ``[2, d]``, orthonormal: z1 and z2 where there are no more, else the first two principal axes
-            of the codes; the second is nought where there is one dimension.
+            of the codes; the second is nought where there is one dimension, or one datum.
         shares: ``[2]``, of the codes' variance along each axis.
     """
 
@@ -89,12 +90,9 @@ def space_of(vae: VAE, test: Split) -> Space:
 def _plane(codes: Tensor) -> dict[str, Tensor]:
     dim = codes.shape[1]
     if dim <= 2:
-        centre, axes = torch.zeros(dim), torch.eye(2, dim)
+        centre, axes = codes.new_zeros(dim), torch.eye(2, dim, dtype=codes.dtype)
     else:
-        centre = codes.mean(0)
-        axes = torch.linalg.svd(codes - centre, full_matrices=False).Vh[:2]
-        # An axis and its negative are as good: the same side up on every machine.
-        axes = axes * axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()
+        centre, axes = codes.mean(0), principal_axes(codes)[0]
     along = ((codes - centre) @ axes.T).var(0, correction=0)
     total = codes.var(0, correction=0).sum().clamp(min=torch.finfo(codes.dtype).tiny)
     return {"centre": centre, "axes": axes, "shares": along / total}

@@ -112,7 +112,8 @@ def worst(result: Evaluation, data: Data, shape: tuple[int, ...], count: int = 1
         axes.imshow(image.reshape(shape).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axes.set(xticks=[], yticks=[])
         value, error = result.log_evidence[row].item(), result.standard_error[row].item()
-        label = f"row {row}\n${value:.1f} \\pm {error:.2g}$\n$\\hat k$ = {_said(result.khat[row].item())}"
+        told = "" if math.isnan(error) else f" \\pm {error:.2g}"
+        label = f"row {row}\n${value:.1f}{told}$\n$\\hat k$ = {_said(result.khat[row].item())}"
         axes.set_xlabel(label, fontsize=9)
     for axes in grid[len(rows) :]:
         axes.set_visible(False)

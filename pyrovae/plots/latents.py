@@ -10,12 +10,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from pyrovae.diagnostics.codes_of_data import principal_axes
 from pyrovae.plots.style import BLUE, COLOURS, ORANGE, open_axes, plain
 
 if TYPE_CHECKING:
     from pyrovae.diagnostics import ActiveUnits, Codes
 
-__all__ = ["active_units", "aggregate_posterior", "codes", "principal_components"]
+__all__ = ["active_units", "aggregate_posterior", "codes"]
 
 FEW_VALUES = 12
 """Different values of a dimension that are bars of their own: of bits and counts."""
@@ -46,7 +47,8 @@ def codes(found: Codes, labels: Tensor | None = None) -> Figure:
         plane = means
         axes.set(xlabel=plain(found.names[0]), ylabel=plain(found.names[1]))
     else:
-        plane, shares = principal_components(means)
+        two, shares = principal_axes(means)
+        plane = (means - means.mean(0)) @ two.T
         axes.set(
             xlabel=f"first principal component, {shares[0]:.0%} of the variance",
             ylabel=f"second principal component, {shares[1]:.0%}",
@@ -118,31 +120,6 @@ def active_units(found: ActiveUnits, threshold: float = 0.01) -> Figure:
     open_axes(axes)
     figure.legend(frameon=False, ncols=3, loc="outside upper center")
     return figure
-
-
-def principal_components(points: Tensor) -> tuple[Tensor, Tensor]:
-    """Points on their two principal components, and the shares of the variance that these have.
-
-    Signs are such that the largest weight of a component is positive: the same points give the same figure.
-
-    Args:
-        points: ``[n, d]``.
-
-    Returns:
-        ``[n, 2]`` and ``[2]``.
-
-    Example:
-        >>> line = torch.arange(5.0)[:, None] * torch.tensor([[3.0, 4.0, 0.0]])
-        >>> plane, shares = principal_components(line)
-        >>> plane[:, 0], shares.round(decimals=3)
-        (tensor([-10.,  -5.,   0.,   5.,  10.]), tensor([1., 0.]))
-    """
-    centred = points - points.mean(0)
-    _, sizes, directions = torch.linalg.svd(centred, full_matrices=False)
-    two = directions[:2]
-    two = two * two.gather(-1, two.abs().argmax(-1, keepdim=True)).sign()
-    shares = sizes.square() / sizes.square().sum().clamp(min=torch.finfo(points.dtype).tiny)
-    return centred @ two.T, shares[:2]
 
 
 def _marginals(axes: Axes, draws: Tensor, prior: Tensor) -> None:

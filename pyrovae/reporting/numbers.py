@@ -40,13 +40,12 @@ def summary(subject: Subject) -> str:
         return f"{what}. No log p(x): {subject.lacks['result']}."
     result = subject.result
     mean, test_set, monte_carlo = means_of(result)["log p(x)"]
-    errors = [
-        f"{each} by {what}" for each, what in ((test_set, "the choice of data"), (monte_carlo, "the draws"))
-    ]
-    told = " and ".join(each for each in errors if each[0] != " ")
+    errors = ((test_set, "the choice of data"), (monte_carlo, "the draws"))
+    told = " and ".join(f"{each} by {source}" for each, source in errors if each)
     useless = int((result.khat > 1).sum())
     bound = f" Of {useless:,} of the rows it is a lower bound alone (k-hat above 1)." if useless else ""
-    return f"{what}. Mean log p(x) of {len(result):,} {subject.split} rows is {mean} nats, {told}.{bound}"
+    rows = counted(len(result), f"{subject.split} row")
+    return f"{what}. Mean log p(x) of {rows} is {mean} nats, {told or 'its errors not known'}.{bound}"
 
 
 def evidence(subject: Subject) -> list[Block]:
@@ -61,11 +60,12 @@ def evidence(subject: Subject) -> list[Block]:
         )
         values = result.log_evidence
         low = int(values.argmin())
-        said = (
-            f"The mean has two errors: the data are a sample, and so are the draws. Over the data log p(x) "
-            f"goes from {values.min():.1f}, of row {low}, to {values.max():.1f}; its standard deviation is "
-            f"{values.std():.1f} nats."
-        )
+        said = "The mean has two errors: the data are a sample, and so are the draws."
+        if len(result) > 1:
+            said += (
+                f" Over the data log p(x) goes from {values.min():.1f}, of row {low}, to {values.max():.1f}; "
+                f"its standard deviation is {values.std():.1f} nats."
+            )
         return [table, Listed([" ".join(note.split()) for note in printed[len(rows) :]]), Text(said)]
 
     blocks = tried(subject, "log p(x)", make)
@@ -187,5 +187,6 @@ def _columns(result: Evaluation, name: str) -> tuple[Tensor, Tensor | None]:
 
 
 def _together(values: Tensor, errors: Tensor | None) -> str:
-    """Both errors of a mean as one, as far as they are known."""
-    return shown(math.hypot(*(each for each in mean_errors(values, errors) if not math.isnan(each))))
+    """Both errors of a mean as one, as far as they are known; not nought where neither is."""
+    known = [each for each in mean_errors(values, errors) if not math.isnan(each)]
+    return shown(math.hypot(*known)) if known else "its error not known"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
 from pyrovae import diagnostics, plots
 from pyrovae.distributions import as_pyro, support_of
-from pyrovae.reporting.blocks import Block, Text, picture, tried
+from pyrovae.reporting.blocks import Block, Text, counted, picture, tried
 from pyrovae.reporting.subjects import ROWS, LackingError, Subject
 from pyrovae.runs import PLANES
 
@@ -53,10 +54,12 @@ def worst(subject: Subject) -> list[Block]:
         shape, result = subject.shape, subject.result
         subject.check_result()
         rows = result.worst(SHOWN).tolist()
+        error, khat = result.standard_error[rows[0]].item(), result.khat[rows[0]].item()
         said = (
             f"The least to be believed are rows {', '.join(map(str, rows[:5]))}: by k-hat, then by their "
-            f"error. Row {rows[0]} has log p(x) {result.log_evidence[rows[0]]:.2f}, a stated error of "
-            f"{result.standard_error[rows[0]]:.2g} nats and a k-hat of {result.khat[rows[0]]:.2f}."
+            f"error. Row {rows[0]} has log p(x) {result.log_evidence[rows[0]]:.2f}; its stated error is "
+            f"{'unknown' if math.isnan(error) else f'{error:.2g} nats'}, and its k-hat "
+            f"{'unknown' if math.isnan(khat) else f'{khat:.2f}'}."
         )
         alt = f"{len(rows)} images of the rows {', '.join(map(str, rows))}, each above its log p(x) and k-hat"
         caption = "The data whose log p(x) is the least to be believed, the worst first."
@@ -118,7 +121,7 @@ def aggregate(subject: Subject) -> list[Block]:
             f"If the aggregate posterior, the mean of q(z|x) over data, were the prior, draws of the two "
             f"would look alike. Of {rows:,} draws of each, {found.names[most]} is the furthest apart: the "
             f"distance between the two distribution functions is {largest[0]:.2f}, where chance alone gives "
-            f"some {1.2 / rows**0.5:.2f}."
+            f"the furthest of {counted(len(apart), 'dimension')} some {found.chance:.2f}."
         )
         alt = (
             f"Histograms of draws of the prior over those of q, of {len(largest)} dimensions, those the "

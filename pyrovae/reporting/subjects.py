@@ -14,6 +14,7 @@ from pyrovae.history import History
 from pyrovae.recipes import Run, check_data, one_line, read_run
 from pyrovae.results import Evaluation
 from pyrovae.runs import results_file
+from pyrovae.splits import classes_of
 
 __all__ = ["ROWS", "LackingError", "Subject", "read"]
 
@@ -72,7 +73,7 @@ class Subject:
     @property
     def labels(self) -> Any:
         """Classes of the split; None where it has none."""
-        return getattr(self.found.get("data"), "labels", None)
+        return classes_of(self.found.get("data"))
 
     @property
     def shape(self) -> tuple[int, int]:
