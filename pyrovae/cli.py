@@ -63,15 +63,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _prepare_output() -> None:
     """Have somewhere to print to where standard output is closed, and print "+-" where it has no "±"."""
     if sys.stdout is None:
-        sys.stdout = open(os.devnull, "w")
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process
     if isinstance(sys.stdout, io.TextIOWrapper):
-        codecs.register_error("plain", lambda error: (_plain(error), error.end))
+        codecs.register_error("plain", _plain)
         sys.stdout.reconfigure(errors="plain")
 
 
-def _plain(error: UnicodeError) -> str:
+def _plain(error: UnicodeError) -> tuple[str, int]:
     assert isinstance(error, UnicodeEncodeError)
-    return "".join({"±": "+-", "•": "*"}.get(each, "?") for each in error.object[error.start : error.end])
+    lacking = error.object[error.start : error.end]
+    return "".join({"±": "+-", "•": "*"}.get(each, "?") for each in lacking), error.end
 
 
 def _parse(arguments: Sequence[str]) -> Any:

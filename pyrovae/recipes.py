@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from importlib.metadata import distributions, version
 from pathlib import Path
-from shlex import quote
 from platform import python_version
+from shlex import quote
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator

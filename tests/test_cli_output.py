@@ -189,7 +189,7 @@ def test_compare_has_one_source_for_table_and_json(reals, images, tmp_path):
     assert list(found["models"]) == sorted(found["models"], key=lambda name: -found["models"][name]["mean"])
 
 
-@pytest.mark.parametrize("words", [["--help"], ["list", "priors"], ["compare", "a", "b"]])
+@pytest.mark.parametrize("words", [["--help"], ["list", "datasets"], ["compare", "a", "b"]])
 @pytest.mark.parametrize("output", [">&-", "| head -n 1"])
 def test_a_closed_output_is_no_error_of_python(words, output):
     line = f"set -o pipefail; {sys.executable} -m pyrovae {' '.join(words)} {output}"
