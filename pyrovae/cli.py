@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import sys
@@ -37,6 +38,7 @@ completion: pyrovae --tyro-write-completion bash ~/.local/share/bash-completion/
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line: exit code 0, 1 (failed), 2 (bad input), 130 (Ctrl-C) or 143 (SIGTERM)."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    _prepare_output()
     caught: BaseException
     try:
         command = _parse(arguments)
@@ -56,6 +58,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if speaks(caught):
         print(f"pyrovae: {message}", file=sys.stderr)
     return code
+
+
+def _prepare_output() -> None:
+    """Have somewhere to print to where standard output is closed, and print "+-" where it has no "±"."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        codecs.register_error("plain", _plain)
+        sys.stdout.reconfigure(errors="plain")
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    lacking = error.object[error.start : error.end]
+    return "".join({"±": "+-", "•": "*"}.get(each, "?") for each in lacking), error.end
 
 
 def _parse(arguments: Sequence[str]) -> Any:

@@ -19,6 +19,10 @@ from pyrovae.tiles import Tile
 __all__ = ["Ledger", "digest", "hash_of"]
 
 
+FOLLOWS = ("chosen", "first weights")
+"""What follows from the rest, or is known by a sum alone: of a difference it is the last to be named."""
+
+
 class Ledger:
     """A file of one JSON line for what is evaluated how, and one for each tile that is done.
 
@@ -74,11 +78,13 @@ class Ledger:
             raise ValueError(
                 f"evaluate: {self.path} holds no evaluation: name another file to resume from"
             ) from error
-        for key in sorted({*said, *self.said}):
-            if said.get(key) != self.said.get(key):
+        keys = [*self.said, *said]
+        for key in sorted(keys, key=lambda each: (each in FOLLOWS, keys.index(each))):
+            there, here = (each.get(key, "unset") for each in (said, self.said))
+            if there != here:
                 raise ValueError(
-                    f"evaluate: {self.path} is of {key} {said.get(key)}, and this evaluation of "
-                    f"{self.said.get(key)}: finish that one, or delete the file"
+                    f"evaluate: {self.path} is of {key} {there}, and this evaluation of {here}: "
+                    f"finish that one, or delete the file"
                 )
 
 

@@ -6,6 +6,7 @@ import json
 from importlib.metadata import distributions, version
 from pathlib import Path
 from platform import python_version
+from shlex import quote
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -148,7 +149,9 @@ def read_run(folder: Path) -> Run:
     """
     path = Path(folder) / RECIPE
     if not path.is_file():
-        raise FileNotFoundError(f"{folder}: no {RECIPE}, so no run: train one with `pyrovae train {folder}`")
+        raise FileNotFoundError(
+            f"{folder}: no {RECIPE}, so no run: train one with `pyrovae train {quote(str(folder))}`"
+        )
     return _read(path, lambda content: Run.model_validate(content))
 
 
@@ -231,13 +234,20 @@ def versions(recipe: Recipe) -> dict[str, str]:
 def one_line(error: BaseException) -> str:
     """An error's message in one line; of a pydantic error, each field with its complaint."""
     if isinstance(error, ValidationError):
-        found = [
-            (".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors()
-        ]
+        found = [(".".join(map(str, e["loc"])), _complaint(e)) for e in error.errors()]
         text = "; ".join(f"{where}: {what}" if where else what for where, what in found)
+    elif isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     else:
         text = str(error)
     return " ".join(text.split()) or type(error).__name__
+
+
+def _complaint(found: Any) -> str:
+    """One of pydantic's, with what was given where its words have only what is asked for."""
+    bare = found["type"] not in ("value_error", "missing") and isinstance(found["input"], (int, float, str))
+    given = repr(found["input"]) if bare else ""
+    return f"{found['msg'].removeprefix('Value error, ')}{f', got {given}' if 0 < len(given) < 40 else ''}"
 
 
 def _read(path: Path, make: Any) -> Any:

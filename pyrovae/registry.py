@@ -213,8 +213,8 @@ def reference(kind: str, name: str) -> str:
         >>> reference("priors", "VampPrior"), reference("datasets", "mnist")
         ('arXiv:1705.07120', 'doi:10.1109/5.726791')
     """
-    if kind == "datasets" and name in sources.REFERENCES:
-        return sources.REFERENCES[name]
+    if kind == "datasets" and name in sources.NAMES:
+        return sources.REFERENCES.get(name, "")
     if (kind, name) in _REFERENCES:
         return _REFERENCES[kind, name]
     try:

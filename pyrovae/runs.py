@@ -60,7 +60,13 @@ class Kept(NamedTuple):
     def __str__(self) -> str:
         lines = [f"{self.files[0].parent}: {', '.join(path.name for path in self.files)}"]
         lines += [f"figure: {path}" for path in self.figures.values()]
-        return "\n".join([*lines, *(f"no figure {name}: {why}" for name, why in self.without.items())])
+        for why in dict.fromkeys(
+            self.without.values()
+        ):  # data that are no images lack several for one reason
+            lines.append(
+                f"no figure {', '.join(name for name in self.without if self.without[name] == why)}: {why}"
+            )
+        return "\n".join(lines)
 
 
 class Keeper:

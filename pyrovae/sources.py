@@ -28,7 +28,7 @@ REFERENCES = {
     "static-mnist": "www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist",
     "linear-gaussian": "doi:10.1111/1467-9868.00196",  # Tipping and Bishop, Probabilistic PCA, 1999
 }
-"""Where each is from."""
+"""Where each is from; what the user wrote, such as shards, is from nowhere."""
 
 SPLITS = ("train", "validation", "test")
 """Of every data set."""

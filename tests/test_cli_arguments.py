@@ -35,14 +35,15 @@ WRONG = {
     "train RUN -x": "train: one argument too many, -x: see `pyrovae train --help`",
     "train RUN --latent-dim": "train: --latent-dim has no value: see `pyrovae train --help`",
     "train RUN --latent-dim three": "train: --latent-dim is 'three': a whole number is needed",
-    "train RUN --latent-dim 0": "latent_dim: Input should be greater than or equal to 1",
+    "train RUN --latent-dim 0": "latent_dim: Input should be greater than or equal to 1, got 0",
+    "train RUN --learning-rate nan": "learning_rate: Input should be a finite number, got nan",
     "train RUN --learning-rate x": "train: --learning-rate is 'x': a number is needed",
     "train RUN --hidden a": "train: --hidden cannot be 'a': see `pyrovae train --help`",
     "train RUN --hidden 0": "every width must be at least 1",
     "train RUN --dataset mnist-mni": "unknown data set 'mnist-mni': did you mean 'mnist-mini'?",
     "train RUN --dataset linear-gaussian": "real-valued",
     "train RUN --dataset static-mnist --root RUN": "static-mnist: neither",
-    "train RUN --binarisation dinamic": "dinamic",
+    "train RUN --binarisation dinamic": ": choose one of 'dynamic', 'none', 'static', 'threshold'\n",
     "train RUN --precision tf3": "train: --precision is 'tf3': choose one of 'float32', 'tf32', 'bfloat16'",
     "train RUN --prior": "train: --prior has no value",
     "train RUN --prior Lapalce": "prior: unknown prior 'Lapalce': did you mean 'Laplace'?",
@@ -50,7 +51,7 @@ WRONG = {
     "train RUN --config none.json": "none.json: there is no such recipe",
     "train RUN --overwrite --resume": "--resume goes on with a run, and --overwrite starts anew: pass one of",
     "train RUN --resume": "no recipe.json, so no run",
-    "train /proc/run": "/proc/run",
+    "train /proc/run": "pyrovae: /proc/run: No such file or directory",
     "train /dev/null/run": "/dev/null",
     # evaluate
     "evaluate": "evaluate: PATH is missing (Folder of the run): see `pyrovae evaluate --help`",
@@ -59,14 +60,16 @@ WRONG = {
     "evaluate RUN --num-samples": "evaluate: --num-samples has no value",
     "evaluate RUN --num-samples x": "evaluate: --num-samples is 'x': a whole number is needed",
     "evaluate RUN --num-samples 0": "--num-samples is 0: at least 1 is needed",
+    "evaluate RUN --seed -1": "--seed is -1: at least 0 is needed",
     "evaluate RUN --max-samples x": "evaluate: --max-samples is 'x': a whole number is needed",
     "evaluate RUN --target-se x": "evaluate: --target-se is 'x': a number is needed",
     "evaluate RUN --method iss": "evaluate: --method is 'iss': choose one of 'is', 'ais'",
     "evaluate RUN --split tst": "unknown split 'tst': did you mean 'test'?",
     "evaluate RUN --certify --method ais": "--certify anneals beside importance sampling: leave --method",
     # compare
-    "compare": "compare: 0 run given, at least 2 are needed",
+    "compare": "compare: no run given, at least 2 are needed: pyrovae compare RUN RUN",
     "compare RUN": "compare: 1 run given, at least 2 are needed",
+    "compare RUN RUN": "run is given twice: name each run once",
     "compare RUN RUN2": "evaluation.nc is missing: evaluate the run first, pyrovae evaluate ",
     "compare RUN RUN2 --split tst": "unknown split 'tst': did you mean 'test'?",
     "compare RUN RUN2 --reference": "compare: --reference has no value",
@@ -83,6 +86,7 @@ WRONG = {
     "report RUN": "no recipe.json, so no run",
     "report RUN --split tst": "unknown split 'tst': did you mean 'test'?",
     "report RUN --num-samples 0": "--num-samples is 0: at least 1 is needed",
+    "report RUN --seed -1": "--seed is -1: at least 0 is needed",
     "report RUN --outt x": "report: unknown option '--outt': did you mean '--out'?",
     "explore": "explore: PATH is missing (Folder of the run): see `pyrovae explore --help`",
     "explore RUN": "no recipe.json, so no run",
@@ -101,6 +105,13 @@ WRONG = {
     "doctor RUN": "doctor: one argument too many, ",
     "doctor --rot x": "doctor: unknown option '--rot': did you mean '--root'?",
 }
+
+
+@pytest.mark.parametrize("command", ["evaluate", "compare"])
+def test_a_command_that_is_advised_can_be_typed_as_it_stands(command, tmp_path, capsys):
+    folder = str(tmp_path / "a b")
+    assert cli.main([command, folder, str(tmp_path)] if command == "compare" else [command, folder]) == 2
+    assert re.search(rf"pyrovae (train|evaluate) '{re.escape(folder)}'", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("line", WRONG)

@@ -6,6 +6,8 @@ import io
 import json
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -185,6 +187,36 @@ def test_compare_has_one_source_for_table_and_json(reals, images, tmp_path):
     ]
     assert row.endswith(theirs["verdict"])
     assert list(found["models"]) == sorted(found["models"], key=lambda name: -found["models"][name]["mean"])
+
+
+@pytest.mark.parametrize("words", [["--help"], ["list", "datasets"], ["compare", "a", "b"]])
+@pytest.mark.parametrize("output", [">&-", "| head -n 1"])
+def test_a_closed_output_is_no_error_of_python(words, output):
+    line = f"set -o pipefail; {sys.executable} -m pyrovae {' '.join(words)} {output}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
+    assert "Traceback" not in done.stderr
+    assert done.stderr == "" or words[0] == "compare"
+    assert (
+        done.returncode == 2 if words[0] == "compare" else done.returncode in (0, 1)
+    )  # head is quick, or not
+
+
+def test_where_output_has_no_plus_minus_it_is_written_out(monkeypatch):
+    """The encoding is the terminal's: it is no reason to lose a table that took an hour."""
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii", write_through=True))
+    assert cli.main(["--version"]) == 0
+    print("log p(x)  -99.8  \u00b1 0.9  \u2022 \u4e00")
+    assert raw.getvalue().decode().endswith("log p(x)  -99.8  +- 0.9  * ?\n")
+
+
+def test_list_of_everything_has_every_kind_and_name():
+    table = run("list")[0]
+    found = document(run("list", "--json")[0])
+    assert list(found) == list(registry.KINDS)
+    for kind in registry.KINDS:
+        assert list(found[kind]) == registry.names(kind)
+        assert all(about["about"] and f"  {name} " in table for name, about in found[kind].items())
 
 
 def test_list_has_about_keywords_and_reference():

@@ -125,6 +125,12 @@ def test_a_file_of_something_else_is_refused(vae, tmp_path):
         ValueError, match="is of num_samples 5, and this evaluation of 6: finish that one, or"
     ):
         found(num_samples=6)
+    with pytest.raises(
+        ValueError, match="is of num_samples 5, and this evaluation of 6: finish that one, or"
+    ):
+        found(num_samples=6, proposal="auto")  # and not of why which proposal was chosen
+    with pytest.raises(ValueError, match="is of proposal unset, and this evaluation of adapted"):
+        found(proposal="adapted")
     with pytest.raises(ValueError, match="is of seed 0, and this evaluation of 1"):
         found(seed=1)
     with pytest.raises(ValueError, match="data rows 64 to 69 are not those that"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 
 import tyro
 
@@ -42,13 +43,16 @@ class Compare:
         """Read what evaluate kept, and print the table; the JSON is :meth:`pyrovae.Comparison.summary`."""
         sources.choose("split", self.split, sources.SPLITS)
         if len(self.folders) < 2:
-            raise ValueError(f"compare: {len(self.folders)} run given, at least 2 are needed")
+            count = f"{len(self.folders) or 'no'} run"
+            raise ValueError(f"compare: {count} given, at least 2 are needed: pyrovae compare RUN RUN")
+        if twice := [folder for folder in self.folders if self.folders.count(folder) > 1]:
+            raise ValueError(f"compare: {twice[0]} is given twice: name each run once")
         paths = {str(folder): folder / results_file(self.split) for folder in self.folders}
         for folder, path in paths.items():
             if not path.is_file():
                 raise ValueError(
                     f"{path} is missing: evaluate the run first, "
-                    f"pyrovae evaluate {folder} --split {self.split}"
+                    f"pyrovae evaluate {quote(str(folder))} --split {self.split}"
                 )
 
         from pyrovae import Evaluation, compare

@@ -64,8 +64,15 @@ def complaint(box: str, arguments: Sequence[str]) -> str:
             return f"{name}: {what}: {mend if 'did you mean' in mend else see}"
     for pattern, form in RULES:
         if found := re.search(pattern, said):
-            return f"{name}: {form.format(*found.groups(), see=see)}"
+            words = [_choices(each) for each in found.groups()]
+            return f"{name}: {form.format(*words, see=see)}"
     return f"{name}: {said.removesuffix('.')}: {see}"
+
+
+def _choices(listed: str) -> str:
+    """The choices of an option; tyro has those that may be None as well in an order of chance."""
+    words = listed.split(", ")
+    return ", ".join(sorted({*words} - {"'None'"})) if "'None'" in words else listed
 
 
 def _options(command: Any) -> list[str]:

@@ -69,6 +69,8 @@ class Evaluate:
             "num_temperatures": num_temperatures,
             "chunk_size": chunk_size,
         }
+        if seed < 0:
+            raise ValueError(f"--seed is {seed}: at least 0 is needed")
         for name, value in given.items():
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} is {value}: at least 1 is needed")

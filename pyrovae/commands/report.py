@@ -47,6 +47,8 @@ class Report:
         if num_samples < 1:
             raise ValueError(f"--num-samples is {num_samples}: at least 1 is needed")
         self.folders, self.out, self.split, self.root = runs, out, split, root
+        if seed < 0:
+            raise ValueError(f"--seed is {seed}: at least 0 is needed")
         self.num_samples, self.seed = num_samples, seed
         self.json, self.quiet = json, quiet
 
