@@ -228,6 +228,17 @@ def test_the_card_reads_as_the_hub_reads_it(run, tmp_path):
     assert "![samples](figures/samples.png)" in text
 
 
+def test_the_card_has_the_errors_of_the_table(run):
+    result = pv.Evaluation.load(run / "evaluation.nc")
+    front = card(read_run(run), {"evaluation": result}, name="me/digits").split("---")[1]
+    (line,) = [line for line in front.splitlines() if line.startswith("model-index: ")]
+    (metric,) = json.loads(line.removeprefix("model-index: "))[0]["results"][0]["metrics"]
+    mean = result.summary()["log_evidence"]
+    assert metric["value"] == mean.mean
+    assert metric["args"]["error_by_choice_of_data"] == mean.test_set
+    assert metric["args"]["error_by_draws"] == mean.monte_carlo
+
+
 def test_a_card_of_a_run_that_was_not_evaluated(run):
     text = card(read_run(run), {}, name="me/digits")
     assert "model-index" not in text

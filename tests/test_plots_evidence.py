@@ -38,6 +38,11 @@ def test_boxes_have_the_medians_of_their_classes():
     medians = [line.get_xdata()[0] for line in axes.lines if line.get_linewidth() == 2]
     expected = [np.median(values[labels == each].double()) for each in (4, 5, 6)]
     np.testing.assert_allclose(medians, expected)
+    ends = np.concatenate([line.get_xdata() for line in axes.lines if line.get_linestyle() != "None"])
+    for each in (4, 5, 6):
+        some = values[labels == each].double().numpy()
+        inside = some[(some >= np.percentile(some, 5)) & (some <= np.percentile(some, 95))]
+        assert {inside.min(), inside.max()} <= {*ends.tolist()}
     with pytest.raises(ValueError, match="59 labels of 60 rows"):
         plots.evidence(a_result(values), labels[1:])
 

@@ -8,7 +8,7 @@ import re
 import shutil
 from base64 import b64decode
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from pyrovae.building import build, load_data
 from pyrovae.history import History
 from pyrovae.plots.style import BLUE, ORANGE
 from pyrovae.recipes import Recipe
-from pyrovae.reporting import document, pictures
+from pyrovae.reporting import document, numbers, pictures
 from pyrovae.reporting.blocks import picture
 from pyrovae.reporting.document import REFERENCES
 from pyrovae.reporting.subjects import read
@@ -223,6 +223,25 @@ def test_the_training_is_told_in_the_run_s_own_numbers(page, strange):
     curves = page.by_section["curves"]
     assert "Over 3 epochs the training ELBO went from -30.25 to -25.25 nats per datum" in curves
     assert "ended at -28.25, -29.25 less -30.25, and was best, -23.25, in epoch 2" in curves
+
+
+def test_parts_of_the_kl_are_those_of_diagnostics(page, strange):
+    (subject,) = read([strange], "test", 4, None, 0)
+    pair, data = (subject.vae.model, subject.vae.guide), subject.data[:1000]
+    means = sorted(pv.diagnostics.kl_by_dimension(*pair, data, num_samples=4, seed=0).means.tolist())[::-1]
+    ninety = next(count for count in (1, 2) if sum(means[:count]) >= 0.9 * sum(means))
+    assert f"{means[0]:.2f}; {ninety} of 2 dimensions have nine tenths of it" in page.by_section["nats"]
+    found = pv.diagnostics.information(*pair, data, seed=0)
+    told = f"between {found.lower:.2f} and {min(found.upper, found.rate):.2f} nats of its datum, of a KL of"
+    assert f"{told} {found.rate:.2f}; the rest" in page.by_section["aggregate"]
+
+
+def test_rows_beyond_their_draws_are_counted(linear):
+    (subject,) = read([linear], "test", 4, None, 0)
+    khat = torch.full_like(subject.result.khat, 0.5)
+    khat[:3] = torch.tensor([1.01, 1.0, torch.inf])
+    subject.found["result"] = replace(subject.result, khat=khat)
+    assert "Of 2 of the rows it is a lower bound alone (k-hat above 1)." in numbers.summary(subject)
 
 
 def test_several_runs_are_compared_as_compare_does(several, linear):
