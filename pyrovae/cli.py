@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import io
 import os
 import sys
@@ -24,6 +25,9 @@ from pyrovae.recipes import one_line
 __all__ = ["main"]
 
 SHELLS = ("bash", "zsh", "fish", "tcsh")
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+"""What is wrong with a disk, and not with the input."""
 
 EPILOG = """\
 exit codes: 0 done; 1 failed (of doctor: training cannot run here); 2 bad input; 130 Ctrl-C and 143 SIGTERM,
@@ -49,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (FloatingPointError, ConnectionError) as error:
         code, message, caught = FAILED, one_line(error), error
     except (ValueError, OSError) as error:
-        code, message, caught = BAD_INPUT, one_line(error), error
+        full = isinstance(error, OSError) and error.errno in FULL
+        code, message, caught = FAILED if full else BAD_INPUT, one_line(error), error
     except ImportError as error:
         code, message = FAILED, f"{one_line(error)} (`pyrovae doctor` looks at what is installed)"
         caught = error

@@ -235,6 +235,12 @@ def _check_same(reference: str, first: Evaluation, name: str, result: Evaluation
     ours, theirs = (
         {k: v for k, v in (UNSAID | each.conventions).items() if k not in PRIVATE} for each in (first, result)
     )
+    one, other = (said.pop("measure", None) for said in (ours, theirs))  # older files do not say
+    if one and other and one != other:
+        raise ValueError(
+            f"compare: p(x) is a {one} for '{reference}' and a {other} for '{name}', which have no scale in "
+            f"common: give both a likelihood of one kind"
+        )
     for key in sorted({*ours, *theirs}, key=lambda key: (FIRST.index(key) if key in FIRST else 99, key)):
         if ours.get(key) != theirs.get(key):
             what = "the rows differ, fingerprint" if key == "fingerprint" else key

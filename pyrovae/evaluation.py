@@ -164,7 +164,7 @@ def evaluate(
             with plain_errors(tile.name), networks_in(precision):
                 structure, first = look(model, guide, tile)
                 chosen = proposal_for(model, guide, proposal, data, first, seed, method, memory)
-        said |= chosen.said
+        said |= chosen.said | ({} if structure.measure is None else {"measure": structure.measure})
         distributed.same("evaluate", said)
         ledger = None
         if resume is not None:

@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
+from pyro.distributions import Unit
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, nn
 
+from pyrovae.distributions.wrapping import support_of
 from pyrovae.streams import stream
 from pyrovae.supports import check_supports, is_delta
 
@@ -41,6 +43,7 @@ class Structure(NamedTuple):
     dim: int
     rows: int
     draws_dim: int  # the first dim left of every plate: importance draws go there
+    measure: str | None = None  # what p(x) is: "probability", "density" or, of several sites, "both"
 
 
 def sample_sites(trace: Any, *, loss_only: bool = False) -> Iterator[Site]:
@@ -111,7 +114,17 @@ def structure_of(guide_trace: poutine.Trace, model_trace: poutine.Trace, *, boun
     for site in model_sites + guide_sites:
         _check_batch_shape(site)
     depth = max(-frame.dim for site in model_sites + guide_sites for frame in _frames(site))
-    return Structure(plate.name, plate.dim, plate.size, -1 - depth)
+    return Structure(plate.name, plate.dim, plate.size, -1 - depth, _measure(model_sites))
+
+
+def _measure(sites: list[Site]) -> str | None:
+    """Whether what is observed has a probability or a density; None where a support does not say."""
+    observed = [site["fn"] for site in sites if site["is_observed"] and not isinstance(site["fn"], Unit)]
+    supports = [support_of(each) for each in observed]  # a pyro.factor, a Unit, is of nothing
+    if not supports or None in supports:
+        return None
+    discrete = {bool(support.is_discrete) for support in supports if support is not None}
+    return "both" if len(discrete) == 2 else "probability" if discrete == {True} else "density"
 
 
 def traces(

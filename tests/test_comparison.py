@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -127,6 +128,21 @@ def test_results_of_other_things_are_refused(key, value):
         pv.compare({"a": a, "b": b})
 
 
+def test_a_density_is_not_held_against_a_probability():
+    x = torch.bernoulli(torch.full((64, 4), 0.5))
+    pair = {"bits": pv.likelihoods.Bernoulli, "reals": partial(pv.likelihoods.Normal, scale=1.0)}
+    found = {}
+    for name, likelihood in pair.items():
+        guide = pv.guides.Normal(pv.networks.MLP(4, 2))
+        vae = pv.VAE(pv.priors.StandardNormal(1), likelihood(pv.networks.MLP(1, 4)), guide)
+        found[name] = pv.evaluate(vae.model, vae.guide, x, num_samples=30, progress=False)
+    assert [each.conventions["measure"] for each in found.values()] == ["probability", "density"]
+    with pytest.raises(ValueError, match=r"p\(x\) is a probability for 'bits' and a density for 'reals'"):
+        pv.compare(found)
+    del found["reals"].conventions["measure"]  # as a file of before it was said
+    assert set(pv.compare(found).differences) == {"bits", "reals"}
+
+
 def test_what_is_no_comparison_is_refused():
     a, b = two()
     with pytest.raises(ValueError, match="compare: 1 model given, at least 2 are needed"):
@@ -147,6 +163,7 @@ def test_results_of_evaluate_compare_and_other_rows_are_seen():
     ]
     assert pv.compare({"a": of[0], "b": of[0]})["b"].verdict == "too close to call"
     for other in (found, of[1]):
+        other.conventions["measure"] = "density"
         with pytest.raises(ValueError, match="compare: the rows differ, fingerprint is"):
             pv.compare({"a": of[0], "b": other})
 

@@ -282,6 +282,7 @@ def test_table_tells_what_it_is_of():
         "fingerprint": f"{crc32(digits.test[:].numpy().tobytes()):08x}",
         "num_samples": 2,
         "method": "importance sampling",
+        "measure": "probability",
         "seed": 0,
         "precision": "float32",
         "dtype": str(torch.get_default_dtype())[6:],

@@ -67,7 +67,7 @@ ELSEWHERE = {
     "missing optional package": "test_part_inputs.py::test_flows_without_zuko_name_the_extra",
     "logger that fails": "test_guards.py::test_a_logger_that_fails_is_one_warning_and_training_goes_on",
     "paths with spaces and unicode": "test_cli.py::test_train_leaves_recipe_weights_history_and_figures",
-    "misspelt names": "test_cli.py::test_bad_input_is_one_line_and_exit_code_two",
+    "misspelt names": "test_cli_arguments.py::test_bad_input_is_one_line_and_exit_code_two",
     "Ctrl-C and SIGTERM": "test_cli.py::test_interrupting_keeps_what_was_trained_and_says_how_to_go_on",
 }
 

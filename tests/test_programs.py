@@ -149,7 +149,7 @@ def test_what_is_wrong_is_said_in_one_line(model, guide, message):
 
 
 def test_structure_of_a_single_plate():
-    assert inspect(model, guide, X) == Structure("data", -1, len(X), -2)
+    assert inspect(model, guide, X) == Structure("data", -1, len(X), -2, "density")
 
 
 def test_structure_of_nested_plates_takes_the_plate_all_sites_share():
@@ -161,7 +161,7 @@ def test_structure_of_nested_plates_takes_the_plate_all_sites_share():
                     pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
 
     found = inspect(lambda x: program(x, True), lambda x: program(x, False), X)
-    assert found == Structure("documents", -2, 4, -3)
+    assert found == Structure("documents", -2, 4, -3, "density")
 
 
 def test_auxiliary_sites_and_deterministic_ones_are_allowed():

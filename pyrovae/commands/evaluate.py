@@ -28,7 +28,7 @@ class Evaluate:
         self,
         run: tyro.conf.Positional[Path],
         /,
-        num_samples: int = 1000,
+        num_samples: int | None = None,
         split: str = "test",
         proposal: Literal["auto", "adapted", "refined", "widened", "defensive", "guide"] = "auto",
         target_se: float | None = None,
@@ -46,7 +46,7 @@ class Evaluate:
 
         Args:
             run: Folder of the run.
-            num_samples: Importance draws per datum, K; of ais, chains.
+            num_samples: Importance draws per datum, K, 1000 if not given; of ais chains, 16 if not given.
             split: Which split: train, validation or test.
             proposal: What is drawn from: the guide, a better density made of it, or the best of all.
             target_se: Standard error, in nats, that every datum is to reach by more draws.
@@ -63,6 +63,8 @@ class Evaluate:
         """
         self.folder, self.split, self.root, self.certify = run, split, root, certify
         self.json, self.quiet = json, quiet
+        if num_samples is None:
+            num_samples = 16 if method == "ais" else 1000
         given = {
             "num_samples": num_samples,
             "max_samples": max_samples,
