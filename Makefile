@@ -24,6 +24,7 @@ bench: $(VENV)/done
 	$(BIN)/python benchmarks/epoch.py
 	$(BIN)/python benchmarks/evidence_throughput.py
 	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/shares.py
 	$(BIN)/python benchmarks/distributed.py
 
 docs: $(VENV)/done

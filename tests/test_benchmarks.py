@@ -100,3 +100,17 @@ def test_distributed_prints_one_process_and_two_and_where_a_step_goes(tmp_path):
     found = json.loads(kept.read_text())
     assert all(len(times) == 2 for times in found["seconds"].values())
     assert list(found["latency"]) == ["2", "3"]
+
+
+@pytest.mark.slow
+def test_shares_add_up(tmp_path):
+    arguments = ["--repeats=2", "--draws=20", "--rows=512", f"--json={tmp_path / 'shares.json'}"]
+    subprocess.run([sys.executable, FOLDER / "shares.py", *arguments], capture_output=True, check=True)
+    kept = json.loads((tmp_path / "shares.json").read_text())
+    epoch = kept.pop("epoch")
+    assert 0 < epoch["in steps"] < epoch["seconds"]
+    kept.pop("machine")
+    assert len(kept) == 4
+    for found in kept.values():
+        assert sum(found["shares"].values()) == pytest.approx(1)
+        assert found["shares"]["matrix products"] > 0
