@@ -2,10 +2,9 @@
 
     python benchmarks/shares.py [--repeats 200] [--json runs/shares.json]
 
-A step of step.py (its MLP and its convolutions, batch 128), and importance weights of
-evidence_throughput.py, each run under torch's profiler on a CPU; an epoch of epoch.py by the clock. Shares are
-of the wall time; what no kernel accounts for is Python and starting kernels. The profiler costs a few per cent
-itself.
+A step of step.py (its MLP and its convolutions, batch 128), and importance weights of evidence_throughput.py,
+each run under torch's profiler on a CPU; an epoch of epoch.py by the clock. Shares are of the wall time; what
+no kernel accounts for is Python and starting kernels. The profiler costs a few per cent itself.
 """
 
 from __future__ import annotations

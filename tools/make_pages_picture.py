@@ -43,12 +43,11 @@ def of_explorer(browser: object, run: Path, folder: Path) -> Path:
 
     with served(app(run)) as address:
         browser.get(address)
-        wait = WebDriverWait(browser, 120)
-        wait.until(lambda _: browser.find_element("id", "z1").is_displayed())
+        wait = WebDriverWait(browser, 30)
+        wait.until(lambda _: browser.execute_script("return document.getElementById('mean').width") == 28)
         browser.find_element("id", "row").send_keys(Keys.CONTROL, "a", Keys.NULL, str(DIGIT), Keys.ENTER)
         wait.until(lambda _: "±" in browser.find_element("id", "numbers").text)
         browser.find_element("id", "send").click()
-        wait.until(lambda _: browser.execute_script("return document.getElementById('mean').width") == 28)
         browser.execute_script("window.scrollTo(0, 0)")
         return taken(browser, folder / "explorer.png")
 
