@@ -63,7 +63,7 @@ def train(vae, loss, steps: int = 1000) -> None:
     [
         pytest.param(IWAE(3, gradient="score"), iwae, marks=pytest.mark.slow),
         (IWAE(3, gradient="vimco"), iwae),
-        (WakeSleep(50), wake),
+        pytest.param(WakeSleep(50), wake, marks=pytest.mark.slow),
         pytest.param(WakeSleep(50, wake=0.0, sleep=1.0), wake, marks=pytest.mark.slow),
     ],
     ids=["score", "vimco", "wake-wake", "wake-sleep"],

@@ -12,6 +12,7 @@ import pytest
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 
+@pytest.mark.slow
 def test_step_prints_every_contestant_and_keeps_the_times(tmp_path):
     some = ["plain PyTorch, eager", "stock Pyro SVI", "pyrovae, eager", "floor: products and Adam"]
     arguments = [

@@ -23,7 +23,7 @@ def certify(model, guide, x, **keywords):
     return pv.certify(model, guide, x, **{**CHEAP, **keywords})
 
 
-@pytest.mark.parametrize("latents", [1, 3, 8])
+@pytest.mark.parametrize("latents", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 8))])
 def test_the_truth_lies_within_the_stated_error(latents):
     pair = LinearGaussian(torch.randn(10, latents), noise=1.0, shift=0.2, widen=0.6)
     x = pair.sample(200)

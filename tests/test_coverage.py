@@ -101,7 +101,10 @@ MODELS = {
 NONE = {("bits", "adapted"), ("bits", "annealing"), ("50 latents", "adapted")}
 """Discrete, which are refused by name; more latents than so few draws can fit."""
 
-LONG = {("50 latents", "annealing"), ("50 latents", "adaptive"), ("5 latents", "annealing")}
+LONG = {
+    *(("50 latents", "annealing"), ("50 latents", "adaptive"), ("5 latents", "annealing")),
+    *(("curved", "annealing"), ("two modes", "annealing"), ("two modes", "adaptive"), ("curved", "adaptive")),
+}
 """Each takes more than ten seconds, and others go the same way."""
 
 

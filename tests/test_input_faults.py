@@ -188,11 +188,11 @@ FAULTS = {
     ),
     # results
     "results are missing": Row(
-        lambda place: (place.run / "evaluation.nc").unlink(), "compare RUN RUN", "evaluate the run first"
+        lambda place: (place.run / "evaluation.nc").unlink(), "compare RUN OTHER", "evaluate the run first"
     ),
     "results are damaged": Row(
         lambda place: (place.run / "evaluation.nc").write_bytes(b"<html>"),
-        "compare RUN RUN",
+        "compare RUN OTHER",
         "evaluation.nc is a web page: what was fetched is not the file: evaluate again",
     ),
     # places
@@ -212,6 +212,7 @@ def test_a_fault_is_one_line_and_leaves_everything_as_it_was(fault, place, capsy
     before = files(place.run), files(place.root)
     paths = {
         "RUN": place.run,
+        "OTHER": place.run / ".." / place.run.name,  # the same again, by another way
         "DATA": place.root,
         "NEW": place.new,
         "NEW/recipe.json": place.new / "recipe.json",

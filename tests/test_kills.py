@@ -23,7 +23,7 @@ def served(*arguments) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("kills", [6, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
 def test_at_random_moments_of_training_keeping_and_evaluating(tmp_path, kills):
     found = served(tmp_path, "random", kills)
     print(f"{found['kills']} kills, {found['same']} of {found['runs']} runs end the same")

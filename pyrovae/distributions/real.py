@@ -75,7 +75,7 @@ class Normal(dist.Independent):
     def log_prob(self, value: Tensor) -> Tensor:
         width = self.event_shape[0]
         squares = ((value - self.base_dist.loc) * (-self.log_scale).exp()).square().sum(-1)
-        logs = self.log_scale.sum(-1) * (width // self.log_scale.shape[-1:].numel())
+        logs = self.log_scale.sum(-1) * (width // math.prod(self.log_scale.shape[-1:]))
         return -squares / 2 - logs - width * LOG_SQRT_2_PI
 
 
