@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from unittest.mock import Mock
 
 import pyro
 import pyro.distributions as dist
@@ -16,6 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyrovae as pv
+from pyrovae.batching import _sent
 from pyrovae.testing import LinearGaussian
 
 
@@ -315,3 +317,12 @@ def test_effect_guides_are_refused(x):
     vae = a_vae()
     with pytest.raises(ValueError, match=r"the guide is an effect handler: .* AutoNormal"):
         pv.fit(vae.model, AutoNormalMessenger(vae.model), x, num_epochs=1, progress=False)
+
+
+def test_a_batch_goes_to_a_gpu_without_waiting_and_comes_back_only_once_it_is_there():
+    here, there = Mock(device=torch.device("cpu")), Mock(device=torch.device("cuda"))
+    assert _sent(here, "cuda") is here.pin_memory.return_value.to.return_value
+    here.pin_memory.return_value.to.assert_called_once_with("cuda", non_blocking=True)
+    _sent(there, "cpu")
+    there.to.assert_called_once_with("cpu")  # without waiting it would be read before it came
+    there.pin_memory.assert_not_called()
