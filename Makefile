@@ -14,16 +14,17 @@ demo: $(VENV)/done
 	$(BIN)/pyrovae evaluate runs/demo
 
 test: $(VENV)/done
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 -m "not slow"
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal -m "not slow"
 
 test-all: $(VENV)/done
-	$(BIN)/python -m pytest -n auto --maxprocesses 8
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 bench: $(VENV)/done
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/epoch.py
 	$(BIN)/python benchmarks/evidence_throughput.py
 	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/likelihoods.py
 	$(BIN)/python benchmarks/shares.py
 	$(BIN)/python benchmarks/distributed.py
 

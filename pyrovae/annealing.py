@@ -95,8 +95,9 @@ def ais(
         schedule: "sigmoid", slow at both ends, or "linear".
         start: "guide" or "prior"; the prior does without the guide's densities, and takes longer.
         chunk_size: Chains that the model scores at once, where the usual pass of 1,024 chains times data on
-            the CPU and 16,384 on a GPU needs more memory than there is. A pass of another shape may round
-            otherwise, and a rounding can decide whether a move is accepted: larger values change nothing.
+            the CPU and 16,384 on a GPU is not wanted; larger values change nothing. A pass that memory does
+            not hold is made smaller, with a warning: one of another shape may round otherwise, and a rounding
+            can decide whether a move is accepted.
         compile: Take gradients through compiled graphs: they take some ten seconds each to make.
         precision: Of the networks.
         seed: Of all noise.

@@ -66,8 +66,9 @@ def evaluate(
     computed before: it is computed in tiles of 64 rows, the last one filled up, and the noise of a tile is
     keyed by its place in the data and the seed. (Where a guide draws by rejection, as a Gamma or a Dirichlet
     does on the CPU, rows of a tile share what they use of its stream.) Another chunk size changes the last
-    bits of float32, and of annealed chains nothing. Memory is bounded whatever K; where it runs out, the
-    chunk is halved, with a warning. Modules are put in evaluation mode meanwhile.
+    bits of float32, and of annealed chains nothing. Memory is bounded whatever K: a first draw is measured,
+    and a chunk has as many as are fast, or as half of the free memory holds; where it runs out all the same,
+    the chunk is halved, with a warning. Modules are put in evaluation mode meanwhile.
 
     In a process group of torch.distributed (:func:`pyrovae.distributed.join`) every process calls it alike:
     the tiles are dealt to the processes, all of them get the whole answer, which is that of one process to
@@ -98,8 +99,9 @@ def evaluate(
         proposal: "auto", which tries all on the first tile and says what it chose and why; "adapted",
             "refined", "widened" or "defensive"; or a program, called as the guide is. The guide if not given.
         batch_size: Rows that are fetched from the data at once.
-        chunk_size: Draws that the model scores at once; smaller needs less memory. Chains go through passes
-            of a size of their own, since a rounding decides whether a move is accepted.
+        chunk_size: Draws that the model scores at once, in place of as many as fit. Chains go through passes
+            of a size of their own, since a rounding decides whether a move is accepted; where memory does not
+            hold one, there is a warning.
         target_se: Standard error, in nats, that every datum is to reach; all get K draws if not given.
         max_samples: Most draws for one datum then; 64 K if not given.
         num_temperatures: Of annealing.

@@ -68,7 +68,8 @@ def log_weights(
         args: Arguments of both programs; the data plate has one row per datum.
         num_samples: Draws per datum, S.
         chunk_size: Draws that the model scores at once. It bounds the memory and changes nothing
-            else; 1 runs the model without a draws dimension, for networks that refuse one.
+            else; 1 runs the model without a draws dimension, for networks that refuse one. As many as
+            half of the free memory holds if not given, and no more than is fast.
         compile: Score draws by a compiled graph of the model, which takes some ten seconds to make and
             rounds otherwise; no gradients flow then.
         precision: Of the networks.
@@ -116,15 +117,17 @@ def weigh(
     """
     check_count("num_samples", num_samples)
     score = model if isinstance(model, Scorer) else Scorer(model)
+    check_count("chunk_size", 1 if chunk_size is None else chunk_size)
     at_once = draws_in_a_pass(structure, args)
-    chunk_size = chunk_size if chunk_size is not None else draws_at_once(structure, args)
-    check_count("chunk_size", chunk_size)
-    size = min(chunk_size, at_once, num_samples)
     for start in range(0, num_samples, at_once):
         num_draws = min(at_once, num_samples - start)
         with pyro.plate("_draws", num_draws, dim=structure.draws_dim):
             drawn = poutine.trace(guide).get_trace(*args, **kwargs)
         log_q = sum_by_datum(list(sample_sites(drawn)), structure)
+        if chunk_size is None:
+            most = min(draws_at_once(structure, args), num_samples)
+            chunk_size = score.fitting(latents_of(drawn, slice(1)), args, kwargs, structure, most)
+        size = min(chunk_size, at_once, num_samples)
         for first in range(0, num_draws, chunk_size):
             rows = slice(first, min(first + chunk_size, num_draws))
             latents = latents_of(drawn, rows)

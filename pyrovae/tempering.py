@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from pyrovae.coordinates import Coordinates, coordinates
 from pyrovae.importance import draws_in_a_pass
+from pyrovae.memory import fitting, peak_bytes
 from pyrovae.programs import Program, Site, Structure, inspect, mode, modules_of, plain_errors, sample_sites
 from pyrovae.reductions import check_count
 from pyrovae.scoring import Latents, Scorer, filled, run_on, sum_by_datum
@@ -64,13 +66,15 @@ class Path:
     ) -> None:
         self.plate, self.score, self.slopes = plate, Scorer(model), slopes
         self.model, self.guide, self.args, self.structure = model, guide, args, structure
-        self.from_prior, self.chunk_size = start == "prior", chunk_size
+        self.from_prior = start == "prior"
         with torch.no_grad():
             latents, again = (self._latents(self._run(model, self._run(guide, None, 1), 1)) for _ in "ab")
             self.space: Coordinates = coordinates(latents, again, structure)
             spread = self.draw(64)
         self.frames = {site["name"]: self._within(site) for site in latents}
         self.scale = [point.std(0, keepdim=True).clamp(min=1e-6) for point in spread]
+        self.chunk_size = self._fitting([point[:1] for point in spread], chunk_size)
+        self.usual = chunk_size
 
     def draw(self, num_samples: int) -> Point:
         """Where chains start."""
@@ -92,6 +96,14 @@ class Path:
         chains = len(point[0])
         if chains <= self.chunk_size:
             return [each.contiguous() for each in function(point)]
+        if self.chunk_size < self.usual:
+            warnings.warn(
+                f"{chains} chains, or draws, are moved {self.chunk_size} at once, as memory holds, where "
+                f"{self.usual} are usual: rounding decides which moves are accepted, so with "
+                f"more memory some would be others",
+                stacklevel=2,
+            )
+            self.usual = self.chunk_size
         found = []
         for start in range(0, chains, self.chunk_size):
             chunk = [each[start : start + self.chunk_size] for each in point]
@@ -121,6 +133,14 @@ class Path:
             latents, self.args, {}, self.structure, len(point[0]), size=self.chunk_size, plate=self.plate
         )
         return log_prior + log_likelihood + log_volume
+
+    def _fitting(self, point: Point, most: int) -> int:
+        """How many points like this memory holds at once, with what a gradient needs of each."""
+        beta = torch.tensor(0.5, dtype=torch.float64, device=point[0].device)
+        with torch.enable_grad():
+            leaves = [each.detach().requires_grad_() for each in point]
+            size = peak_bytes(lambda: self.between(leaves, beta, self.args))
+        return fitting(2 * size, most, point[0].device)
 
     def _known(self, point: Point) -> tuple[Latents, Tensor]:
         """The values at a point, and the log volume of the map to them."""

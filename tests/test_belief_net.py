@@ -47,7 +47,7 @@ def wake(vae, x):
     return log_joint.logsumexp(0).mean() + (posterior * log_q).sum(0).mean()
 
 
-def train(vae, loss, steps: int = 1000) -> None:
+def train(vae, loss, steps: int) -> None:
     """Adam at a learning rate that falls."""
     optimizer = torch.optim.Adam(vae.parameters(), lr=0.03)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.02 ** (1 / steps))
@@ -59,16 +59,16 @@ def train(vae, loss, steps: int = 1000) -> None:
 
 
 @pytest.mark.parametrize(
-    ("loss", "exact"),
+    ("loss", "exact", "steps"),
     [
-        pytest.param(IWAE(3, gradient="score"), iwae, marks=pytest.mark.slow),
-        (IWAE(3, gradient="vimco"), iwae),
-        pytest.param(WakeSleep(50), wake, marks=pytest.mark.slow),
-        pytest.param(WakeSleep(50, wake=0.0, sleep=1.0), wake, marks=pytest.mark.slow),
+        pytest.param(IWAE(3, gradient="score"), iwae, 1000, marks=pytest.mark.slow),
+        (IWAE(3, gradient="vimco"), iwae, 400),
+        pytest.param(WakeSleep(50), wake, 1000, marks=pytest.mark.slow),
+        pytest.param(WakeSleep(50, wake=0.0, sleep=1.0), wake, 1000, marks=pytest.mark.slow),
     ],
     ids=["score", "vimco", "wake-wake", "wake-sleep"],
 )
-def test_the_optimum_of_enumeration_is_reached(loss, exact):
+def test_the_optimum_of_enumeration_is_reached(loss, exact, steps):
     """From one start, of 1.3 to 2.9 nats to gain; four seeds of the noise end at most 0.04 below it."""
     pyro.set_rng_seed(3)
     source, start = belief_net(), belief_net()
@@ -77,8 +77,8 @@ def test_the_optimum_of_enumeration_is_reached(loss, exact):
         logits = source.likelihood.net(torch.randint(0, 2, (300, HIDDEN)).float())
         x = Bernoulli(logits=logits - logits.mean(0)).sample()
     best, found = copy.deepcopy(start), copy.deepcopy(start)
-    train(best, lambda: -exact(best, x))
+    train(best, lambda: -exact(best, x), steps)
     module = copy.deepcopy(loss)(found.model, found.guide)
-    train(found, lambda: module(x) / len(x))
+    train(found, lambda: module(x) / len(x), steps)
     values = [exact(vae, x).item() for vae in (start, found, best)]
     assert values[0] + 1 < values[2] - 0.08 < values[1]

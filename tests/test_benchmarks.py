@@ -104,6 +104,17 @@ def test_distributed_prints_one_process_and_two_and_where_a_step_goes(tmp_path):
 
 
 @pytest.mark.slow
+def test_likelihoods_prints_each_form_in_each_use(tmp_path):
+    arguments = ["--rounds=1", "--steps=1", "--draws=10", f"--json={tmp_path / 'likelihoods.json'}"]
+    command = [sys.executable, FOLDER / "likelihoods.py", *arguments]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    kept = json.loads((tmp_path / "likelihoods.json").read_text())["seconds"]
+    assert [line[:44].strip() for line in said[3:]] == list(kept)
+    assert len(kept) == 3 * 2 * 2
+    assert all(len(times) == 1 for forms in kept.values() for times in forms.values())
+
+
+@pytest.mark.slow
 def test_shares_add_up(tmp_path):
     arguments = ["--repeats=2", "--draws=20", "--rows=512", f"--json={tmp_path / 'shares.json'}"]
     subprocess.run([sys.executable, FOLDER / "shares.py", *arguments], capture_output=True, check=True)

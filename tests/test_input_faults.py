@@ -351,6 +351,7 @@ def test_results_from_before_everything_was_said_are_compared(place):
     assert cli.main(["compare", str(place.run), str(place.new)]) == 0
 
 
+@pytest.mark.slow
 def test_an_unwritable_home_is_no_hindrance(trained, tmp_path):
     """A real process, whose home, cache and configuration cannot be made."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("XDG_")}

@@ -28,15 +28,23 @@ REPEATS = 60
 
 def gradients(loss, pair, x, part: str, repeats: int = REPEATS) -> torch.Tensor:
     """Projections of the gradient of a datum on three fixed directions: [repeats, 3]."""
+    return by_part(loss, pair, x, part, repeats=repeats)[part]
+
+
+def by_part(loss, pair, x, *parts: str, repeats: int = REPEATS) -> dict[str, torch.Tensor]:
+    """Those of several parts, of the same draws."""
     module = loss(pair.model, pair.guide)
-    parameters = list(getattr(pair, part).parameters())
-    size = sum(parameter.numel() for parameter in parameters)
-    directions = torch.randn(size, 3, generator=torch.Generator().manual_seed(0))
+    parameters = [list(getattr(pair, part).parameters()) for part in parts]
+    sizes = [sum(parameter.numel() for parameter in each) for each in parameters]
+    directions = [torch.randn(size, 3, generator=torch.Generator().manual_seed(0)) for size in sizes]
     found = []
     for _ in range(repeats):
-        taken = torch.autograd.grad(module(x) / len(x), parameters)
-        found.append(torch.cat([gradient.flatten() for gradient in taken]) @ directions)
-    return torch.stack(found)
+        taken = torch.autograd.grad(
+            module(x) / len(x), [parameter for each in parameters for parameter in each]
+        )
+        flat = torch.cat([gradient.flatten() for gradient in taken]).split(sizes)
+        found.append([each @ direction for each, direction in zip(flat, directions, strict=True)])
+    return {part: torch.stack(each) for part, each in zip(parts, zip(*found, strict=True), strict=True)}
 
 
 def sigmas(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -68,10 +76,10 @@ def a_pair(kind: str):
 def test_unbiased_estimators_agree_with_the_standard_one(kind, name, gradient):
     """With hierarchical guides too, where a lower draw moves the density of the upper one."""
     pair, x = a_pair(kind)
-    for part in ("guide", "model"):
-        standard = gradients(EVERY[name](), pair, x, part)
-        other = gradients(EVERY[name](gradient=gradient), pair, x, part)
-        assert sigmas(standard, other) < 4.5, part
+    standard = by_part(EVERY[name](), pair, x, "guide", "model")
+    other = by_part(EVERY[name](gradient=gradient), pair, x, "guide", "model")
+    for part, found in other.items():
+        assert sigmas(standard[part], found) < 4.5, part
 
 
 @pytest.mark.parametrize("name", ["iwae", "miwae"])
@@ -83,12 +91,12 @@ def test_a_weight_on_the_kl_has_the_same_gradient_whatever_the_estimator(name, b
         pair.guide.part.net.layers[-1].bias.add_(0.5)  # off the posterior, where they differ
     terms = {"terms": [kl_weight(3.0)]} if by == "term" else {}
     tempered = Tempered(pair, 3.0) if by == "scale" else pair
-    for part in ("guide", "model"):
-        standard = gradients(EVERY[name](**terms), tempered, x, part)
-        other = gradients(EVERY[name](gradient="dreg", **terms), tempered, x, part)
-        assert sigmas(standard, other) < 4.5, part
+    standard = by_part(EVERY[name](**terms), tempered, x, "guide", "model")
+    other = by_part(EVERY[name](gradient="dreg", **terms), tempered, x, "guide", "model")
+    for part, found in other.items():
+        assert sigmas(standard[part], found) < 4.5, part
     twin = gradients(EVERY[name](terms=[kl_weight(3.0)]), pair, x, "guide")
-    assert sigmas(twin, gradients(EVERY[name](**terms), tempered, x, "guide")) < 4.5
+    assert sigmas(twin, standard["guide"]) < 4.5
 
 
 @pytest.mark.parametrize("gradient", ["standard", "stl", "dreg"])
@@ -219,11 +227,12 @@ def test_sticking_the_landing_of_several_draws_is_biased_for_the_guide(name):
 
 def test_piwae_is_one_bound_for_the_model_and_another_for_the_guide():
     pair, x = a_pair("one layer")
+    iwae, miwae = by_part(IWAE(4), pair, x, "model", "guide"), gradients(MIWAE(2, 2), pair, x, "guide")
     for gradient in ("standard", "dreg"):
-        ours = {part: gradients(PIWAE(2, 2, gradient=gradient), pair, x, part) for part in ("model", "guide")}
-        assert sigmas(ours["model"], gradients(IWAE(4), pair, x, "model")) < 4.5
-        assert sigmas(ours["guide"], gradients(MIWAE(2, 2), pair, x, "guide")) < 4.5
-        assert sigmas(ours["guide"], gradients(IWAE(4), pair, x, "guide")) > 6
+        ours = by_part(PIWAE(2, 2, gradient=gradient), pair, x, "model", "guide")
+        assert sigmas(ours["model"], iwae["model"]) < 4.5
+        assert sigmas(ours["guide"], miwae) < 4.5
+        assert sigmas(ours["guide"], iwae["guide"]) > 6
 
 
 class Gaussian(nn.Module):
@@ -375,9 +384,10 @@ def test_signal_of_the_guide_survives_many_draws_only_if_doubly_reparameterised(
     pair, x = a_pair("one layer")
     x = x[:20]
 
-    def signal(draws, gradient):
-        found = gradients(IWAE(draws, gradient=gradient), pair, x, "guide", 400)
+    def signal(draws, gradient, repeats):
+        found = gradients(IWAE(draws, gradient=gradient), pair, x, "guide", repeats)
         return (found.mean(0).abs() / found.std(0)).max().item()
 
-    assert signal(64, "standard") < 0.6 * signal(1, "standard")
-    assert signal(64, "dreg") > 1.2 * signal(1, "dreg")
+    # Of three seeds: at most 0.14 against 0.27 at least, and 6.6 against 1.8 at most.
+    assert signal(64, "standard", 400) < 0.6 * signal(1, "standard", 400)
+    assert signal(64, "dreg", 60) > 1.2 * signal(1, "dreg", 60)

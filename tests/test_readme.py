@@ -46,15 +46,17 @@ def capped(function, **most):
     return call
 
 
-@pytest.mark.parametrize("rows", [(1000, 100), pytest.param(None, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rows", [(1000, 40), pytest.param(None, marks=pytest.mark.slow)])
 def test_python_blocks_run(rows, tmp_path, monkeypatch, capsys):
-    """As they are printed, or with fewer digits, epochs and draws."""
+    """As they are printed, or with fewer digits, epochs, draws and rounds."""
     monkeypatch.chdir(tmp_path)
     if rows is not None:
         monkeypatch.setattr(pv.datasets, "load", partial(fewer, *rows, pv.datasets.load))
         monkeypatch.setattr(pv, "fit", capped(pv.fit, num_epochs=3))
         for name in ("evaluate", "bdmc", "certify"):
             monkeypatch.setattr(pv, name, capped(getattr(pv, name), num_samples=100, num_temperatures=4))
+        fit = pv.adapting.fit
+        monkeypatch.setattr(pv.adapting, "fit", lambda path, rounds, *rest: fit(path, min(rounds, 2), *rest))
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(blocks) >= 4
     namespace: dict = {}
