@@ -76,20 +76,20 @@ def coordinates(sites: list[Site], again: list[Site], structure: Structure) -> C
         support = support_of(site["fn"])
         if support is not None and support.is_discrete:
             raise ValueError(
-                f"site '{site['name']}': {family_of(site['fn'])} is discrete, and annealing moves along "
-                f"gradients: use importance sampling, or sum over the site"
+                f"site '{site['name']}': {family_of(site['fn'])} is discrete, and annealing and adapted "
+                f"proposals move in coordinates: use importance sampling from the guide, or sum over the site"
             )
         if family_of(site["fn"]) in CIRCULAR:
             raise ValueError(
                 f"site '{site['name']}': {family_of(site['fn'])} is over a circle, which has no coordinates "
-                f"to anneal in: use importance sampling"
+                f"to anneal or adapt in: use importance sampling from the guide"
             )
         try:
             transforms.append(biject_to(support if support is not None else constraints.real))
         except NotImplementedError as error:
             raise ValueError(
                 f"site '{site['name']}': {family_of(site['fn'])} is over a set without coordinates to "
-                f"anneal in: use importance sampling"
+                f"anneal or adapt in: use importance sampling from the guide"
             ) from error
     for site, before in zip(sites, again, strict=True):
         _check_fixed(site["name"], support_of(site["fn"]), support_of(before["fn"]))
@@ -107,6 +107,6 @@ def _check_fixed(name: str, support: Any, again: Any) -> None:
                 waiting.append((value, there))
             elif isinstance(value, Tensor) and not (isinstance(there, Tensor) and torch.equal(value, there)):
                 raise ValueError(
-                    f"site '{name}': its support depends on other latents, and annealing needs coordinates "
-                    f"that stand still: use importance sampling"
+                    f"site '{name}': its support depends on other latents, and annealing and adapted "
+                    f"proposals need coordinates that stand still: use importance sampling from the guide"
                 )

@@ -17,10 +17,11 @@ from pyrovae.cards import card
 from pyrovae.checkpoints import WEIGHTS, load
 from pyrovae.durable import write_file
 from pyrovae.ledger import hash_of
+from pyrovae.locks import locked
 from pyrovae.programs import modules_of
 from pyrovae.recipes import RECIPE, Run, read_run
 from pyrovae.results import Evaluation
-from pyrovae.runs import prepare
+from pyrovae.runs import check_folder, prepare
 from pyrovae.trees import from_bytes
 
 __all__ = ["FILES", "card", "pull", "push"]
@@ -134,6 +135,7 @@ def pull(
         FileNotFoundError: The source holds no run.
         ValueError: What came is damaged or is of another model, and the folder is as it was; or the folder
             holds a run.
+        OSError: Another process is at work in the folder.
         ImportError: ``huggingface_hub`` is not installed; a part is of a package that is not.
     """
     if isinstance(source, str):
@@ -146,10 +148,12 @@ def pull(
     run = _checked(source)
     for path in source.glob("evaluation*.nc"):
         _check_is_of(run, Evaluation.load(path), path)
-    prepare(folder, overwrite=overwrite)
-    _copy(source, folder)
-    if (source / CARD).is_file():
-        write_file(folder / CARD, (source / CARD).read_bytes())
+    check_folder(folder)
+    with locked(folder / "lock", passing=True):
+        prepare(folder, overwrite=overwrite)
+        _copy(source, folder)
+        if (source / CARD).is_file():
+            write_file(folder / CARD, (source / CARD).read_bytes())
     return folder
 
 

@@ -257,6 +257,8 @@ class Evaluation:
         self.to_xarray().to_netcdf(temporary, engine="h5netcdf")
         with temporary.open("r+b") as file:
             file.write(_seal(file.read()))
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
 
     @classmethod

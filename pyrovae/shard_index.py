@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pyrovae.durable import PART, write_file
 from pyrovae.recipes import one_line
@@ -57,6 +57,17 @@ class Index(BaseModel):
     format: int = FORMAT
     shards: tuple[Shard, ...] = Field(min_length=1)
     split: Kind = Kind()
+
+    @model_validator(mode="after")
+    def _of_the_same_arrays(self) -> Index:
+        first = self.shards[0]
+        for shard in self.shards:
+            if shard.crc32.keys() != first.crc32.keys():
+                raise ValueError(
+                    f"{first.file} has hashes of {', '.join(first.crc32)}, and {shard.file} of "
+                    f"{', '.join(shard.crc32)}"
+                )
+        return self
 
 
 def read_index(folder: Path) -> Index | None:

@@ -8,7 +8,17 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-__all__ = ["Mean", "lines", "mean_errors", "means", "precision_of", "shown", "table", "transformations"]
+__all__ = [
+    "Mean",
+    "counted",
+    "lines",
+    "mean_errors",
+    "means",
+    "precision_of",
+    "shown",
+    "table",
+    "transformations",
+]
 
 
 class Mean(NamedTuple):
@@ -80,7 +90,7 @@ def shown(error: float) -> str:
     """An error as a table has it; nothing for one that is unknown."""
     if math.isnan(error):
         return ""
-    return f"± {error:.3f}" if error >= 0.001 or error == 0 else f"± {error:.0e}"
+    return f"± {error:.3f}" if error >= 0.0005 or error == 0 else f"± {error:.0e}"
 
 
 def transformations(conventions: Mapping[str, Any]) -> list[str]:
@@ -99,3 +109,13 @@ def precision_of(conventions: Mapping[str, Any]) -> list[str]:
     """What the networks multiplied in, in words, where it was not the numbers' own precision."""
     precision = conventions.get("precision", "float32")
     return [] if precision == "float32" else [f"networks in {precision}"]
+
+
+def counted(number: int, noun: str) -> str:
+    """So many of them.
+
+    Example:
+        >>> counted(1, "epoch"), counted(2000, "row")
+        ('1 epoch', '2,000 rows')
+    """
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -213,10 +213,14 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_callers_noise_alone
 
 def test_what_cannot_be_annealed_is_refused():
     vae, x = a_vae("bernoulli", "bernoulli", "bernoulli"), binary(4)
-    with pytest.raises(ValueError, match="site 'z': Bits is discrete, and annealing moves along gradients"):
+    with pytest.raises(
+        ValueError, match="site 'z': Bits is discrete, and annealing and adapted proposals move"
+    ):
         ais(vae.model, vae.guide, x)
     vae = a_vae("uniform_sphere", "bernoulli", "power_spherical")
-    with pytest.raises(ValueError, match=r"site 'z': .* is over a set without coordinates to anneal in"):
+    with pytest.raises(
+        ValueError, match=r"site 'z': .* is over a set without coordinates to anneal or adapt in"
+    ):
         ais(vae.model, vae.guide, x)
     vae = a_vae()
     for keywords, message in (

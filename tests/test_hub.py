@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -159,6 +161,28 @@ def test_a_push_writes_over_pushes_alone(run, tmp_path):
     with pytest.raises(ValueError, match=r"holds 'recipe\.json' and no README\.md"):
         hub.push(run, tmp_path / "saved")
     assert files(tmp_path / "saved") == {"recipe.json", "weights.safetensors"}
+
+
+HOLDING = """
+import sys
+from pathlib import Path
+from pyrovae.locks import locked
+with locked(Path(sys.argv[1]) / "lock"):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_run_at_work_is_not_written_over(run, tmp_path):
+    there = Path(shutil.copytree(run, tmp_path / "there"))
+    before = files(there)
+    command = [sys.executable, "-c", HOLDING, str(there)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(OSError, match=f"{other.pid}"):
+            hub.pull(run, there, overwrite=True)
+        other.stdin.write("\n")
+    assert files(there) | {"lock"} == before | {"lock"}
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "evaluation.nc", "recipe.json"])

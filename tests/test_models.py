@@ -111,8 +111,6 @@ class TestEveryModel:
         assert torch.equal(found[2], found[0])
 
     def test_is_written_down_as_a_graph_and_still_refuses_bad_data(self, name):
-        if name == "semi_supervised":
-            pytest.skip("which of its labels are known decides what runs")
         make, loss, data = ALL[name]
         pair, (x, *rest) = make(), data()
         compiled = pv.compile(loss(pair.model, pair.guide), (x, *rest), backend="none")

@@ -311,6 +311,15 @@ FAULTS = {
         index_is(shards=[{"file": "../a.npz", "rows": 1, "size": 1, "crc32": {}}]),
         "index.json: no index of shards .*file",
     ),
+    "index of other arrays": (
+        index_is(
+            shards=[
+                {"file": "a.npz", "rows": 1, "size": 1, "crc32": {"x": 1, "labels": 2}},
+                {"file": "b.npz", "rows": 1, "size": 1, "crc32": {"x": 1}},
+            ]
+        ),
+        "index.json: no index of shards .*a.npz has hashes of x, labels, and b.npz of x",
+    ),
     "index newer": (index_is(format=9), "index.json: format 9, and this version reads 1"),
 }
 

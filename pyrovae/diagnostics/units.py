@@ -24,6 +24,9 @@ __all__ = [
 
 BATCH = 512
 
+ACTIVE = 0.01
+"""The customary threshold of active units, Burda et al."""
+
 
 class ActiveUnits(NamedTuple):
     """Active units by threshold.
@@ -38,7 +41,7 @@ class ActiveUnits(NamedTuple):
     counts: Tensor
     variances: Tensor
 
-    def stretch(self, threshold: float = 0.01) -> tuple[float, float]:
+    def stretch(self, threshold: float = ACTIVE) -> tuple[float, float]:
         """The thresholds, from and to, between which the count is the same as at this one."""
         below = self.variances[self.variances <= threshold]
         above = self.variances[self.variances > threshold]
@@ -47,7 +50,7 @@ class ActiveUnits(NamedTuple):
 
     def __str__(self) -> str:
         low, high = self.stretch()
-        count = int((self.variances > 0.01).sum())
+        count = int((self.variances > ACTIVE).sum())
         near = [int((self.variances > threshold).sum()) for threshold in (0.001, 0.1)]
         lines = [f"{'threshold':>12}{'active units':>14}"]
         shown = [0, *((self.counts[1:] != self.counts[:-1]).nonzero()[:, 0] + 1).tolist()]
@@ -57,7 +60,7 @@ class ActiveUnits(NamedTuple):
         return "\n".join(
             [
                 *lines,
-                f"at 0.01: {count:,}, the same from {low:.2g} to {high:.2g}; "
+                f"at {ACTIVE:g}: {count:,}, the same from {low:.2g} to {high:.2g}; "
                 f"{near[0]:,} at 0.001 and {near[1]:,} at 0.1",
             ]
         )
@@ -104,7 +107,7 @@ def code_variances(guide: Program, data: Data, *, site: str = "z", num_samples: 
     return torch.cat(means).var(0) - torch.cat(noise).mean(0)
 
 
-def active_units(guide: Program, data: Data, *, threshold: float = 0.01, site: str = "z") -> int:
+def active_units(guide: Program, data: Data, *, threshold: float = ACTIVE, site: str = "z") -> int:
     r"""Dimensions of the code that tell something about the data: those with :math:`A_j` above a threshold.
 
     Args:

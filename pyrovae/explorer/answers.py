@@ -25,7 +25,7 @@ from pyrovae.recipes import Run, check_data, read_run
 from pyrovae.results import FEWEST_TOLD
 from pyrovae.splits import classes_of
 from pyrovae.streams import stream
-from pyrovae.tables import transformations
+from pyrovae.tables import counted, transformations
 from pyrovae.vae import VAE
 
 __all__ = ["Explored", "StoppedError", "explored", "word_for"]
@@ -67,7 +67,7 @@ class Explored:
         return {
             "name": self.name,
             "data": f"{recipe.dataset}: {', '.join(transformations(self.run.conventions))}".rstrip(": "),
-            "parts": f"{', '.join(parts)}, {recipe.objective}, {recipe.num_epochs} epochs",
+            "parts": f"{', '.join(parts)}, {recipe.objective}, {counted(recipe.num_epochs, 'epoch')}",
             "shape": list(shape),
             "is_image": len(shape) == 2,
             "takes_drawings": takes_drawings(shape, self.run.conventions),

@@ -52,9 +52,9 @@ export function latent(about) {
     const label = document.createElement("label"), name = document.createElement("span");
     const input = document.createElement("input"), output = document.createElement("output");
     label.className = "slider";
-    name.textContent = `z${j + 1}`;
+    name.textContent = `z${j}`;
     input.type = "range";
-    input.id = `z${j + 1}`;
+    input.id = `z${j}`;
     input.min = Math.floor(10 * about.low[j]) / 10;
     input.max = Math.ceil(10 * about.high[j]) / 10;
     input.step = 0.01;
@@ -111,7 +111,7 @@ export function latent(about) {
 }
 
 function captions(about) {
-  const axes = about.centre.length <= 2 ? "The plane of z1 and z2"
+  const axes = about.centre.length <= 2 ? "The plane of z0 and z1"
     : `The first two principal axes of the codes (${about.shares.map((share) => `${Math.round(100 * share)} %`).join(" and ")} of their variance)`;
   const marks = about.labels === null ? "Each dot" : "Each figure is its class";
   return `${axes}: click, drag, or use the arrow keys. ${marks}: the mean of q(z|x) of one of ${about.points.length} test data.`;

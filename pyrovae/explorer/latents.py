@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyrovae.datasets import Split
 from pyrovae.diagnostics.codes_of_data import principal_axes
+from pyrovae.diagnostics.units import ACTIVE
 from pyrovae.distributions import as_pyro, support_of
 from pyrovae.streams import stream
 from pyrovae.supports import kind_of
@@ -21,9 +22,6 @@ ROWS, BATCH = 600, 200
 
 DRAWS = 1000
 """From the prior, for how far the sliders go, and of a distribution without a mean in closed form."""
-
-ACTIVE = 0.01
-"""Variance of the code's mean above which a dimension tells something: Burda et al.'s threshold."""
 
 
 class Moments(NamedTuple):
@@ -45,7 +43,7 @@ class Space(NamedTuple):
         low: ``[d]``, where a slider starts.
         high: ``[d]``, where it ends.
         centre: ``[d]``, what the plane is through.
-        axes: ``[2, d]``, orthonormal: z1 and z2 where there are no more, else the first two principal axes
+        axes: ``[2, d]``, orthonormal: z0 and z1 where there are no more, else the first two principal axes
             of the codes; the second is nought where there is one dimension, or one datum.
         shares: ``[2]``, of the codes' variance along each axis.
     """

@@ -9,9 +9,9 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.infer.util import is_validation_enabled
 from pyro.poutine.mask_messenger import MaskMessenger
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 
 from pyrovae.distributions import as_pyro
 from pyrovae.likelihoods import check_support
@@ -188,9 +188,22 @@ def _teach_classifier(parts: Any, plate: Any, x: Tensor, y: Tensor) -> None:
     logits, known = parts.classifier(x), y >= 0
     loss_only: Any = {"loss_only": True}
     q = dist.OneHotCategorical(logits=logits, validate_args=False)
-    truth = one_hot(y.clamp(min=0), parts.num_classes).to(logits)
+    truth = _one_hot(y, logits)
     with plate, poutine.scale(scale=parts.alpha), MaskMessenger(mask=known):  # type: ignore[arg-type]
         pyro.sample("classifier", q, obs=truth, infer=loss_only)
+
+
+def _one_hot(y: Tensor, like: Tensor) -> Tensor:
+    """Of labels, an unknown one as the first class; torch's own looks at the values, which a graph cannot."""
+    return (y.clamp(min=0)[:, None] == torch.arange(like.shape[1], device=y.device)).to(like)
+
+
+def _check_labels(y: Tensor, rows: int, num_classes: int) -> None:
+    if y.shape != (rows,) or y.is_floating_point() or not (y.min() >= -1 and y.max() < num_classes):
+        raise ValueError(
+            f"y must be integer labels [{rows}] from 0 to {num_classes - 1}, -1 where unknown, "
+            f"got {y.dtype} of shape {tuple(y.shape)} from {y.min():g} to {y.max():g}"
+        )
 
 
 def _m2_guide(parts: Any, x: Tensor, y: Tensor | None = None) -> None:
@@ -202,12 +215,9 @@ def _m2_guide(parts: Any, x: Tensor, y: Tensor | None = None) -> None:
             f"({len(x)}, {parts.num_classes}): a logit for each class"
         )
     if y is not None:
-        if y.shape != (len(x),) or y.is_floating_point() or not (y.min() >= -1 and y.max() < logits.shape[1]):
-            raise ValueError(
-                f"y must be integer labels [{len(x)}] from 0 to {parts.num_classes - 1}, -1 where unknown, "
-                f"got {y.dtype} of shape {tuple(y.shape)} from {y.min():g} to {y.max():g}"
-            )
-        truth = CERTAIN * one_hot(y.clamp(min=0), parts.num_classes).to(logits)
+        if is_validation_enabled():
+            _check_labels(y, len(x), parts.num_classes)
+        truth = CERTAIN * _one_hot(y, logits)
         logits = torch.where((y >= 0)[:, None], truth, logits)
     with plate:
         q = dist.OneHotCategorical(logits=logits, validate_args=False)

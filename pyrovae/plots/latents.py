@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from pyrovae.diagnostics.codes_of_data import principal_axes
+from pyrovae.diagnostics.units import ACTIVE
 from pyrovae.plots.style import BLUE, COLOURS, ORANGE, open_axes, plain
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def aggregate_posterior(found: Codes, count: int = 6) -> Figure:
     return figure
 
 
-def active_units(found: ActiveUnits, threshold: float = 0.01) -> Figure:
+def active_units(found: ActiveUnits, threshold: float = ACTIVE) -> Figure:
     """Bars of the variance over data of each dimension's mean, the largest first, and the threshold.
 
     Args:

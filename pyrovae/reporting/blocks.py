@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from pyrovae.reporting.subjects import Subject
 
-__all__ = ["Block", "Listed", "Picture", "Printed", "Table", "Text", "counted", "picture", "tried"]
+__all__ = ["Block", "Listed", "Picture", "Printed", "Table", "Text", "picture", "tried"]
 
 DOTS = 110
 """Of a picture, per inch: sharp on a page's width."""
@@ -113,13 +113,3 @@ def tried(subject: Subject, what: str, make: Callable[[], Sequence[Block]]) -> l
             return list(make())
     except (ValueError, TypeError, RuntimeError) as error:  # NotImplementedError is one of these
         return [Text(f"No {what}: {one_line(error).rstrip('.')}.", lack=True)]
-
-
-def counted(number: int, noun: str) -> str:
-    """So many of them.
-
-    Example:
-        >>> counted(1, "epoch"), counted(2000, "row")
-        ('1 epoch', '2,000 rows')
-    """
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")

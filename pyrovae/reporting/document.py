@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pyrovae import sources
-from pyrovae.durable import write_file
+from pyrovae.durable import check_writable, write_file
 from pyrovae.reductions import check_count
 from pyrovae.reporting import numbers, pictures, training
 from pyrovae.reporting.between import compared
@@ -103,6 +103,7 @@ def report(
     path = path / "report.html" if path.is_dir() else path
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: there is no such folder to write {path.name} in: make it")
+    check_writable(path.parent)
     sections = [
         Section(name, title, {subject.name: make(subject) for subject in subjects})
         for name, (title, make) in SECTIONS.items()

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from pyrovae import diagnostics, plots
+from pyrovae.diagnostics.units import ACTIVE
 from pyrovae.pareto import FEWEST_DRAWS
-from pyrovae.reporting.blocks import Block, Listed, Table, Text, counted, picture, tried
+from pyrovae.reporting.blocks import Block, Listed, Table, Text, picture, tried
 from pyrovae.reporting.subjects import ROWS, LackingError, Subject
 from pyrovae.results import Evaluation
-from pyrovae.tables import mean_errors, shown
+from pyrovae.tables import counted, mean_errors, shown
 
 __all__ = ["evidence", "means_of", "nats", "summary"]
 
@@ -24,9 +25,6 @@ MEANS = {
     "gap KL(q(z|x) || p(z|x))": ("gap", None),
 }
 """The rows of the table that an evaluation prints, with their errors."""
-
-SMALL = 0.01
-"""Of a code's variance over data: what is customary for active units."""
 
 
 def summary(subject: Subject) -> str:
@@ -160,15 +158,16 @@ def _parts(subject: Subject) -> list[Block]:
 
 def _units(subject: Subject) -> Sequence[Block]:
     found = diagnostics.active_units_curve(subject.vae.guide, subject.data[:ROWS])
-    active, (low, high) = int((found.variances > SMALL).sum()), found.stretch(SMALL)
+    active, (low, high) = int((found.variances > ACTIVE).sum()), found.stretch(ACTIVE)
     above = "without limit" if math.isinf(high) else f"to {high:.2g}"
     dims = counted(len(found.variances), "dimension")
     said = (
-        f"{active:,} of {dims} are active: the guide's mean varies over the data by more than {SMALL:g}. The "
-        f"count is the same for thresholds from {low:.2g} {above}."
+        f"{active:,} of {dims} are active: the guide's mean varies over the data by more than {ACTIVE:g}. "
+        f"The count is the same for thresholds from {low:.2g} {above}."
     )
-    alt = f"Bars of the variance over data of the mean of {dims}, {active:,} of them above {SMALL:g}"
-    return [Text(said), picture(plots.active_units(found, SMALL), alt, "What of the code tells of the data.")]
+    alt = f"Bars of the variance over data of the mean of {dims}, {active:,} of them above {ACTIVE:g}"
+    figure = plots.active_units(found, ACTIVE)
+    return [Text(said), picture(figure, alt, "What of the code tells of the data.")]
 
 
 def means_of(result: Evaluation) -> dict[str, tuple[str, str, str]]:

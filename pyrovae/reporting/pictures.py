@@ -9,9 +9,10 @@ import torch
 
 from pyrovae import diagnostics, plots
 from pyrovae.distributions import as_pyro, support_of
-from pyrovae.reporting.blocks import Block, Text, counted, picture, tried
+from pyrovae.reporting.blocks import Block, Text, picture, tried
 from pyrovae.reporting.subjects import ROWS, LackingError, Subject
 from pyrovae.runs import PLANES
+from pyrovae.tables import counted
 
 __all__ = ["aggregate", "interpolations", "latents", "reconstructions", "samples", "worst"]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from pyrovae import plots
 from pyrovae.recipes import Recipe
-from pyrovae.reporting.blocks import Block, Printed, Table, Text, counted, picture, tried
+from pyrovae.reporting.blocks import Block, Printed, Table, Text, picture, tried
 from pyrovae.reporting.subjects import Subject
-from pyrovae.tables import transformations
+from pyrovae.tables import counted, transformations
 
 __all__ = ["curves", "recipes", "trained"]
 
