@@ -80,10 +80,11 @@ _ALSO = {
 """Parts under another kind than their module's."""
 
 _REFERENCES = {
+    ("priors", "RealNVP"): "arXiv:1605.08803",  # Dinh et al., 2017; zuko names the one before it first
     ("objectives", "Trace_ELBO"): "arXiv:1301.1299",  # Wingate and Weber, 2013
     ("objectives", "TraceMeanField_ELBO"): "arXiv:1312.6114",  # Kingma and Welling, 2014, appendix B
 }
-"""Of parts that are Pyro's, whose docstrings have none."""
+"""Of parts of other packages, whose docstrings have none, or another."""
 
 KINDS = (*_PARTS, "datasets")
 """What has names; a package's entry points of a kind are the group ``pyrovae.<kind>``."""

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import pyrovae as pv
-from pyrovae import flows, guides, likelihoods, networks, priors
+from pyrovae import flows, guides, likelihoods, networks, priors, registry
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -79,6 +79,15 @@ def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^    make (\w[\w-]*)", README, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+@pytest.mark.parametrize("kind", ["priors", "likelihoods", "guides"])
+def test_the_swap_table_and_list_cite_the_same(kind):
+    swap = README[README.index("## Swap a part") : README.index("**Whole models**")]
+    for name in registry.names(kind):
+        rows = [line for line in swap.splitlines() if re.search(rf"`(flows|{kind})\.{name}\(", line)]
+        cited = registry.reference(kind, name).replace("arXiv:", "arxiv.org/abs/").replace("doi:", "doi.org/")
+        assert any(cited.split("://")[-1] in row for row in rows), name
 
 
 def test_every_part_is_in_the_swap_table_and_every_line_of_it_builds():

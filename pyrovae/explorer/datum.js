@@ -41,9 +41,9 @@ export function datum(about, send) {
     const said = found.said.join("; ");
     $("x-caption").textContent = `${what}${label}, as the model sees it${said ? `: ${said}` : ""}`;
     const order = about.order;
-    bars($("q"), order.map((j) => [found.loc[j], found.scale[j]]), order.map((j) => `z${j}`));
+    bars($("q"), order.map((j) => [found.loc[j], found.scale[j]]), order.map((j) => `z[${j}]`));
     $("q-caption").textContent = "q(z|x): bars to its loc, lines of one scale either way; the most active dimension first";
-    $("q-table").replaceChildren(...order.map((j) => row([`z${j}`, three(found.loc[j]), three(found.scale[j])])));
+    $("q-table").replaceChildren(...order.map((j) => row([`z[${j}]`, three(found.loc[j]), three(found.scale[j])])));
   }
 
   async function estimate() {

@@ -52,7 +52,7 @@ export function latent(about) {
     const label = document.createElement("label"), name = document.createElement("span");
     const input = document.createElement("input"), output = document.createElement("output");
     label.className = "slider";
-    name.textContent = `z${j}`;
+    name.textContent = `z[${j}]`;
     input.type = "range";
     input.id = `z${j}`;
     input.min = Math.floor(10 * about.low[j]) / 10;
@@ -111,7 +111,7 @@ export function latent(about) {
 }
 
 function captions(about) {
-  const axes = about.centre.length <= 2 ? "The plane of z0 and z1"
+  const axes = about.centre.length <= 2 ? "The plane of z[0] and z[1]"
     : `The first two principal axes of the codes (${about.shares.map((share) => `${Math.round(100 * share)} %`).join(" and ")} of their variance)`;
   const marks = about.labels === null ? "Each dot" : "Each figure is its class";
   return `${axes}: click, drag, or use the arrow keys. ${marks}: the mean of q(z|x) of one of ${about.points.length} test data.`;

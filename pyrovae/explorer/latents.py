@@ -43,8 +43,8 @@ class Space(NamedTuple):
         low: ``[d]``, where a slider starts.
         high: ``[d]``, where it ends.
         centre: ``[d]``, what the plane is through.
-        axes: ``[2, d]``, orthonormal: z0 and z1 where there are no more, else the first two principal axes
-            of the codes; the second is nought where there is one dimension, or one datum.
+        axes: ``[2, d]``, orthonormal: z[0] and z[1] where there are no more, else the first two principal
+            axes of the codes; the second is nought where there is one dimension, or one datum.
         shares: ``[2]``, of the codes' variance along each axis.
     """
 

@@ -30,8 +30,9 @@ class Widened(nn.Module):
         ValueError: A scale that is not positive; a guide whose distribution has no mean.
 
     References:
-        Owen, Monte Carlo Theory, Methods and Examples, 2013, chapter 9, on tails; Vehtari et al., Pareto
-        Smoothed Importance Sampling, 2024, on what light ones do. arXiv:1507.02646
+        Owen, Monte Carlo Theory, Methods and Examples, 2013, chapter 9, on tails,
+        https://artowen.su.domains/mc/; Vehtari et al., Pareto Smoothed Importance Sampling, 2024, on what
+        light ones do. arXiv:1507.02646
 
     Example:
         >>> import torch

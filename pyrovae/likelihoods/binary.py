@@ -26,7 +26,8 @@ class Bernoulli(nn.Module):
             from the average image.
 
     References:
-        Burda et al., Importance Weighted Autoencoders, 2016, for the bias. arXiv:1509.00519
+        Kingma and Welling, Auto-Encoding Variational Bayes, 2014. arXiv:1312.6114; Burda et al., Importance
+        Weighted Autoencoders, 2016, for the bias. arXiv:1509.00519
 
     Example:
         >>> from pyrovae import networks

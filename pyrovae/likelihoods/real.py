@@ -122,8 +122,9 @@ class StudentT(nn.Module):
         ValueError: ``df`` or a scale that is not positive; ``learn_scale`` without a scale.
 
     References:
-        Takahashi et al., Student-t Variational Autoencoder for Robust Density Estimation, 2018; Skafte et
-        al., Reliable Training and Estimation of Variance Networks, 2019. arXiv:1906.03260
+        Takahashi et al., Student-t Variational Autoencoder for Robust Density Estimation, 2018,
+        doi:10.24963/ijcai.2018/374; Skafte et al., Reliable Training and Estimation of Variance Networks,
+        2019. arXiv:1906.03260
 
     Example:
         >>> import torch

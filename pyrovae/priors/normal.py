@@ -60,8 +60,9 @@ class Normal(nn.Module):
         ValueError: No width, or a scale that is not positive.
 
     References:
-        Hoffman and Johnson, ELBO Surgery, 2016, for what the prior's shape costs; Kingma and Welling, An
-        Introduction to Variational Autoencoders, 2019. arXiv:1906.02691
+        Hoffman and Johnson, ELBO Surgery, 2016, for what the prior's shape costs,
+        http://approximateinference.org/accepted/HoffmanJohnson2016.pdf; Kingma and Welling, An Introduction
+        to Variational Autoencoders, 2019. arXiv:1906.02691
 
     Example:
         >>> Normal(16)().mean.sum()

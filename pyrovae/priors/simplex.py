@@ -24,8 +24,8 @@ class Dirichlet(nn.Module):
         concentration: alpha: below 1 a few parts take all, above 1 all share.
 
     References:
-        Blei et al., Latent Dirichlet Allocation, 2003; Joo et al., Dirichlet Variational Autoencoder, 2019.
-        arXiv:1901.02739
+        Blei et al., Latent Dirichlet Allocation, 2003, https://www.jmlr.org/papers/v3/blei03a.html; Joo et
+        al., Dirichlet Variational Autoencoder, 2019. arXiv:1901.02739
 
     Example:
         >>> Dirichlet(3)().mean
