@@ -47,6 +47,14 @@ def test_boxes_have_the_medians_of_their_classes():
         plots.evidence(a_result(values), labels[1:])
 
 
+def test_of_many_classes_the_lowest_are_shown():
+    values, labels = torch.randn(300) - 90, torch.arange(300) % 50
+    axes = plots.evidence(a_result(values), labels).axes[1]
+    lowest = sorted(range(50), key=lambda each: values[labels == each].median().item())[:20]
+    assert [text.get_text() for text in axes.get_yticklabels()] == [f"{each} (6)" for each in lowest]
+    assert axes.get_title() == "the 20 lowest of 50 classes"
+
+
 def test_differences_are_where_the_table_has_them_with_two_errors():
     values, noise = torch.randn(400) - 90, torch.randn(400)
     found = pv.compare(

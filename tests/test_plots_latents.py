@@ -29,6 +29,12 @@ def test_codes_of_two_dimensions_are_where_they_are():
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("z[0]", "z[1]")
 
 
+def test_many_classes_have_numbers_and_no_names_over_them():
+    (axes,) = plots.codes(some_codes(2), torch.arange(60) % 30).axes
+    assert len(axes.collections) == 30
+    assert not axes.texts
+
+
 def test_classes_differ_in_grey_by_their_numbers():
     (axes,) = plots.codes(some_codes(2), torch.arange(60) % 3).axes
     markers = [points.get_paths()[0].vertices.tolist() for points in axes.collections]

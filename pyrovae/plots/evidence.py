@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyrovae.plots.style import BLUE, ORANGE, open_axes, plain
+from pyrovae.plots.style import BLUE, MOST_CLASSES, ORANGE, open_axes, plain
 
 if TYPE_CHECKING:
     from pyrovae.comparison import Comparison
@@ -32,6 +32,7 @@ def evidence(result: Evaluation, labels: Tensor | None = None) -> Figure:
     """Log p(x) of each datum: how many have how much, the least of them named; and by class.
 
     A box of a class has its middle half with the median, and whiskers from the 5th to the 95th of a hundred.
+    Of more than 20 classes those of the lowest median are shown.
 
     Args:
         result: What :func:`pyrovae.evaluate` returned.
@@ -86,7 +87,10 @@ def comparison(found: Comparison) -> Figure:
 
 
 def _boxes(axes: Any, values: Tensor, labels: Tensor) -> None:
-    classes = labels.unique().tolist()
+    classes = every = labels.unique().tolist()
+    if len(every) > MOST_CLASSES:
+        medians = {each: values[labels == each].median().item() for each in every}
+        classes = sorted(every, key=medians.__getitem__)[:MOST_CLASSES]
     axes.boxplot(
         [values[labels == each].numpy() for each in classes],
         orientation="horizontal",
@@ -102,4 +106,6 @@ def _boxes(axes: Any, values: Tensor, labels: Tensor) -> None:
     )
     axes.invert_yaxis()
     axes.set(xlabel="log p(x), nats", ylabel="class (data)")
+    if len(every) > MOST_CLASSES:
+        axes.set_title(f"the {MOST_CLASSES} lowest of {len(every):,} classes", fontsize="medium")
     open_axes(axes)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyrovae.diagnostics.codes_of_data import principal_axes
 from pyrovae.diagnostics.units import ACTIVE
-from pyrovae.plots.style import BLUE, COLOURS, ORANGE, open_axes, plain
+from pyrovae.plots.style import BLUE, COLOURS, MOST_CLASSES, ORANGE, open_axes, plain
 
 if TYPE_CHECKING:
     from pyrovae.diagnostics import ActiveUnits, Codes
@@ -24,9 +24,10 @@ FEW_VALUES = 12
 
 
 def codes(found: Codes, labels: Tensor | None = None) -> Figure:
-    """The means of q(z | x) in the plane, each the number of its class, whose name is at their median.
+    """The means of q(z | x) in the plane, each the number of its class.
 
-    A code of two dimensions is shown as it is, and one of more by its two principal components.
+    The number of each of up to 20 classes stands at the median of its data, too. A code of two
+    dimensions is shown as it is, and one of more by its two principal components.
 
     Args:
         found: What :func:`pyrovae.diagnostics.codes` returned.
@@ -57,12 +58,15 @@ def codes(found: Codes, labels: Tensor | None = None) -> Figure:
     if labels is None:
         axes.scatter(plane[:, 0], plane[:, 1], s=10, c=BLUE, alpha=0.6, linewidths=0)
     else:
-        for place, label in enumerate(labels.unique().tolist()):
+        classes = labels.unique().tolist()
+        for place, label in enumerate(classes):
             here = plane[labels == label]
             colour = COLOURS[place % len(COLOURS)]
             axes.scatter(
                 here[:, 0], here[:, 1], s=32, color=colour, marker=f"${label}$", alpha=0.85, linewidths=0
             )
+            if len(classes) > MOST_CLASSES:
+                continue
             box = {"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": colour, "linewidth": 1.5}
             x, y = here.median(0).values.tolist()
             axes.text(x, y, str(label), ha="center", va="center", weight="bold", bbox=box)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from matplotlib.axes import Axes
 
-__all__ = ["BLUE", "COLOURS", "ORANGE", "open_axes", "plain"]
+__all__ = ["BLUE", "COLOURS", "MOST_CLASSES", "ORANGE", "open_axes", "plain"]
 
 BLUE, ORANGE = "#0072B2", "#D55E00"  # Okabe and Ito's, told apart by every eye and in grey
 COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "black")
 """Okabe and Ito's, but for their yellow, which white swallows: of what has a name or a shape besides."""
+
+MOST_CLASSES = 20
+"""That have room in a figure to be named."""
 
 
 def open_axes(axes: Axes) -> None:
