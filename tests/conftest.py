@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pyro
 import pytest
@@ -16,6 +17,9 @@ settings.load_profile("fixed")
 if "PYTEST_XDIST_WORKER" in os.environ:  # a core each, for the processes that tests start too
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it leaves in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
