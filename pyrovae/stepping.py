@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.adam import DirectStep
+from pyrovae.ahead import Ahead, runs_ahead
 from pyrovae.compilation import Differentiable
 from pyrovae.graphs import Graphs
 from pyrovae.inductor import Code, Result
@@ -31,9 +31,6 @@ WARM, LOOK = 3, 5
 
 SAVED = 0.4
 """The part of an eager step that a compiled one saves, typically; it is looked at once there is one."""
-
-EVERY = 10
-"""Steps between looks at what went wrong on a device that runs ahead."""
 
 
 def seconds_to_compile(nodes: int) -> float:
@@ -87,8 +84,8 @@ class Stepper:
         self.eager_time = math.inf
         self.times: list[float] = []  # of eager steps
         self.compiled_times: list[float] = []
-        ahead = shared is None and _runs_ahead(optimizer, parameters)
-        self.watched = _Ahead(optimizer) if ahead else None
+        ahead = shared is None and runs_ahead(optimizer, parameters)
+        self.watched = Ahead(optimizer) if ahead else None
 
     def step(self, batch: tuple[Tensor, ...], where: str, *, check: bool, rows: int | None = None) -> Tensor:
         """Take one; the batch's sums of loss, ELBO, reconstruction and KL.
@@ -157,7 +154,7 @@ class Stepper:
         self.direct = DirectStep(self.optimizer)
         if self.watched is not None:
             self.optimizer.found_inf = None  # type: ignore[attr-defined]
-            self.watched = _Ahead(self.optimizer)
+            self.watched = Ahead(self.optimizer)
 
     def state(self) -> dict[str, Any]:
         """What a run that goes on elsewhere needs to take its steps in the same way."""
@@ -324,11 +321,6 @@ class Stepper:
         return norm
 
 
-def _runs_ahead(optimizer: torch.optim.Optimizer, parameters: list[Tensor]) -> bool:
-    """Whether the device is ahead of Python, and the optimiser's kernel can be told not to step."""
-    return parameters[0].is_cuda and getattr(optimizer, "_step_supports_amp_scaling", False)
-
-
 def _random_state(device: torch.device) -> Tensor:
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
@@ -338,36 +330,3 @@ def _set_random_state(device: torch.device, state: Tensor) -> None:
         torch.cuda.set_rng_state(state, device)
     else:
         torch.set_rng_state(state)
-
-
-class _Ahead:
-    """On a device that runs ahead: from a bad step on the optimiser's kernel leaves the parameters alone.
-
-    Whether there was one is looked at every few steps, so that Python waits for the device so seldom.
-    """
-
-    def __init__(self, optimizer: Any) -> None:
-        self.optimizer = optimizer
-        self.bad: Any = None
-        self.since: Any = None
-        self.latest: deque[tuple[Any, ...]] = deque(maxlen=EVERY)
-        self.steps = 0
-
-    def step(self, total: Tensor, what: tuple[Any, ...], blame: Callable[..., None]) -> None:
-        if self.bad is None:
-            self.bad, self.since = (torch.zeros((), device=total.device) for _ in range(2))
-        torch.maximum(self.bad, 1 - total.isfinite().float(), out=self.bad)
-        self.since += self.bad
-        self.optimizer.found_inf = self.bad
-        self.latest.append(what)
-        self.steps += 1
-        if self.steps % EVERY == 0:
-            self.look(blame)
-
-    def look(self, blame: Callable[..., None]) -> None:
-        if self.bad is None:
-            return
-        if self.bad.item():
-            blame(*self.latest[-int(self.since.item())])
-            self.bad.zero_(), self.since.zero_()  # a sum that overflowed, of numbers that are finite
-        self.optimizer.found_inf = None
