@@ -104,7 +104,8 @@ def certify(
     check_positive("certify: tolerance", tolerance)
     modules, memory = modules_of(model, guide, device), Memory(None)
     with mode(modules, training=False), torch.no_grad():
-        _, first = look(model, guide, next(tiles(data, seed, device=device)))
+        structure, first = look(model, guide, next(tiles(data, seed, device=device)))
+        memory.fit(model, guide, structure, first)
         chosen = proposal_for(model, guide, proposal, data, first, seed, "is", memory)
         start = chosen.program if has_a_density(chosen.program, first.arguments) else guide
 

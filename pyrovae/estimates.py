@@ -17,6 +17,7 @@ from pyrovae.remembering import remembering
 from pyrovae.scoring import Scorer
 from pyrovae.streams import seed_of, stream
 from pyrovae.tally import Tally
+from pyrovae.tempering import ROWS_AT_ONCE
 from pyrovae.tiles import ROWS_IN_A_TILE, Memory, Tile
 
 __all__ = ["Estimator"]
@@ -106,7 +107,9 @@ class Estimator:
                 seed=seed_of("evaluate by ais", self.seed, tile.position),
             )
 
-        return _of_weights(WeightSums.of(self.memory.run(compute, self.num_samples)))
+        at_once = draws_in_a_pass(self.structure, tile.arguments, ROWS_AT_ONCE)
+        chains = min(self.num_samples, at_once)
+        return _of_weights(WeightSums.of(self.memory.run(compute, chains)))
 
     def _hard(self, tally: Tally) -> list[int]:
         """Rows whose error is above the target, or not to be believed."""

@@ -66,9 +66,9 @@ def evaluate(
     computed before: it is computed in tiles of 64 rows, the last one filled up, and the noise of a tile is
     keyed by its place in the data and the seed. (Where a guide draws by rejection, as a Gamma or a Dirichlet
     does on the CPU, rows of a tile share what they use of its stream.) Another chunk size changes the last
-    bits of float32, and of annealed chains nothing. Memory is bounded whatever K: a first draw is measured,
-    and a chunk has as many as are fast, or as half of the free memory holds; where it runs out all the same,
-    the chunk is halved, with a warning. Modules are put in evaluation mode meanwhile.
+    bits of float32, and of annealed chains nothing. Memory is bounded whatever K: a chunk has as many draws
+    as are fast, or, with a warning, as half of the free memory holds, by what a few take; where it runs out
+    all the same, the chunk is halved, with another. Modules are put in evaluation mode meanwhile.
 
     In a process group of torch.distributed (:func:`pyrovae.distributed.join`) every process calls it alike:
     the tiles are dealt to the processes, all of them get the whole answer, which is that of one process to
@@ -165,6 +165,7 @@ def evaluate(
             tile = next(every)
             with plain_errors(tile.name), networks_in(precision):
                 structure, first = look(model, guide, tile)
+                memory.fit(model, guide, structure, first)
                 chosen = proposal_for(model, guide, proposal, data, first, seed, method, memory)
         said |= chosen.said | ({} if structure.measure is None else {"measure": structure.measure})
         distributed.same("evaluate", said)

@@ -18,6 +18,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyrovae.memory import fitting
 from pyrovae.pareto import pareto_khat
 from pyrovae.precision import Precision, check_precision, networks_in
 from pyrovae.programs import Program, Structure, inspect, sample_sites
@@ -30,6 +31,7 @@ __all__ = [
     "by_datum",
     "draws_at_once",
     "draws_in_a_pass",
+    "draws_that_fit",
     "elbo",
     "ess",
     "in_place",
@@ -68,8 +70,8 @@ def log_weights(
         args: Arguments of both programs; the data plate has one row per datum.
         num_samples: Draws per datum, S.
         chunk_size: Draws that the model scores at once. It bounds the memory and changes nothing
-            else; 1 runs the model without a draws dimension, for networks that refuse one. As many as
-            half of the free memory holds if not given, and no more than is fast.
+            else; 1 runs the model without a draws dimension, for networks that refuse one. Without
+            gradients as many as half of the free memory holds, if not given, and no more than is fast.
         compile: Score draws by a compiled graph of the model, which takes some ten seconds to make and
             rounds otherwise; no gradients flow then.
         precision: Of the networks.
@@ -98,6 +100,9 @@ def log_weights(
     settled = torch.no_grad() if compile else nullcontext()
     with remembering(), networks_in(precision), settled:
         structure = inspect(model, guide, *args, **kwargs)
+        if chunk_size is None and not torch.is_grad_enabled():  # a graph keeps all draws in any case
+            most = min(draws_at_once(structure, args), num_samples)
+            chunk_size = draws_that_fit(model, guide, args, kwargs, structure, most)
         pieces = weigh(score, guide, args, kwargs, structure, num_samples, chunk_size)
         return torch.cat([weights for weights, _ in pieces])
 
@@ -117,17 +122,15 @@ def weigh(
     """
     check_count("num_samples", num_samples)
     score = model if isinstance(model, Scorer) else Scorer(model)
-    check_count("chunk_size", 1 if chunk_size is None else chunk_size)
     at_once = draws_in_a_pass(structure, args)
+    chunk_size = chunk_size if chunk_size is not None else draws_at_once(structure, args)
+    check_count("chunk_size", chunk_size)
+    size = min(chunk_size, at_once, num_samples)
     for start in range(0, num_samples, at_once):
         num_draws = min(at_once, num_samples - start)
         with pyro.plate("_draws", num_draws, dim=structure.draws_dim):
             drawn = poutine.trace(guide).get_trace(*args, **kwargs)
         log_q = sum_by_datum(list(sample_sites(drawn)), structure)
-        if chunk_size is None:
-            most = min(draws_at_once(structure, args), num_samples)
-            chunk_size = score.fitting(latents_of(drawn, slice(1)), args, kwargs, structure, most)
-        size = min(chunk_size, at_once, num_samples)
         for first in range(0, num_draws, chunk_size):
             rows = slice(first, min(first + chunk_size, num_draws))
             latents = latents_of(drawn, rows)
@@ -143,9 +146,33 @@ def draws_at_once(structure: Structure, args: tuple[Any, ...]) -> int:
     return min(chunk_limit.get() or draws_in_a_pass(structure, args), draws_in_a_pass(structure, args))
 
 
+def draws_that_fit(
+    model: Program,
+    guide: Program,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    structure: Structure,
+    most: int,
+) -> int:
+    """Draws of each datum that half of the free memory holds at once, of ``most``: measured on a few."""
+    score = Scorer(model)
+
+    def compute(draws: int) -> None:
+        with pyro.plate("_draws", draws, dim=structure.draws_dim):
+            drawn = poutine.trace(guide).get_trace(*args, **kwargs)
+        score(latents_of(drawn, slice(draws)), args, kwargs, structure, draws)
+
+    with torch.no_grad():
+        return fitting(compute, most, device_of(args))
+
+
 def draws_in_a_pass(
     structure: Structure, args: tuple[Any, ...], rows_at_once: dict[str, int] = ROWS_IN_A_PASS
 ) -> int:
     """Draws of each datum in a pass of so many rows, by the device that the data are on."""
-    device = next((each.device.type for each in args if isinstance(each, Tensor)), "cpu")
-    return max(rows_at_once.get(device, rows_at_once["cpu"]) // structure.rows, 1)
+    return max(rows_at_once.get(device_of(args).type, rows_at_once["cpu"]) // structure.rows, 1)
+
+
+def device_of(args: tuple[Any, ...]) -> torch.device:
+    """Where the data are."""
+    return next((each.device for each in args if isinstance(each, Tensor)), torch.device("cpu"))

@@ -9,7 +9,7 @@ from pyro import poutine
 from pyro.distributions import Unit
 from torch import Tensor
 
-from pyrovae.importance import draws_in_a_pass, weigh
+from pyrovae.importance import draws_in_a_pass, draws_that_fit, weigh
 from pyrovae.programs import Program, Site, Structure, log_density, sample_sites
 from pyrovae.scoring import by_datum, in_place, latents_of, run_on
 from pyrovae.smoothing import psis
@@ -81,6 +81,9 @@ def resample(
         Rubin, Using the SIR Algorithm to Simulate Posterior Distributions, 1988. Smith and Gelfand, Bayesian
         Statistics without Tears, The American Statistician, 1992.
     """
+    if chunk_size is None:
+        most = draws_in_a_pass(structure, args)
+        chunk_size = draws_that_fit(model, guide, args, {}, structure, most)
     passes: list[poutine.Trace] = []
 
     def recorded(*args: Any, **kwargs: Any) -> None:
@@ -97,8 +100,7 @@ def resample(
         )
     chosen = torch.multinomial(odds.T, num_draws, replacement=True).T
     drawn = _choose(passes, chosen, structure)
-    at_once = draws_in_a_pass(structure, args)
-    step = min(chunk_size or at_once, at_once)
+    step = min(chunk_size, draws_in_a_pass(structure, args))
     chunks = [slice(first, min(first + step, num_draws)) for first in range(0, num_draws, step)]
     said = [_ask(model, args, drawn, rows, structure, predictive) for rows in chunks]
     latents = [site for site in sample_sites(drawn) if site["name"] in said[0].latent]

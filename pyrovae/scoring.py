@@ -12,7 +12,6 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae.memory import fitting, peak_bytes
 from pyrovae.precision import Precision, networks_in
 from pyrovae.programs import Program, Site, Structure, log_density, sample_sites
 
@@ -48,7 +47,6 @@ class Scorer:
         self.model, self.compile, self.precision = model, compile, precision
         self._looked: bool | None = None  # within settled(), whether for edits was looked already
         self._how: tuple[dict[str, Any], Structure, str] | None = None
-        self._bytes: dict[Any, int] = {}
 
     def __call__(
         self,
@@ -83,24 +81,6 @@ class Scorer:
                 return result.loss[:draws], result.more[0][:draws]
         with networks_in(self.precision):
             return self._sums(run_on(self.model, latents, args, kwargs, structure, draws, plate), structure)
-
-    def fitting(
-        self,
-        latents: Latents,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        structure: Structure,
-        most: int,
-    ) -> int:
-        """How many draws like this one memory holds at once, of ``most``; all of them, under autograd."""
-        if most == 1 or torch.is_grad_enabled():
-            return most  # a caller's graph keeps them all, in whatever chunks they come
-        tensors = [value for value, _ in latents.values()] + [arg for arg in args if isinstance(arg, Tensor)]
-        shapes = tuple(tensor.shape for tensor in tensors)
-        if shapes not in self._bytes:
-            plain = Scorer(self.model, precision=self.precision)
-            self._bytes[shapes] = peak_bytes(lambda: plain(latents, args, kwargs, structure, 1))
-        return fitting(self._bytes[shapes], most, tensors[0].device if tensors else "cpu")
 
     @contextmanager
     def settled(self) -> Iterator[None]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyrovae.coordinates import Coordinates, coordinates
 from pyrovae.importance import draws_in_a_pass
-from pyrovae.memory import fitting, peak_bytes
+from pyrovae.memory import fitting
 from pyrovae.programs import Program, Site, Structure, inspect, mode, modules_of, plain_errors, sample_sites
 from pyrovae.reductions import check_count
 from pyrovae.scoring import Latents, Scorer, filled, run_on, sum_by_datum
@@ -66,15 +66,13 @@ class Path:
     ) -> None:
         self.plate, self.score, self.slopes = plate, Scorer(model), slopes
         self.model, self.guide, self.args, self.structure = model, guide, args, structure
-        self.from_prior = start == "prior"
+        self.from_prior, self.chunk_size, self.usual = start == "prior", chunk_size, chunk_size
         with torch.no_grad():
             latents, again = (self._latents(self._run(model, self._run(guide, None, 1), 1)) for _ in "ab")
             self.space: Coordinates = coordinates(latents, again, structure)
             spread = self.draw(64)
         self.frames = {site["name"]: self._within(site) for site in latents}
         self.scale = [point.std(0, keepdim=True).clamp(min=1e-6) for point in spread]
-        self.chunk_size = self._fitting([point[:1] for point in spread], chunk_size)
-        self.usual = chunk_size
 
     def draw(self, num_samples: int) -> Point:
         """Where chains start."""
@@ -98,9 +96,8 @@ class Path:
             return [each.contiguous() for each in function(point)]
         if self.chunk_size < self.usual:
             warnings.warn(
-                f"{chains} chains, or draws, are moved {self.chunk_size} at once, as memory holds, where "
-                f"{self.usual} are usual: rounding decides which moves are accepted, so with "
-                f"more memory some would be others",
+                f"ais: {self.chunk_size} chains are moved at once, as memory holds, where {self.usual} are "
+                f"usual: rounding decides which moves are accepted, so with more memory some would be others",
                 stacklevel=2,
             )
             self.usual = self.chunk_size
@@ -134,13 +131,17 @@ class Path:
         )
         return log_prior + log_likelihood + log_volume
 
-    def _fitting(self, point: Point, most: int) -> int:
-        """How many points like this memory holds at once, with what a gradient needs of each."""
-        beta = torch.tensor(0.5, dtype=torch.float64, device=point[0].device)
-        with torch.enable_grad():
-            leaves = [each.detach().requires_grad_() for each in point]
-            size = peak_bytes(lambda: self.between(leaves, beta, self.args))
-        return fitting(2 * size, most, point[0].device)
+    def fitting(self, most: int) -> int:
+        """Chains that half of the free memory holds at once, with what gradients need, of ``most``."""
+        device = self.scale[0].device
+        beta = torch.tensor(0.5, dtype=torch.float64, device=device)
+
+        def compute(chains: int) -> None:
+            leaves = [each.requires_grad_() for each in self.draw(chains)]
+            with torch.enable_grad():
+                torch.autograd.grad(self.between(leaves, beta, self.args)[0], leaves)
+
+        return fitting(compute, most, device)
 
     def _known(self, point: Point) -> tuple[Latents, Tensor]:
         """The values at a point, and the log volume of the map to them."""
@@ -191,8 +192,9 @@ def path_between(
     with mode(modules_of(model, guide), training=False), plain_errors(), stream("ais, path", seed):
         structure = inspect(model, guide, *args)
         at_once = draws_in_a_pass(structure, args, ROWS_AT_ONCE)
-        chunk_size = min(chunk_size or at_once, at_once)
-        path = Path(model, guide, args, structure, chunk_size=chunk_size, start=start, slopes=slopes)
+        path = Path(model, guide, args, structure, chunk_size=at_once, start=start, slopes=slopes)
+        path.chunk_size = path.fitting(at_once) if chunk_size is None else min(chunk_size, at_once)
+        path.usual = at_once if chunk_size is None else path.chunk_size
         if start == "guide":
             _check_no_auxiliary(poutine.trace(guide).get_trace(*args))
     return path

@@ -12,6 +12,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sequenti
 
 from pyrovae.batching import batches
 from pyrovae.holding import Data, num_rows
+from pyrovae.importance import draws_in_a_pass, draws_that_fit
 from pyrovae.programs import Program, Structure, inspect
 from pyrovae.remembering import chunk_limit, remembering
 from pyrovae.streams import stream
@@ -154,7 +155,7 @@ def _inspected(model: Program, guide: Program, tile: Tile) -> Structure:
 
 
 class Memory:
-    """Draws scored at once: halved, with a warning, whenever they are more than memory holds.
+    """Draws scored at once: as many as memory holds, halved with a warning where they are more all the same.
 
     Args:
         chunk_size: Draws to begin with; as many as a pass has if not given.
@@ -165,6 +166,20 @@ class Memory:
 
     def __init__(self, chunk_size: int | None) -> None:
         self.chunk_size, self.halved = chunk_size, False
+
+    def fit(self, model: Program, guide: Program, structure: Structure, tile: Tile) -> None:
+        """Begin with what half of the free memory holds, with a warning where that is less than usual."""
+        if self.chunk_size is not None:
+            return
+        usual = draws_in_a_pass(structure, tile.arguments)
+        found = draws_that_fit(model, guide, tile.arguments, {}, structure, usual)
+        if found < usual:
+            self.chunk_size = found
+            warnings.warn(
+                f"evaluate: {found} draws of {structure.rows} rows are scored at once, as memory holds, and "
+                f"{usual} are usual: log p(x) is the same but for the last bits of float32",
+                stacklevel=4,
+            )
 
     def run(self, compute: Callable[[int | None], Value], draws: int) -> Value:
         """What ``compute(chunk_size)`` gives, once it fits; each try starts from the beginning.

@@ -57,28 +57,54 @@ def test_counting_leaves_the_noise_alone():
     assert torch.equal(torch.randn(3), wanted)
 
 
+def test_what_has_no_storage_of_its_own_is_passed_over():
+    sparse = torch.eye(3).to_sparse()
+    found = peak_bytes(lambda: torch.sparse.mm(sparse, torch.ones(3, 5)) + 1)
+    assert 2 * 15 * FLOAT <= found <= 3 * 15 * FLOAT
+
+
+def free(monkeypatch, size):
+    monkeypatch.setattr(memory, "free_bytes", lambda device: int(size))
+
+
 def test_as_many_as_half_of_it_holds(monkeypatch):
-    monkeypatch.setattr(memory, "free_bytes", lambda device: 2000)
-    assert [fitting(size, 100, "cpu") for size in (1, 10, 11, 400, 1001)] == [100, 100, 64, 2, 1]
+    free(monkeypatch, 2000 * FLOAT)
+
+    def fit(width, most=100):
+        return fitting(lambda draws: torch.zeros(draws, width), most, "cpu")
+
+    assert [fit(width) for width in (1, 10, 11, 500, 501, 5000)] == [100, 100, 64, 2, 1, 1]
+    assert fit(5000, most=4) == 4  # too few to measure
 
 
-@pytest.mark.parametrize(
-    ("folder", "limit", "usage", "cached"),
-    [
-        ("", "memory.max", "memory.current", "inactive_file"),
-        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    ],
-)
-def test_a_container_may_have_less(folder, limit, usage, cached, tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
-    whole = free_bytes()
-    assert whole > 2**24
-    group = tmp_path / folder
-    group.mkdir(exist_ok=True)
-    (group / "memory.stat").write_text(f"anon 7\n{cached} 1000\n")
+def test_what_is_taken_once_is_not_taken_for_each(monkeypatch):
+    free(monkeypatch, 2 * 2000 * FLOAT)
+    found = fitting(lambda draws: (torch.zeros(1000), torch.zeros(draws, 10)), 100, "cpu")
+    assert found == 100
+    found = fitting(lambda draws: (torch.zeros(1000), torch.zeros(draws, 20)), 100, "cpu")
+    assert found == 32  # (2000 - 1000) / 20 = 50
+
+
+V1 = "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_", "9:memory:"
+V2 = "sys/fs/cgroup", "memory.max", "memory.current", "", "0::"
+
+
+@pytest.mark.parametrize(("base", "limit", "usage", "prefix", "line"), [V1, V2], ids=["v1", "v2"])
+@pytest.mark.parametrize("place", ["", "jobs", "jobs/7"], ids=["root", "above", "own"])
+def test_containers_and_jobs_may_have_less(base, limit, usage, prefix, line, place, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "SYSTEM", tmp_path)
+    assert free_bytes() > 2**24
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(f"3:cpuset:/\n{line}/jobs/7\n")
+    assert free_bytes() > 2**24
+    group = tmp_path / base / place
+    group.mkdir(parents=True)
+    (group / "memory.stat").write_text(f"anon 7\n{prefix}inactive_file 1000\n{prefix}active_file 500\n")
     (group / usage).write_text("5000\n")
     (group / limit).write_text(f"{2**20}\n")
-    assert free_bytes() == 2**20 - 4000
+    assert free_bytes() == 2**20 - 3500
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert free_bytes() == (2**20 - 3500) // 4
     (group / limit).write_text("2000\n")
     assert free_bytes() == 0
     (group / limit).write_text("max\n")
@@ -126,17 +152,55 @@ def test_draws_come_in_chunks_that_fit(watched, monkeypatch):
 
     usual, most = found()
     assert most == 128
-    monkeypatch.setattr(memory, "free_bytes", lambda device: int(2 * 10.5 * ONE))
-    few, most = found()
+    free(monkeypatch, 2 * 10.5 * ONE)
+    with pytest.warns(UserWarning, match="8 draws of 64 rows are scored at once, as memory holds, and 128"):
+        few, most = found()
     assert most == 8
     torch.testing.assert_close(few, usual, rtol=0, atol=1e-4)
-    monkeypatch.setattr(memory, "free_bytes", lambda device: 0)
-    single, most = found()
-    assert most == 1
+    free(monkeypatch, 0)
+    with pytest.warns(UserWarning, match="1 draws of 64 rows"):
+        single, _ = found()
+    assert watched.seen.count(1) > 400
     torch.testing.assert_close(single, usual, rtol=0, atol=1e-4)
     asked, most = found(chunk_size=50)  # who names a size has it
     assert most == 50
     torch.testing.assert_close(asked, usual, rtol=0, atol=1e-4)
+
+
+def test_what_does_not_fit_all_the_same_is_halved_from_there(watched, monkeypatch):
+    free(monkeypatch, 2 * 10.5 * ONE)
+    model, tried = watched.model, []
+
+    def failing(x):
+        model(x)
+        tried.append(watched.seen[-1])
+        if watched.seen[-1] > 4:
+            raise MemoryError
+
+    with pytest.warns(UserWarning, match="memory") as said:
+        pv.evaluate(failing, watched.guide, torch.randn(64, 6), num_samples=200, progress=False)
+    assert [
+        "8 draws of 64 rows" in str(said[0].message),
+        "8 draws at once do not fit" in str(said[1].message),
+    ]
+    assert len(said) == 2
+    assert max(tried) == 8
+
+
+def test_a_model_of_sparse_tensors_is_evaluated(watched, monkeypatch):
+    matrix = torch.eye(6).to_sparse()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            mean = torch.sparse.mm(matrix, watched.net(z).reshape(-1, 6).T).T.reshape(*z.shape[:-1], 6)
+            pyro.sample("x", dist.Normal(mean, 1.0).to_event(1), obs=x)
+
+    x = torch.randn(10, 6)
+    found, wanted = (
+        pv.evaluate(each, watched.guide, x, num_samples=20, progress=False) for each in (model, watched.model)
+    )
+    torch.testing.assert_close(found.log_evidence, wanted.log_evidence, rtol=0, atol=1e-4)
 
 
 def test_weights_by_hand_too(watched, monkeypatch):
@@ -151,7 +215,7 @@ def test_weights_by_hand_too(watched, monkeypatch):
     with torch.no_grad():
         usual, most = found()
         assert most == 100
-        monkeypatch.setattr(memory, "free_bytes", lambda device: int(2 * 10.5 * ONE))
+        free(monkeypatch, 2 * 10.5 * ONE)
         few, most = found()
         assert most == 8
     torch.testing.assert_close(few, usual, rtol=0, atol=1e-4)
@@ -163,12 +227,10 @@ def test_chains_too_with_a_warning(watched, monkeypatch):
     keywords = {"num_samples": 4, "num_temperatures": 3}
     usual = pv.ais_log_weights(watched.model, watched.guide, x, **keywords)
     watched.seen.clear()
-    monkeypatch.setattr(memory, "free_bytes", lambda device: int(2 * 7 * ONE))
-    with pytest.warns(
-        UserWarning, match="4 chains, or draws, are moved 2 at once, as memory holds, where 16"
-    ):
+    free(monkeypatch, 2 * 4 * ONE)
+    with pytest.warns(UserWarning, match="2 chains are moved at once, as memory holds, where 16"):
         few = pv.ais_log_weights(watched.model, watched.guide, x, **keywords)
-    assert sorted(set(watched.seen)) == [1, 2]
+    assert set(watched.seen) == {1, 2, 4}  # 4, where few are measured
     assert (few - usual).abs().median() < 1e-3  # all but where a move was decided otherwise
 
 

@@ -356,6 +356,15 @@ def test_bad_labels_are_refused(labels, message):
         models.semi_supervised(None, None, None, nn.Identity(), num_classes=1)
 
 
+def test_a_graph_cannot_look_at_labels_and_has_no_number_for_bad_ones():
+    pair, x, bad = semi_supervised(), binary(20), LABELS.clamp(max=0) + 3
+    compiled = pv.compile(ENUMERATING(pair.model, pair.guide), (x, LABELS), backend="none")
+    assert compiled(x, LABELS).isfinite()
+    assert compiled(x, bad).isnan()
+    with pytest.raises(ValueError, match="from 0 to 2"), pyro.validation_enabled(False):
+        pair.guide(x, bad)
+
+
 def test_mixture_with_its_component_is_the_vae_with_the_mixture_as_prior():
     pair, x = gaussian_mixture(), binary(20)
     vae = pv.VAE(pair.model.prior, pair.model.likelihood, pair.guide.guide)

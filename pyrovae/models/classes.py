@@ -9,11 +9,11 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.infer.util import is_validation_enabled
 from pyro.poutine.mask_messenger import MaskMessenger
 from torch import Tensor, nn
 
 from pyrovae.distributions import as_pyro
+from pyrovae.distributions.binary import captured
 from pyrovae.likelihoods import check_support
 from pyrovae.models.pair import Pair, PartsProgram, beside, rows_of
 from pyrovae.parts import Part
@@ -199,11 +199,14 @@ def _one_hot(y: Tensor, like: Tensor) -> Tensor:
 
 
 def _check_labels(y: Tensor, rows: int, num_classes: int) -> None:
-    if y.shape != (rows,) or y.is_floating_point() or not (y.min() >= -1 and y.max() < num_classes):
-        raise ValueError(
-            f"y must be integer labels [{rows}] from 0 to {num_classes - 1}, -1 where unknown, "
-            f"got {y.dtype} of shape {tuple(y.shape)} from {y.min():g} to {y.max():g}"
-        )
+    """Refuse what are no labels; within a graph, where values cannot be looked at, by shape and type."""
+    fine = y.shape == (rows,) and not y.is_floating_point()
+    if fine and (captured.get() or (y.min() >= -1 and y.max() < num_classes)):
+        return
+    raise ValueError(
+        f"y must be integer labels [{rows}] from 0 to {num_classes - 1}, -1 where unknown, "
+        f"got {y.dtype} of shape {tuple(y.shape)} from {y.min():g} to {y.max():g}"
+    )
 
 
 def _m2_guide(parts: Any, x: Tensor, y: Tensor | None = None) -> None:
@@ -215,9 +218,10 @@ def _m2_guide(parts: Any, x: Tensor, y: Tensor | None = None) -> None:
             f"({len(x)}, {parts.num_classes}): a logit for each class"
         )
     if y is not None:
-        if is_validation_enabled():
-            _check_labels(y, len(x), parts.num_classes)
-        truth = CERTAIN * _one_hot(y, logits)
+        _check_labels(y, len(x), parts.num_classes)
+        hot = _one_hot(y, logits)
+        x = x / hot.sum(-1, keepdim=True)  # a graph cannot refuse a label of no class: it has no number then
+        truth = CERTAIN * hot
         logits = torch.where((y >= 0)[:, None], truth, logits)
     with plate:
         q = dist.OneHotCategorical(logits=logits, validate_args=False)
