@@ -167,7 +167,7 @@ def test_every_part_of_this_package_says_where_it_is_from(kind):
         assert re.fullmatch(form, registry.reference(kind, name)), name
 
 
-FORM = r"arXiv:\d{4}\.\d{4,5}|doi:10\.\d+/\S+"
+FORM = r"arXiv:\d{4}\.\d{4,5}|doi:10\.\d+/\S+|https?://\S+"
 
 
 def test_a_reference_is_the_first_of_the_docstrings(registered, monkeypatch):
