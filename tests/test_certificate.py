@@ -83,7 +83,11 @@ def test_a_mode_that_is_missed_with_a_green_k_hat_is_found(proposal):
 
 
 @pytest.mark.parametrize(
-    "bad", [{"widen": 0.2}, {"widen": 0.5, "shift": 1.0}], ids=["too narrow", "beside it"]
+    "bad",
+    [
+        pytest.param({"widen": 0.2}, id="too narrow", marks=pytest.mark.slow),
+        pytest.param({"widen": 0.5, "shift": 1.0}, id="beside it"),
+    ],
 )
 def test_k_hat_flags_guides_that_are_narrow_or_shifted_and_certify_says_not_known(bad):
     pair = LinearGaussian(torch.randn(8, 3), **bad)

@@ -147,7 +147,7 @@ class HierarchyGuide(PyroModule):
             pyro.sample("z", dist.Normal(self.net(x), width).to_event(1))
 
 
-@pytest.mark.parametrize("backend", ["none", "inductor"])
+@pytest.mark.parametrize("backend", ["none", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_hand_written_pairs_with_everything_in_them(backend):
     """Several sites, a subsampled and a sequential plate, scales, conditions, lazy parameters, BatchNorm."""
     model, guide = Hierarchy(), HierarchyGuide()

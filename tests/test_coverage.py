@@ -103,6 +103,7 @@ NONE = {("bits", "adapted"), ("bits", "annealing"), ("50 latents", "adapted")}
 
 LONG = {
     *(("50 latents", "annealing"), ("50 latents", "adaptive"), ("5 latents", "annealing")),
+    ("1 latent", "annealing"),
     *(("curved", "annealing"), ("two modes", "annealing"), ("two modes", "adaptive"), ("curved", "adaptive")),
 }
 """Each takes more than ten seconds, and others go the same way."""

@@ -54,7 +54,8 @@ def test_python_blocks_run(rows, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(pv.datasets, "load", partial(fewer, *rows, pv.datasets.load))
         monkeypatch.setattr(pv, "fit", capped(pv.fit, num_epochs=3))
         for name in ("evaluate", "bdmc", "certify"):
-            monkeypatch.setattr(pv, name, capped(getattr(pv, name), num_samples=100, num_temperatures=4))
+            most = {"num_samples": 100, "num_temperatures": 4, "num_checked": 2}
+            monkeypatch.setattr(pv, name, capped(getattr(pv, name), **most))
         fit = pv.adapting.fit
         monkeypatch.setattr(pv.adapting, "fit", lambda path, rounds, *rest: fit(path, min(rounds, 2), *rest))
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)

@@ -152,7 +152,7 @@ torch.set_num_threads(1)
 from pyrovae.testing import LinearGaussian
 pair = LinearGaussian(torch.ones(5, 2), widen=2.0)
 keywords = {"num_samples": 1500, "resume": sys.argv[1], "progress": False}
-result = pv.evaluate(pair.model, pair.guide, pair.sample(2000), **keywords)
+result = pv.evaluate(pair.model, pair.guide, pair.sample(1280), **keywords)
 result.save(sys.argv[2])
 """
 
