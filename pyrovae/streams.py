@@ -44,7 +44,9 @@ def stream(purpose: str, *key: int) -> Iterator[None]:
     """
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed_of(purpose, *key))
+        # torch's own seeds every kind of device, and where there is none keeps a traceback of who asked.
+        every = torch.accelerator.is_available()
+        (torch.manual_seed if every else torch.default_generator.manual_seed)(seed_of(purpose, *key))
         yield
 
 
