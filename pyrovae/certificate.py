@@ -105,7 +105,7 @@ def certify(
     modules, memory = modules_of(model, guide, device), Memory(None)
     with mode(modules, training=False), torch.no_grad():
         structure, first = look(model, guide, next(tiles(data, seed, device=device)))
-        memory.fit(model, guide, structure, first)
+        memory.fit(model, guide, structure, first, num_samples)
         chosen = proposal_for(model, guide, proposal, data, first, seed, "is", memory)
         start = chosen.program if has_a_density(chosen.program, first.arguments) else guide
 

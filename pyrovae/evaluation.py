@@ -165,7 +165,7 @@ def evaluate(
             tile = next(every)
             with plain_errors(tile.name), networks_in(precision):
                 structure, first = look(model, guide, tile)
-                memory.fit(model, guide, structure, first)
+                memory.fit(model, guide, structure, first, num_samples)
                 chosen = proposal_for(model, guide, proposal, data, first, seed, method, memory)
         said |= chosen.said | ({} if structure.measure is None else {"measure": structure.measure})
         distributed.same("evaluate", said)

@@ -163,16 +163,16 @@ def draws_that_fit(
         score(latents_of(drawn, slice(draws)), args, kwargs, structure, draws)
 
     with torch.no_grad():
-        return fitting(compute, most, device_of(args))
+        return fitting(compute, most, _device(args))
 
 
 def draws_in_a_pass(
     structure: Structure, args: tuple[Any, ...], rows_at_once: dict[str, int] = ROWS_IN_A_PASS
 ) -> int:
     """Draws of each datum in a pass of so many rows, by the device that the data are on."""
-    return max(rows_at_once.get(device_of(args).type, rows_at_once["cpu"]) // structure.rows, 1)
+    return max(rows_at_once.get(_device(args).type, rows_at_once["cpu"]) // structure.rows, 1)
 
 
-def device_of(args: tuple[Any, ...]) -> torch.device:
-    """Where the data are."""
+def _device(args: tuple[Any, ...]) -> torch.device:
+    """Of the first tensor among the arguments."""
     return next((each.device for each in args if isinstance(each, Tensor)), torch.device("cpu"))

@@ -82,7 +82,7 @@ def resample(
         Statistics without Tears, The American Statistician, 1992.
     """
     if chunk_size is None:
-        most = draws_in_a_pass(structure, args)
+        most = min(draws_in_a_pass(structure, args), max(num_samples, num_draws))
         chunk_size = draws_that_fit(model, guide, args, {}, structure, most)
     passes: list[poutine.Trace] = []
 

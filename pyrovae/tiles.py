@@ -167,11 +167,11 @@ class Memory:
     def __init__(self, chunk_size: int | None) -> None:
         self.chunk_size, self.halved = chunk_size, False
 
-    def fit(self, model: Program, guide: Program, structure: Structure, tile: Tile) -> None:
+    def fit(self, model: Program, guide: Program, structure: Structure, tile: Tile, num_samples: int) -> None:
         """Begin with what half of the free memory holds, with a warning where that is less than usual."""
         if self.chunk_size is not None:
             return
-        usual = draws_in_a_pass(structure, tile.arguments)
+        usual = min(draws_in_a_pass(structure, tile.arguments), num_samples)
         found = draws_that_fit(model, guide, tile.arguments, {}, structure, usual)
         if found < usual:
             self.chunk_size = found

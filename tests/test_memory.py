@@ -187,6 +187,21 @@ def test_what_does_not_fit_all_the_same_is_halved_from_there(watched, monkeypatc
     assert max(tried) == 8
 
 
+def test_a_network_that_refuses_a_dim_of_draws_is_evaluated_by_one():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            assert z.dim() == 2
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.8).to_event(1))
+
+    result = pv.evaluate(model, guide, torch.randn(10, 2), num_samples=1, progress=False)
+    assert result.log_evidence.isfinite().all()
+
+
 def test_a_model_of_sparse_tensors_is_evaluated(watched, monkeypatch):
     matrix = torch.eye(6).to_sparse()
 
