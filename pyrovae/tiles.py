@@ -16,6 +16,7 @@ from pyrovae.importance import draws_in_a_pass, draws_that_fit
 from pyrovae.programs import Program, Structure, inspect
 from pyrovae.remembering import chunk_limit, remembering
 from pyrovae.streams import stream
+from pyrovae.tables import counted
 
 __all__ = ["ROWS_IN_A_TILE", "Memory", "Tile", "look", "tiles"]
 
@@ -176,7 +177,7 @@ class Memory:
         if found < usual:
             self.chunk_size = found
             warnings.warn(
-                f"evaluate: {found} draws of {structure.rows} rows are scored at once, as memory holds, and "
+                f"evaluate: memory holds {counted(found, 'draw')} of {structure.rows} rows at once, where "
                 f"{usual} are usual: log p(x) is the same but for the last bits of float32",
                 stacklevel=4,
             )

@@ -153,12 +153,12 @@ def test_draws_come_in_chunks_that_fit(watched, monkeypatch):
     usual, most = found()
     assert most == 128
     free(monkeypatch, 2 * 10.5 * ONE)
-    with pytest.warns(UserWarning, match="8 draws of 64 rows are scored at once, as memory holds, and 128"):
+    with pytest.warns(UserWarning, match="memory holds 8 draws of 64 rows at once, where 128 are usual"):
         few, most = found()
     assert most == 8
     torch.testing.assert_close(few, usual, rtol=0, atol=1e-4)
     free(monkeypatch, 0)
-    with pytest.warns(UserWarning, match="1 draws of 64 rows"):
+    with pytest.warns(UserWarning, match="memory holds 1 draw of 64 rows"):
         single, _ = found()
     assert watched.seen.count(1) > 400
     torch.testing.assert_close(single, usual, rtol=0, atol=1e-4)

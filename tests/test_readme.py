@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
+import shlex
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,13 +17,13 @@ import pytest
 import torch
 
 import pyrovae as pv
-from pyrovae import flows, guides, likelihoods, networks, priors, registry
+from pyrovae import cli, flows, guides, likelihoods, networks, priors, registry
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def fewer(train, test, load, name):
+def fewer(train, test, load, *args, **keywords):
     """The first rows of a data set's splits."""
 
     def cut(split, rows):
@@ -27,7 +32,7 @@ def fewer(train, test, load, name):
         some.conventions = {**split.conventions, "rows": rows}
         return some
 
-    found = load(name)
+    found = load(*args, **keywords)
     return replace(
         found,
         train=cut(found.train, train),
@@ -69,6 +74,54 @@ def test_python_blocks_run(rows, tmp_path, monkeypatch, capsys):
     # After 20 epochs of 5,000 digits, or 3 of 1,000; untrained, the mean is about -550.
     assert (-125 if rows is None else -250) < result.log_evidence.mean() < -95
     assert namespace["images"].shape[-2:] == torch.Size([64, 784])
+
+
+COMMANDS = [
+    shlex.split(line, comments=True)
+    for line in re.findall(r"^    ((?:pyrovae|torchrun) .*)", README, re.MULTILINE)
+]
+
+
+@pytest.fixture
+def at_home(tmp_path, monkeypatch):
+    """In a folder that holds the sweep of the README, and nothing else."""
+    monkeypatch.chdir(tmp_path)
+    [sweep] = re.findall(r"```json\n(.*?)```", README, re.DOTALL)
+    Path("sweep.json").write_text(sweep)
+
+
+def test_commands_run_in_their_order(at_home, monkeypatch, capsys):
+    """Of few rows, with three epochs, few draws and one process; those that take longest are read alone."""
+    monkeypatch.setattr(pv.datasets, "load", partial(fewer, 200, 8, pv.datasets.load))
+    few = {
+        "train": ["--num-epochs", "3"],
+        "evaluate": ["--num-samples", "20", "--proposal", "guide"],
+        "sweep": ["--dry-run"],
+    }
+    for words in COMMANDS:
+        name, *rest = words[words.index("pyrovae") + 1 :]
+        command = cli._parse([name, *rest, *few.get(name, [])])
+        if name not in ("explore", "report"):
+            assert command.run() == 0, words
+    assert "prior-VampPrior-pseudo_inputs-200" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_commands_run_as_they_are_printed(at_home, tmp_path):
+    """Half an hour on two cores."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    for words in COMMANDS:
+        with subprocess.Popen(
+            words, env={**os.environ, "PATH": path, "BROWSER": "true"}, stdout=subprocess.PIPE, text=True
+        ) as process:
+            if words[:2] == ["pyrovae", "explore"]:
+                assert "127.0.0.1" in process.stdout.readline()
+                process.send_signal(signal.SIGINT)
+            said = process.communicate()[0]
+        assert process.returncode == 0, words
+        print(shlex.join(words), said, sep="\n")
+    weights = [Path("runs", name, "weights.safetensors").read_bytes() for name in ("vamp", "again", "seed1")]
+    assert weights[0] == weights[1] != weights[2]
 
 
 @pytest.mark.parametrize("target", re.findall(r"\]\((?!http)([^)]+)\)", README))

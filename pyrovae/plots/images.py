@@ -86,7 +86,7 @@ def latent_plane(vae: VAE, shape: tuple[int, ...], points: int = 20) -> Figure:
     axes.set_xticks([(width + 1) * (i + 0.5) for i in shown], [f"{axis[i]:.1f}" for i in shown])
     down_labels = [f"{axis[points - 1 - i]:.1f}" for i in shown]
     axes.set_yticks([(height + 1) * (i + 0.5) for i in shown], down_labels)
-    axes.set(xlabel="$z_1$", ylabel="$z_2$")
+    axes.set(xlabel="z[0]", ylabel="z[1]")
     return figure
 
 
