@@ -33,6 +33,9 @@ READS = {
 }
 """What makes a Python value of a tensor."""
 
+SHAPED_BY_VALUES = {torch.nonzero, torch.Tensor.nonzero, torch.argwhere, torch.Tensor.argwhere}
+"""What gives a tensor whose shape depends on values, which no compiler takes."""
+
 
 class NotCapturableError(Exception):
     """What a function does that no fixed graph of operations can do."""
@@ -55,7 +58,9 @@ class Captured(NamedTuple):
     outputs: tuple[Tensor, ...]
 
 
-def capture(function: Callable[[], tuple[Tensor, ...]], inputs: Sequence[Tensor]) -> Captured:
+def capture(
+    function: Callable[[], tuple[Tensor, ...]], inputs: Sequence[Tensor], held: Sequence[Tensor] = ()
+) -> Captured:
     """Run a function once, and write down what it does to tensors: forward, backward, random draws.
 
     The function reaches its inputs on its own, by whatever way: as arguments, as attributes of modules,
@@ -66,11 +71,13 @@ def capture(function: Callable[[], tuple[Tensor, ...]], inputs: Sequence[Tensor]
         function: Gives tensors, and reads no value of one into Python, but for what is the same in
             every run.
         inputs: What may have other values the next time.
+        held: Those of them that seldom do, such as masks: their values may decide, and are then among
+            what was read.
 
     Raises:
         NotCapturableError: It does; the message says what, and where in the caller's code.
     """
-    static = _Static()
+    static, before = _Static(held), [each.clone() for each in held]
     outputs: list[Tensor] = []
 
     def run(*_: Tensor) -> tuple[Tensor, ...]:
@@ -89,6 +96,11 @@ def capture(function: Callable[[], tuple[Tensor, ...]], inputs: Sequence[Tensor]
             graph = make_fx(run, tracing_mode="real")(*inputs)
     except Exception as error:  # whatever it is, the same run without a graph did not raise it
         raise NotCapturableError(f"{_cause(error)}, {place(error)}") from error
+    for each, old in zip(held, before, strict=True):
+        if not torch.equal(each, old) and any(tensor is each for tensor, _ in static.read):
+            raise NotCapturableError(
+                f"a buffer of shape {tuple(each.shape)} decides what runs and is changed by the run itself"
+            )
     return Captured(graph, _lifted(graph, inputs), static.read, tuple(outputs))
 
 
@@ -144,8 +156,9 @@ class _Static(TorchFunctionMode):
     the value of theirs so, and it is what becomes of it that counts.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, held: Sequence[Tensor]) -> None:
         super().__init__()
+        self.held = held
         self.read: list[tuple[Tensor, int]] = []
 
     def __torch_function__(
@@ -161,6 +174,9 @@ class _Static(TorchFunctionMode):
             if func is torch.Tensor.__bool__ and _caller() in ("warn_if_nan", "compute_expectation"):
                 return False
             raise NotCapturableError("the value of a tensor decides what runs")
+        if func in SHAPED_BY_VALUES and self._known(args[0]):
+            with disable_proxy_modes_tracing():
+                return func(*args, **kwargs)
         if func is functional.one_hot and args[1:] + tuple(kwargs.values()) not in ((), (-1,)):
             return _one_hot(args[0], *args[1:], **kwargs)
         if func is torch.Tensor.register_hook and _caller() == "warn_if_nan":
@@ -177,14 +193,16 @@ class _Static(TorchFunctionMode):
         if slot is None:  # from outside: its value holds as long as nobody changes it
             self.read.append((tensor, tensor._version))
             return True
+        tracker = mode.tracer.tensor_tracker  # type: ignore[union-attr]
+        held = {tracker[each].proxy.node: each for each in self.held}
         waiting, seen = [slot.proxy.node], set()
         while waiting:
             node = waiting.pop()
             if node in seen:
                 continue
             seen.add(node)
-            if node.op == "get_attr":
-                outside = getattr(mode.tracer.root, str(node.target))  # type: ignore[union-attr]
+            if node.op == "get_attr" or node in held:
+                outside = held[node] if node in held else getattr(mode.tracer.root, str(node.target))  # type: ignore[union-attr]
                 self.read.append((outside, outside._version))
             elif node.op != "call_function" or _draws(node):
                 return False

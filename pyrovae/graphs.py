@@ -242,7 +242,7 @@ class Graphs:
         unmoved, quiet = unchanged(first.buffers, first.leaves), warnings.catch_warnings()
         with products_in(self.precision), unmoved, quiet, sites:
             warnings.simplefilter("ignore")  # the first run gave them
-            captured = capture(outputs, inputs)
+            captured = capture(outputs, inputs, held=first.buffers)
         with products_in(self.precision), unchanged(first.buffers, first.leaves):
             check(captured, inputs)
         for tensor, version in zip(inputs, versions, strict=True):

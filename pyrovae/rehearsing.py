@@ -91,7 +91,8 @@ def unchanged(buffers: list[Tensor], leaves: list[Tensor]) -> Iterator[None]:
     finally:
         with torch.no_grad():
             for buffer, before in kept:
-                buffer.copy_(before)
+                if not torch.equal(buffer, before):  # a version would not tell of running statistics
+                    buffer.copy_(before)
 
 
 @contextmanager

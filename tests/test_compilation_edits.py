@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from compiling import assert_same, compiled_of, gradients_of
-from components import LIKELIHOODS, a_vae, binary
+from components import FEATURES, LIKELIHOODS, PRIORS, a_vae, binary
 from pyro import poutine
 from pyro.infer import (
     Trace_ELBO,
@@ -59,6 +59,34 @@ def test_an_edit_is_noticed(edit):
         (a is None) != (b is None) or (a is not None and not torch.equal(a, b))
         for a, b in zip(before[1].values(), after[1].values(), strict=True)
     )
+
+
+class Halved(nn.Module):
+    """Of z the part that a mask names, and all of it once a flag is raised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(2, FEATURES)
+        self.register_buffer("mask", torch.tensor([True, False, True, False]))
+        self.register_buffer("flag", torch.tensor(0))
+
+    def forward(self, z):
+        part = self.net(z[..., self.mask.nonzero().squeeze(-1)])
+        return dist.Bernoulli(logits=part + z.sum(-1, keepdim=True) if self.flag else part).to_event(1)
+
+
+def test_buffers_may_decide_and_their_change_is_noticed():
+    vae, x = pv.VAE(PRIORS["standard_normal"].make(), Halved(), a_vae().guide.part), binary(5)
+    eager = Trace_ELBO()(vae.model, vae.guide)
+    compiled = compiled_of(eager, x)
+    assert_same(eager, compiled, x)
+    first = gradients_of(compiled, x)[0]
+    vae.likelihood.mask.logical_not_()
+    assert_same(eager, compiled, x)
+    second = gradients_of(compiled, x)[0]
+    vae.likelihood.flag += 1
+    assert_same(eager, compiled, x)
+    assert len({first, second, gradients_of(compiled, x)[0]}) == 3
 
 
 def test_a_number_that_a_function_closes_over_is_noticed():

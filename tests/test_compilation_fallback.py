@@ -50,6 +50,21 @@ class Keeping(Turning):
         return dist.Bernoulli(logits=self.net(z - self.mean)).to_event(1)
 
 
+class Beginning(Turning):
+    """Takes its mean from the first batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(LATENTS))
+        self.register_buffer("begun", torch.tensor(False))
+
+    def forward(self, z):
+        if not self.begun:
+            self.mean.copy_(z.detach().mean(0))
+            self.begun.fill_(True)
+        return dist.Bernoulli(logits=self.net(z - self.mean)).to_event(1)
+
+
 class Seeding(Turning):
     def forward(self, z):
         torch.manual_seed(0)
@@ -65,6 +80,7 @@ class Seeding(Turning):
         ),
         (Counting, "'likelihood.calls' is changed by the run itself"),
         (Keeping, r"shape \(4,\) that is no buffer of a module is changed in place"),
+        (Beginning, r"a buffer of shape \(\) decides what runs and is changed by the run itself"),
         (Seeding, "does it seed torch's generator itself"),
     ],
 )

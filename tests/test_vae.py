@@ -18,7 +18,7 @@ from pyro.nn import PyroModule, PyroSample
 from torch import nn
 
 import pyrovae as pv
-from pyrovae import guides
+from pyrovae import guides, networks, priors
 
 
 @pytest.fixture
@@ -206,6 +206,29 @@ def test_a_vamp_prior_is_the_mixture_of_the_guide_at_its_inputs():
     with torch.no_grad():
         vae.guide.part.net.layers[-1].bias.add_(1.0)
     assert not torch.allclose(vae.prior().log_prob(z), each.logsumexp(0) - math.log(3))
+
+
+@pytest.mark.parametrize("at_once", [priors.mixtures.AT_ONCE, 100])
+def test_a_vamp_prior_of_full_rank_normals_has_the_density_and_gradients_of_torchs_mixture(
+    at_once, monkeypatch
+):
+    monkeypatch.setattr(priors.mixtures, "AT_ONCE", at_once)  # 100: chunks of 6 rows, the last of fewer
+    q = guides.FullRankNormal(networks.MLP(5, 8 + 6), 4).double()
+    prior = priors.VampPrior(q, torch.rand(4, 5, dtype=torch.float64))
+    parameters = list(prior.parameters())
+    theirs = torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(logits=torch.zeros(4).double()), q(prior.pseudo_inputs)
+    )
+    z = torch.randn(7, 3, 4, dtype=torch.float64, requires_grad=True)
+    for value in (z, z[0], z[0, 0]):
+        expected = theirs.log_prob(value)
+        expected_gradients = torch.autograd.grad(expected.sum(), [*parameters, z], retain_graph=True)
+        for expanded in (prior(), prior().expand([3]), prior().expand([1, 1]).expand([7, 3])):
+            found = expanded.log_prob(value)
+            assert found.shape == torch.broadcast_shapes(value.shape[:-1], expanded.batch_shape)
+            torch.testing.assert_close(found, expected.expand(found.shape), rtol=1e-12, atol=0)
+        gradients = torch.autograd.grad(prior().log_prob(value).sum(), [*parameters, z])
+        torch.testing.assert_close(gradients, expected_gradients, rtol=1e-10, atol=1e-12)
 
 
 def test_a_vamp_vae_comes_back_from_disk_with_its_parts_shared(x, tmp_path):

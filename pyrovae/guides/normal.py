@@ -152,7 +152,7 @@ class FullRankNormal(nn.Module):
         dim = self.dim
         widths = {"loc": dim, "log_variance": dim, "below_the_diagonal": dim * (dim - 1) // 2}
         loc, log_variance, below = cut("guides.FullRankNormal", parameters, **widths)
-        rows, columns = loc.new_ones(dim, dim).tril(-1).nonzero(as_tuple=True)
+        rows, columns = torch.tril_indices(dim, dim, -1, device=loc.device)
         unit_tril = torch.ones_like(loc).diag_embed()
         unit_tril[..., rows, columns] = below
         scale_tril = (log_variance / 2).exp()[..., None] * unit_tril

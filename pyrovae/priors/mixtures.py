@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyrovae.distributions import GaussianMixture as MixtureOfNormals
 from pyrovae.distributions import as_pyro, support_of
+from pyrovae.distributions.wrapping import Shape
 from pyrovae.parts import Part, as_module
 from pyrovae.reductions import check_count
 
@@ -124,14 +125,60 @@ class VampPrior(nn.Module):
 
     def forward(self) -> dist.TorchDistribution:
         """The distribution of one z, event shape as the guide's."""
-        components: Any = as_pyro(self.guide(self.pseudo_inputs))
         weights = dist.Categorical(logits=self.pseudo_inputs.new_zeros(len(self.pseudo_inputs)))
-        return _Mixture(weights, components, validate_args=False)
+        return _Mixture(weights, as_pyro(self.guide(self.pseudo_inputs)))
+
+
+AT_ONCE = 2**20
+"""Numbers of a chunk of whitened draws, which stays within a processor's caches."""
 
 
 class _Mixture(dist.MixtureSameFamily):
-    """Pyro's, over what its components are over, which MCMC asks for."""
+    """Pyro's, over what its components are over, which MCMC asks for, and soon scored where they are normal.
+
+    Args:
+        weights: One mixture, of equal weights.
+        components: Batch shape ``[K]``.
+    """
+
+    def __init__(self, weights: Any, components: Any) -> None:
+        self.components = components
+        super().__init__(weights, components, validate_args=False)
+
+    def expand(self, batch_shape: Shape, _instance: Any = None) -> _Mixture:
+        new = self._get_checked_instance(_Mixture, _instance)
+        new.components = self.components
+        return super().expand(batch_shape, new)
 
     @property
     def support(self) -> Any:
         return support_of(self.component_distribution)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if not isinstance(self.components, dist.MultivariateNormal):
+            return super().log_prob(value)
+        each = _log_densities(self.components, value)
+        found = each.logsumexp(-1) - math.log(each.shape[-1])
+        return found.expand(torch.broadcast_shapes(found.shape, self.batch_shape))
+
+
+def _log_densities(normals: dist.MultivariateNormal, z: Tensor) -> Tensor:
+    r"""The log densities log N(z; mu_k, L_k L_k^T) for each k, ``[*z.shape[:-1], K]``.
+
+    .. math:: -\frac12 \lVert L_k^{-1} z - L_k^{-1} \mu_k \rVert^2 - \log \det L_k - \frac d2 \log 2 \pi
+
+    One product of matrices whitens z for all k, where torch would copy the differences z - mu_k about.
+    """
+    count, dim = normals.loc.shape
+    whitening = torch.linalg.solve_triangular(
+        normals.scale_tril, torch.eye(dim).to(normals.scale_tril), upper=False
+    )
+    whitened_locs = (whitening @ normals.loc[..., None]).squeeze(-1)
+    columns, shift = whitening.movedim(0, 1).reshape(-1, dim).T, -whitened_locs.T.reshape(-1)
+    squares = [
+        torch.addmm(shift, rows, columns).unflatten(-1, (dim, count)).square().sum(-2)
+        for rows in z.reshape(-1, dim).split(max(AT_ONCE // (count * dim), 1))
+    ]
+    log_dets = normals.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    constant = log_dets + dim / 2 * math.log(2 * math.pi)
+    return -torch.cat(squares).reshape(*z.shape[:-1], count) / 2 - constant
