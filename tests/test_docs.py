@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)
 RUN = [path for path in PAGES if blocks(path.read_text()) and path.name != "index.md"]
-SLOW = {"compare", "evaluate"}
+SLOW = {"compare", "evaluate", "sweep"}
 """They train and evaluate on all of the test digits, for a verdict that is one."""
 
 needs_sphinx = pytest.mark.skipif(not util.find_spec("sphinx"), reason="the extra docs is not installed")
