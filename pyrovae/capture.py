@@ -193,22 +193,24 @@ class _Static(TorchFunctionMode):
         if slot is None:  # from outside: its value holds as long as nobody changes it
             self.read.append((tensor, tensor._version))
             return True
-        tracker = mode.tracer.tensor_tracker  # type: ignore[union-attr]
-        held = {tracker[each].proxy.node: each for each in self.held}
-        waiting, seen = [slot.proxy.node], set()
+        tracer: Any = mode.tracer  # type: ignore[union-attr]
+        held = {tracer.tensor_tracker[each].proxy.node: each for each in self.held}
+        waiting, seen, outside = [slot.proxy.node], set(), []
         while waiting:
             node = waiting.pop()
             if node in seen:
                 continue
             seen.add(node)
-            if node.op == "get_attr" or node in held:
-                outside = held[node] if node in held else getattr(mode.tracer.root, str(node.target))  # type: ignore[union-attr]
-                self.read.append((outside, outside._version))
+            if node in held:
+                outside.append(held[node])
+            elif node.op == "get_attr":
+                outside.append(getattr(tracer.root, str(node.target)))
             elif node.op != "call_function" or _draws(node):
                 return False
             if any(_changes_in_place(user) for user in node.users):
                 return False
             waiting += node.all_input_nodes
+        self.read += [(each, each._version) for each in outside]
         return True
 
 

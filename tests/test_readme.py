@@ -51,7 +51,7 @@ def capped(function, **most):
     return call
 
 
-@pytest.mark.parametrize("rows", [(1000, 40), pytest.param(None, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rows", [(1000, 12), pytest.param(None, marks=pytest.mark.slow)])
 def test_python_blocks_run(rows, tmp_path, monkeypatch, capsys):
     """As they are printed, or with fewer digits, epochs, draws and rounds."""
     monkeypatch.chdir(tmp_path)
