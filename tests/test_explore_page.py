@@ -157,6 +157,15 @@ def test_the_command_serves_until_ctrl_c(a_run):
     assert (process.returncode, said) == (0, "")
 
 
+def test_ctrl_c_is_its_end_as_soon_as_the_address_is_said(a_run, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("uvicorn.Config", interrupted)
+    assert cli.main(["explore", str(a_run), "--no-browser"]) == 0
+    assert "127.0.0.1" in capsys.readouterr().out
+
+
 def test_what_keeps_it_from_serving_is_one_line(a_run, tmp_path, capsys, monkeypatch):
     def said(*arguments, code=2):
         assert cli.main(["explore", *map(str, arguments)]) == code

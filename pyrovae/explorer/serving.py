@@ -41,15 +41,17 @@ def serve(
         made = app(run_folder, root)
         listening.listen()
         address = f"http://{HOST}:{listening.getsockname()[1]}/"
-        print(f"{run_folder}: {address} (Ctrl-C ends it)", flush=True)
-        if browser:
-            threading.Thread(target=_open, args=(address,), daemon=True).start()
-        config = uvicorn.Config(made, lifespan="off", log_level="warning", timeout_graceful_shutdown=PATIENCE)
-        server = uvicorn.Server(config)
-        made.state.ending = lambda: server.should_exit
         try:
+            print(f"{run_folder}: {address} (Ctrl-C ends it)", flush=True)
+            if browser:
+                threading.Thread(target=_open, args=(address,), daemon=True).start()
+            config = uvicorn.Config(
+                made, lifespan="off", log_level="warning", timeout_graceful_shutdown=PATIENCE
+            )
+            server = uvicorn.Server(config)
+            made.state.ending = lambda: server.should_exit
             server.run(sockets=[listening])
-        except KeyboardInterrupt:  # the way it is meant to end
+        except KeyboardInterrupt:  # the way it is meant to end, from the moment that it was said
             print()
 
 
