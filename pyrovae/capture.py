@@ -77,7 +77,7 @@ def capture(
     Raises:
         NotCapturableError: It does; the message says what, and where in the caller's code.
     """
-    static, before = _Static(held), [each.clone() for each in held]
+    static, before = _Static(held), [each._version for each in held]
     outputs: list[Tensor] = []
 
     def run(*_: Tensor) -> tuple[Tensor, ...]:
@@ -96,8 +96,8 @@ def capture(
             graph = make_fx(run, tracing_mode="real")(*inputs)
     except Exception as error:  # whatever it is, the same run without a graph did not raise it
         raise NotCapturableError(f"{_cause(error)}, {place(error)}") from error
-    for each, old in zip(held, before, strict=True):
-        if not torch.equal(each, old) and any(tensor is each for tensor, _ in static.read):
+    for each, version in zip(held, before, strict=True):
+        if each._version != version and any(tensor is each for tensor, _ in static.read):
             raise NotCapturableError(
                 f"a buffer of shape {tuple(each.shape)} decides what runs and is changed by the run itself"
             )
@@ -174,7 +174,7 @@ class _Static(TorchFunctionMode):
             if func is torch.Tensor.__bool__ and _caller() in ("warn_if_nan", "compute_expectation"):
                 return False
             raise NotCapturableError("the value of a tensor decides what runs")
-        if func in SHAPED_BY_VALUES and self._known(args[0]):
+        if func in SHAPED_BY_VALUES and self._known(args[0] if args else kwargs["input"]):
             with disable_proxy_modes_tracing():
                 return func(*args, **kwargs)
         if func is functional.one_hot and args[1:] + tuple(kwargs.values()) not in ((), (-1,)):
@@ -207,7 +207,7 @@ class _Static(TorchFunctionMode):
                 outside.append(getattr(tracer.root, str(node.target)))
             elif node.op != "call_function" or _draws(node):
                 return False
-            if any(_changes_in_place(user) for user in node.users):
+            if _is_changed(node):
                 return False
             waiting += node.all_input_nodes
         self.read += [(each, each._version) for each in outside]
@@ -221,6 +221,16 @@ def _one_hot(codes: Tensor, num_classes: int) -> Tensor:
 
 def _draws(node: fx.Node) -> bool:
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def _is_changed(node: fx.Node) -> bool:
+    """Whether something writes to a tensor or to a view of it."""
+    return any(_changes_in_place(user) or (_is_view(user) and _is_changed(user)) for user in node.users)
+
+
+def _is_view(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and any(each.alias_info is not None for each in schema.returns)
 
 
 def _changes_in_place(node: fx.Node) -> bool:

@@ -19,7 +19,7 @@ from pyrovae.inductor import Code, Result
 from pyrovae.objectives.base import Objective
 from pyrovae.objectives.draws import Clock
 from pyrovae.precision import Precision, check_precision, networks_in, products_in
-from pyrovae.rehearsing import Live, Noting, Sites, difference, unchanged, without_grad
+from pyrovae.rehearsing import Live, Noting, Sites, difference, may_decide, unchanged, without_grad
 from pyrovae.streams import stream
 from pyrovae.watching import Watch, leaves_of
 
@@ -125,6 +125,8 @@ class Graphs:
         graph = self._graphs.get(key)
         if graph is not None and check and graph.stale():
             del self._graphs[key]
+            if graph.outdated() and self._too_often("a tensor whose value decides what runs"):
+                return None
         if key not in self._graphs:
             if len(self._graphs) >= MOST:
                 self._warn(
@@ -141,14 +143,20 @@ class Graphs:
             return
         self._graphs.clear()
         self._watch, self.cause = None, None
+        self._too_often(f"'{edited}'")
+
+    def _too_often(self, edited: str) -> bool:
+        """Count an edit; with a warning, no more graphs where there were too many."""
         self.edits += 1
-        if self.edits > self.most_edits:
-            self._watch = self._watched()
-            self.cause = f"'{edited}' is edited again and again"
-            self._warn(
-                f"{self.cause}, and each time needs another graph: runs without one; let what changes be a "
-                f"tensor, or a schedule of the objective"
-            )
+        if self.edits <= self.most_edits:
+            return False
+        self._watch = self._watched()
+        self.cause = f"{edited} is edited again and again"
+        self._warn(
+            f"{self.cause}, and each time needs another graph: runs without one; let what changes be a "
+            f"tensor that is computed with, or a schedule of the objective"
+        )
+        return True
 
     def _watched(self) -> Watch:
         return Watch([*self.programs, self.objective], self.names)
@@ -237,12 +245,14 @@ class Graphs:
             return *outputs, *kept
 
         inputs = [*first.leaves, *first.buffers, values, *tensors]
+        given = {id(tensor) for tensor in tensors}
+        held = [each for each in first.buffers if may_decide(each) and id(each) not in given]
         versions = [tensor._version for tensor in inputs]
         sites = Sites()
         unmoved, quiet = unchanged(first.buffers, first.leaves), warnings.catch_warnings()
         with products_in(self.precision), unmoved, quiet, sites:
             warnings.simplefilter("ignore")  # the first run gave them
-            captured = capture(outputs, inputs, held=first.buffers)
+            captured = capture(outputs, inputs, held)
         with products_in(self.precision), unchanged(first.buffers, first.leaves):
             check(captured, inputs)
         for tensor, version in zip(inputs, versions, strict=True):

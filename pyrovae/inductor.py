@@ -78,8 +78,11 @@ class Code:
 
     def stale(self) -> bool:
         """Whether a value that went into Python, or a place that a replay reads, was changed since."""
-        moved = self.replay is not None and self.replay.moved()
-        return moved or any(tensor._version != version for tensor, version in self.read)
+        return (self.replay is not None and self.replay.moved()) or self.outdated()
+
+    def outdated(self) -> bool:
+        """Whether a value that went into Python was changed since."""
+        return any(tensor._version != version for tensor, version in self.read)
 
     def run(self, tensors: list[Tensor], clock: Clock | None, *, fresh: bool = True) -> Result:
         """The outputs for these arguments, at this time of training.
@@ -113,7 +116,7 @@ class Code:
     def _settled(self, outputs: list[Tensor], inputs: list[Tensor], leaves: list[Tensor]) -> list[Tensor]:
         """Copy what is an input itself, and gradients that lie in memory otherwise than their leaves do."""
         if self.copied is None:
-            places = {tensor.untyped_storage().data_ptr() for tensor in inputs}
+            places = {each.untyped_storage().data_ptr() for each in inputs if each.layout == torch.strided}
             having = [leaf for leaf, has in zip(leaves, self.has, strict=True) if has]
             first = len(outputs) - len(having)
             self.copied = {}

@@ -80,6 +80,14 @@ def difference(first: list[tuple[Any, ...]], second: list[tuple[Any, ...]]) -> s
     return f"{len(first)} of them, then {len(second)}"
 
 
+def may_decide(buffer: Tensor) -> bool:
+    """Whether a program may do this or that by a buffer's values: those of masks, indices and flags.
+
+    Of floating-point ones, such as running statistics, torch does not always note that they were changed.
+    """
+    return buffer.layout == torch.strided and not (buffer.is_floating_point() or buffer.is_complex())
+
+
 @contextmanager
 def unchanged(buffers: list[Tensor], leaves: list[Tensor]) -> Iterator[None]:
     """Put back what a run that is no step changes: running statistics, gradients."""
@@ -91,7 +99,7 @@ def unchanged(buffers: list[Tensor], leaves: list[Tensor]) -> Iterator[None]:
     finally:
         with torch.no_grad():
             for buffer, before in kept:
-                if not torch.equal(buffer, before):  # a version would not tell of running statistics
+                if not (may_decide(buffer) and torch.equal(buffer, before)):  # its version stays so
                     buffer.copy_(before)
 
 

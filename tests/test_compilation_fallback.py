@@ -65,6 +65,40 @@ class Beginning(Turning):
         return dist.Bernoulli(logits=self.net(z - self.mean)).to_event(1)
 
 
+class Begun(Beginning):
+    """Writes to its flag what the flag says already."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun.fill_(True)
+
+    def forward(self, z):
+        found = super().forward(z)
+        self.begun.fill_(True)
+        return found
+
+
+class Statistics(Turning):
+    """Decides by running statistics, whose changes torch does not note."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(LATENTS)
+
+    def forward(self, z):
+        z = self.norm(z) if self.norm.running_var.mean() > 0.5 else z
+        return dist.Bernoulli(logits=self.net(z)).to_event(1)
+
+
+class Written(Turning):
+    """Decides by a constant that was written to, through a view of it."""
+
+    def forward(self, z):
+        constant = torch.zeros(3)
+        constant[0] = z.detach().mean()
+        return dist.Bernoulli(logits=self.net(z if constant.sum() > 0 else -z)).to_event(1)
+
+
 class Seeding(Turning):
     def forward(self, z):
         torch.manual_seed(0)
@@ -81,6 +115,9 @@ class Seeding(Turning):
         (Counting, "'likelihood.calls' is changed by the run itself"),
         (Keeping, r"shape \(4,\) that is no buffer of a module is changed in place"),
         (Beginning, r"a buffer of shape \(\) decides what runs and is changed by the run itself"),
+        (Begun, r"a buffer of shape \(\) decides what runs and is changed by the run itself"),
+        (Statistics, "the value of a tensor decides what runs, .* if self.norm.running_var.mean"),
+        (Written, "the value of a tensor decides what runs, .* constant.sum"),
         (Seeding, "does it seed torch's generator itself"),
     ],
 )
@@ -92,6 +129,22 @@ def test_what_no_graph_can_do_runs_as_before_with_one_warning(likelihood, messag
     assert len(caught) == 1
     compiled(x).backward()  # and no further warning
     assert all(parameter.grad is not None for parameter in vae.parameters())
+
+
+def test_an_argument_decides_nothing_though_it_is_a_buffer():
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Linear(FEATURES, 2 * LATENTS)
+            self.register_buffer("data", torch.ones(5, FEATURES, dtype=torch.long))
+
+        def forward(self, x):
+            return self.net(x.float()) * (3 if x.sum() > 8 else 1)
+
+    encoder = Encoder()
+    vae = pv.VAE(PRIORS["standard_normal"].make(), a_vae().likelihood, pv.guides.Normal(encoder))
+    with pytest.warns(UserWarning, match="the value of a tensor decides what runs"):
+        pv.compile(Trace_ELBO()(vae.model, vae.guide), (encoder.data,), backend="none")
 
 
 def test_sites_that_change_run_as_before_with_one_warning():

@@ -129,7 +129,7 @@ class VampPrior(nn.Module):
         return _Mixture(weights, as_pyro(self.guide(self.pseudo_inputs)))
 
 
-AT_ONCE = 2**20
+AT_ONCE = 2**18
 """Numbers of a chunk of whitened draws, which stays within a processor's caches."""
 
 
@@ -155,7 +155,8 @@ class _Mixture(dist.MixtureSameFamily):
         return support_of(self.component_distribution)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if not isinstance(self.components, dist.MultivariateNormal):
+        normal = type(self.components) is dist.MultivariateNormal
+        if not normal or value.shape[-1:] != self.event_shape or value.device.type == "mps":
             return super().log_prob(value)
         each = _log_densities(self.components, value)
         found = each.logsumexp(-1) - math.log(each.shape[-1])
@@ -167,18 +168,18 @@ def _log_densities(normals: dist.MultivariateNormal, z: Tensor) -> Tensor:
 
     .. math:: -\frac12 \lVert L_k^{-1} z - L_k^{-1} \mu_k \rVert^2 - \log \det L_k - \frac d2 \log 2 \pi
 
-    One product of matrices whitens z for all k, where torch would copy the differences z - mu_k about.
+    One product of matrices whitens z for all k, where torch would copy the differences z - mu_k about: in
+    float64, since a difference of products has fewer digits than a product of differences.
     """
     count, dim = normals.loc.shape
-    whitening = torch.linalg.solve_triangular(
-        normals.scale_tril, torch.eye(dim).to(normals.scale_tril), upper=False
-    )
-    whitened_locs = (whitening @ normals.loc[..., None]).squeeze(-1)
-    columns, shift = whitening.movedim(0, 1).reshape(-1, dim).T, -whitened_locs.T.reshape(-1)
+    scale_tril, precise = normals.scale_tril.double(), torch.eye(dim, dtype=torch.double, device=z.device)
+    whitening = torch.linalg.solve_triangular(scale_tril, precise, upper=False)
+    shift = -(whitening @ normals.loc.double()[..., None]).squeeze(-1).T.reshape(-1)
+    columns = whitening.movedim(0, 1).reshape(-1, dim).T
     squares = [
-        torch.addmm(shift, rows, columns).unflatten(-1, (dim, count)).square().sum(-2)
+        torch.addmm(shift, rows.double(), columns).unflatten(-1, (dim, count)).square().sum(-2)
         for rows in z.reshape(-1, dim).split(max(AT_ONCE // (count * dim), 1))
     ]
-    log_dets = normals.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    constant = log_dets + dim / 2 * math.log(2 * math.pi)
-    return -torch.cat(squares).reshape(*z.shape[:-1], count) / 2 - constant
+    log_dets = scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    found = -torch.cat(squares) / 2 - (log_dets + dim / 2 * math.log(2 * math.pi))
+    return found.reshape(*z.shape[:-1], count).to(torch.result_type(z, normals.loc))
