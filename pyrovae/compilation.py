@@ -34,8 +34,8 @@ def compile(
 
     Another shape of arguments is captured when it comes, up to 8 in all. An edit is noticed, and the
     loss captured anew: a part or a parameter replaced, ``requires_grad``, training and evaluation mode,
-    a plain attribute, a buffer whose values decide what runs, such as a mask. Python itself runs at the
-    capture alone. What cannot be a graph (another tensor's value that decides what runs, sites that
+    a plain attribute, a mask, index or flag in a buffer that decides what runs, unless by ``.data``.
+    Python itself runs at the capture alone. What cannot be a graph (another tensor's value that decides what runs, sites that
     change) runs as before, with one warning that says why.
 
     Args:
