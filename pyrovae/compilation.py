@@ -35,8 +35,8 @@ def compile(
     Another shape of arguments is captured when it comes, up to 8 in all. An edit is noticed, and the
     loss captured anew: a part or a parameter replaced, ``requires_grad``, training and evaluation mode,
     a plain attribute, a mask, index or flag in a buffer that decides what runs, unless by ``.data``.
-    Python itself runs at the capture alone. What cannot be a graph (another tensor's value that decides what runs, sites that
-    change) runs as before, with one warning that says why.
+    Python itself runs at the capture alone. What cannot be a graph (another tensor's value that decides
+    what runs, sites that change) runs as before, with one warning that says why.
 
     Args:
         loss: A Pyro ELBO of a model and a guide, ``Trace_ELBO()(model, guide)``; any ELBO, ours too.
