@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import linecache
+import operator
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -35,6 +36,8 @@ READS = {
 
 SHAPED_BY_VALUES = {torch.nonzero, torch.Tensor.nonzero, torch.argwhere, torch.Tensor.argwhere}
 """What gives a tensor whose shape depends on values, which no compiler takes."""
+
+INDEXING = {torch.Tensor.__getitem__, torch.Tensor.__setitem__}
 
 
 class NotCapturableError(Exception):
@@ -77,7 +80,7 @@ def capture(
     Raises:
         NotCapturableError: It does; the message says what, and where in the caller's code.
     """
-    static, before = _Static(held), [each._version for each in held]
+    static, before = _Static(held), [each.clone() for each in held]
     outputs: list[Tensor] = []
 
     def run(*_: Tensor) -> tuple[Tensor, ...]:
@@ -96,8 +99,11 @@ def capture(
             graph = make_fx(run, tracing_mode="real")(*inputs)
     except Exception as error:  # whatever it is, the same run without a graph did not raise it
         raise NotCapturableError(f"{_cause(error)}, {place(error)}") from error
-    for each, version in zip(held, before, strict=True):
-        if each._version != version and any(tensor is each for tensor, _ in static.read):
+    nodes = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    places = {id(tensor): node for tensor, node in zip(inputs, nodes, strict=True)}
+    for each, old in zip(held, before, strict=True):
+        written = _is_changed(places[id(each)]) or not torch.equal(each, old)
+        if written and any(tensor is each for tensor, _ in static.read):
             raise NotCapturableError(
                 f"a buffer of shape {tuple(each.shape)} decides what runs and is changed by the run itself"
             )
@@ -177,6 +183,8 @@ class _Static(TorchFunctionMode):
         if func in SHAPED_BY_VALUES and self._known(args[0] if args else kwargs["input"]):
             with disable_proxy_modes_tracing():
                 return func(*args, **kwargs)
+        if func in INDEXING:
+            args = (args[0], self._by_numbers(args[1]), *args[2:])
         if func is functional.one_hot and args[1:] + tuple(kwargs.values()) not in ((), (-1,)):
             return _one_hot(args[0], *args[1:], **kwargs)
         if func is torch.Tensor.register_hook and _caller() == "warn_if_nan":
@@ -185,6 +193,18 @@ class _Static(TorchFunctionMode):
             values, mask = args  # Pyro drops what is nought from a sum of products: let it be nought
             return torch.where(mask, values, torch.zeros_like(values))
         return func(*args, **kwargs)
+
+    def _by_numbers(self, index: Any) -> Any:
+        """An index with the numbers of what its masks choose in place of the masks, where these are known."""
+        found: list[Any] = []
+        for each in index if isinstance(index, tuple) else (index,):
+            is_mask = isinstance(each, Tensor) and each.dtype == torch.bool and each.dim() > 0
+            if is_mask and self._known(each):
+                with disable_proxy_modes_tracing():
+                    found += each.nonzero(as_tuple=True)
+            else:
+                found.append(each)
+        return tuple(found) if isinstance(index, tuple) or len(found) != 1 else found[0]
 
     def _known(self, tensor: Tensor) -> bool:
         """Whether a tensor's value is the same in every run: it comes of no input and no draw."""
@@ -229,6 +249,8 @@ def _is_changed(node: fx.Node) -> bool:
 
 
 def _is_view(node: fx.Node) -> bool:
+    if node.target is operator.getitem:  # one of the views that unbind, split or chunk give
+        return True
     schema = getattr(node.target, "_schema", None)
     return schema is not None and any(each.alias_info is not None for each in schema.returns)
 

@@ -124,9 +124,11 @@ class Graphs:
         key = gradients, spec, *map(_signature, leaves), torch.is_autocast_enabled("cpu")
         graph = self._graphs.get(key)
         if graph is not None and check and graph.stale():
-            del self._graphs[key]
-            if graph.outdated() and self._too_often("a tensor whose value decides what runs"):
+            others = {k: each for k, each in self._graphs.items() if each is None or not each.outdated()}
+            if len(others) < len(self._graphs) and self._too_often("a tensor whose value decides what runs"):
                 return None
+            self._graphs = others
+            self._graphs.pop(key, None)
         if key not in self._graphs:
             if len(self._graphs) >= MOST:
                 self._warn(

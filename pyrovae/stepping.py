@@ -133,12 +133,13 @@ class Stepper:
     def _code(self, batch: tuple[Tensor, ...], where: str, *, check: bool) -> Code | None:
         """The graph for this batch, looked up where it may be another than for the last."""
         layout = [(tensor.stride(), tensor.dtype, tensor.device) for tensor in batch]
-        if check or layout != self.layout:
+        outdated = self.code is not None and self.code.outdated()
+        if check or outdated or layout != self.layout:
             self.layout = layout
             if not self.graphs.seconds:
                 self.say("compile")
             with plain_errors(where):
-                self.code = self.graphs.prepare(batch, {}, gradients=True, check=check)
+                self.code = self.graphs.prepare(batch, {}, gradients=True, check=check or outdated)
             self.say("train")
         if self.graphs.cause is not None:
             self.compile = False

@@ -71,7 +71,7 @@ class Halved(nn.Module):
         self.register_buffer("flag", torch.tensor(0))
 
     def forward(self, z):
-        part = self.net(z[..., torch.nonzero(input=self.mask).squeeze(-1)])
+        part = self.net(z[..., torch.nonzero(input=self.mask).squeeze(-1)] + z[..., self.mask])
         return dist.Bernoulli(logits=part + z.sum(-1, keepdim=True) if self.flag else part).to_event(1)
 
 
@@ -87,6 +87,38 @@ def test_buffers_may_decide_and_their_change_is_noticed():
     vae.likelihood.flag += 1
     assert_same(eager, compiled, x)
     assert len({first, second, gradients_of(compiled, x)[0]}) == 3
+
+
+def test_a_buffer_that_a_callback_changes_decides_from_the_next_step_on():
+    class Raising:
+        steps = 0
+
+        def step(self, training):
+            self.steps += 1
+            if self.steps == 3:
+                vae.likelihood.flag.fill_(1)
+
+        def __call__(self, training):
+            pass
+
+    elbos = []
+    for compile in (False, True):
+        pyro.set_rng_seed(0)
+        vae = pv.VAE(PRIORS["standard_normal"].make(), Halved(), a_vae().guide.part)
+        keywords = {"num_epochs": 1, "batch_size": 4, "callbacks": [Raising()], "progress": False}
+        elbos.append(pv.fit(vae.model, vae.guide, binary(40), compile=compile, **keywords).elbo[0])
+    assert elbos[0] == pytest.approx(elbos[1], rel=1e-4)
+
+
+def test_one_edit_of_a_buffer_is_one_though_it_makes_many_graphs_stale():
+    vae = pv.VAE(PRIORS["standard_normal"].make(), Halved(), a_vae().guide.part)
+    eager = Trace_ELBO()(vae.model, vae.guide)
+    compiled = compiled_of(eager, binary(1))
+    for _ in range(3):
+        for rows in range(1, 7):
+            assert_same(eager, compiled, binary(rows))
+        vae.likelihood.mask.logical_not_()
+    assert compiled.graphs.edits == 2
 
 
 def test_a_buffer_that_decides_anew_each_time_is_no_graphs():

@@ -99,6 +99,25 @@ class Written(Turning):
         return dist.Bernoulli(logits=self.net(z if constant.sum() > 0 else -z)).to_event(1)
 
 
+class Unpacked(Turning):
+    """Decides by a constant that was written to, through one of the views that unpacking gives."""
+
+    def forward(self, z):
+        constant = torch.zeros(2)
+        first, _ = constant
+        first.copy_(z.detach().mean())
+        return dist.Bernoulli(logits=self.net(z if constant.sum() > 0 else -z)).to_event(1)
+
+
+class Hidden(Beginning):
+    """Writes to its flag past the count of its changes."""
+
+    def forward(self, z):
+        turned = z if self.begun else -z
+        self.begun.data.fill_(False)
+        return dist.Bernoulli(logits=self.net(turned)).to_event(1)
+
+
 class Seeding(Turning):
     def forward(self, z):
         torch.manual_seed(0)
@@ -118,6 +137,8 @@ class Seeding(Turning):
         (Begun, r"a buffer of shape \(\) decides what runs and is changed by the run itself"),
         (Statistics, "the value of a tensor decides what runs, .* if self.norm.running_var.mean"),
         (Written, "the value of a tensor decides what runs, .* constant.sum"),
+        (Unpacked, "the value of a tensor decides what runs, .* constant.sum"),
+        (Hidden, r"a buffer of shape \(\) decides what runs and is changed by the run itself"),
         (Seeding, "does it seed torch's generator itself"),
     ],
 )

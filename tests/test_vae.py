@@ -208,11 +208,12 @@ def test_a_vamp_prior_is_the_mixture_of_the_guide_at_its_inputs():
     assert not torch.allclose(vae.prior().log_prob(z), each.logsumexp(0) - math.log(3))
 
 
-@pytest.mark.parametrize("at_once", [priors.mixtures.AT_ONCE, 100])
+@pytest.mark.parametrize("at_once", [priors.mixtures.AT_ONCE, 100, 10])
 def test_a_vamp_prior_of_full_rank_normals_has_the_density_and_gradients_of_torchs_mixture(
     at_once, monkeypatch
 ):
     monkeypatch.setattr(priors.mixtures, "AT_ONCE", at_once)  # 100: chunks of 6 rows, the last of fewer
+    monkeypatch.setattr(priors.mixtures, "ROWS", 1)  # 10: torch's way, as for many components
     q = guides.FullRankNormal(networks.MLP(5, 8 + 6), 4).double()
     prior = priors.VampPrior(q, torch.rand(4, 5, dtype=torch.float64))
     parameters = list(prior.parameters())

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyrovae.distributions import GaussianMixture as MixtureOfNormals
 from pyrovae.distributions import as_pyro, support_of
+from pyrovae.distributions.binary import captured
 from pyrovae.distributions.wrapping import Shape
 from pyrovae.parts import Part, as_module
 from pyrovae.reductions import check_count
@@ -132,6 +133,9 @@ class VampPrior(nn.Module):
 AT_ONCE = 2**18
 """Numbers of a chunk of whitened draws, which stays within a processor's caches."""
 
+ROWS = 64
+"""Draws of a chunk below which a product gains nothing over torch's way."""
+
 
 class _Mixture(dist.MixtureSameFamily):
     """Pyro's, over what its components are over, which MCMC asks for, and soon scored where they are normal.
@@ -156,7 +160,8 @@ class _Mixture(dist.MixtureSameFamily):
 
     def log_prob(self, value: Tensor) -> Tensor:
         normal = type(self.components) is dist.MultivariateNormal
-        if not normal or value.shape[-1:] != self.event_shape or value.device.type == "mps":
+        few = normal and ROWS * self.components.loc.numel() <= AT_ONCE
+        if not few or value.shape[-1:] != self.event_shape or value.device.type == "mps":
             return super().log_prob(value)
         each = _log_densities(self.components, value)
         found = each.logsumexp(-1) - math.log(each.shape[-1])
@@ -176,9 +181,11 @@ def _log_densities(normals: dist.MultivariateNormal, z: Tensor) -> Tensor:
     whitening = torch.linalg.solve_triangular(scale_tril, precise, upper=False)
     shift = -(whitening @ normals.loc.double()[..., None]).squeeze(-1).T.reshape(-1)
     columns = whitening.movedim(0, 1).reshape(-1, dim).T
+    flat = z.reshape(-1, dim)
+    at_once = max(len(flat), 1) if captured.get() else AT_ONCE // (count * dim)  # a compiler cuts by itself
     squares = [
         torch.addmm(shift, rows.double(), columns).unflatten(-1, (dim, count)).square().sum(-2)
-        for rows in z.reshape(-1, dim).split(max(AT_ONCE // (count * dim), 1))
+        for rows in flat.split(at_once)
     ]
     log_dets = scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     found = -torch.cat(squares) / 2 - (log_dets + dim / 2 * math.log(2 * math.pi))
