@@ -99,6 +99,9 @@ def capture(
             graph = make_fx(run, tracing_mode="real")(*inputs)
     except Exception as error:  # whatever it is, the same run without a graph did not raise it
         raise NotCapturableError(f"{_cause(error)}, {place(error)}") from error
+    for node in graph.graph.nodes:
+        if node.target is not torch.ops.aten.index.Tensor and _has(node, torch.Tag.dynamic_output_shape):
+            raise NotCapturableError(f"{node.target} gives a shape that depends on the values of a tensor")
     nodes = [node for node in graph.graph.nodes if node.op == "placeholder"]
     places = {id(tensor): node for tensor, node in zip(inputs, nodes, strict=True)}
     for each, old in zip(held, before, strict=True):
@@ -184,7 +187,7 @@ class _Static(TorchFunctionMode):
             with disable_proxy_modes_tracing():
                 return func(*args, **kwargs)
         if func in INDEXING:
-            args = (args[0], self._by_numbers(args[1]), *args[2:])
+            args = (args[0], self._by_numbers(args[1], write=len(args) == 3), *args[2:])
         if func is functional.one_hot and args[1:] + tuple(kwargs.values()) not in ((), (-1,)):
             return _one_hot(args[0], *args[1:], **kwargs)
         if func is torch.Tensor.register_hook and _caller() == "warn_if_nan":
@@ -194,7 +197,7 @@ class _Static(TorchFunctionMode):
             return torch.where(mask, values, torch.zeros_like(values))
         return func(*args, **kwargs)
 
-    def _by_numbers(self, index: Any) -> Any:
+    def _by_numbers(self, index: Any, *, write: bool) -> Any:
         """An index with the numbers of what its masks choose in place of the masks, where these are known."""
         found: list[Any] = []
         for each in index if isinstance(index, tuple) else (index,):
@@ -202,6 +205,8 @@ class _Static(TorchFunctionMode):
             if is_mask and self._known(each):
                 with disable_proxy_modes_tracing():
                     found += each.nonzero(as_tuple=True)
+            elif is_mask and not write:
+                raise NotCapturableError("a mask whose values are not known chooses from a tensor")
             else:
                 found.append(each)
         return tuple(found) if isinstance(index, tuple) or len(found) != 1 else found[0]
@@ -225,7 +230,7 @@ class _Static(TorchFunctionMode):
                 outside.append(held[node])
             elif node.op == "get_attr":
                 outside.append(getattr(tracer.root, str(node.target)))
-            elif node.op != "call_function" or _draws(node):
+            elif node.op != "call_function" or _has(node, torch.Tag.nondeterministic_seeded):
                 return False
             if _is_changed(node):
                 return False
@@ -239,8 +244,8 @@ def _one_hot(codes: Tensor, num_classes: int) -> Tensor:
     return (codes[..., None] == torch.arange(num_classes, device=codes.device)).long()
 
 
-def _draws(node: fx.Node) -> bool:
-    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+def _has(node: fx.Node, tag: torch.Tag) -> bool:
+    return tag in getattr(node.target, "tags", ())
 
 
 def _is_changed(node: fx.Node) -> bool:

@@ -118,6 +118,18 @@ class Hidden(Beginning):
         return dist.Bernoulli(logits=self.net(turned)).to_event(1)
 
 
+class Choosing(Turning):
+    """As many of the draws as are positive."""
+
+    def forward(self, z):
+        return dist.Bernoulli(logits=self.net(z) + z[z > 0].sum()).to_event(1)
+
+
+class Selecting(Turning):
+    def forward(self, z):
+        return dist.Bernoulli(logits=self.net(z) + z.masked_select(z > 0).sum()).to_event(1)
+
+
 class Seeding(Turning):
     def forward(self, z):
         torch.manual_seed(0)
@@ -139,6 +151,8 @@ class Seeding(Turning):
         (Written, "the value of a tensor decides what runs, .* constant.sum"),
         (Unpacked, "the value of a tensor decides what runs, .* constant.sum"),
         (Hidden, r"a buffer of shape \(\) decides what runs and is changed by the run itself"),
+        (Choosing, r"a mask whose values are not known chooses from a tensor, .* z\[z > 0\]"),
+        (Selecting, "aten.masked_select.default gives a shape that depends on the values"),
         (Seeding, "does it seed torch's generator itself"),
     ],
 )
