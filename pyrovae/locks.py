@@ -8,7 +8,7 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 __all__ = ["locked"]
@@ -49,6 +49,8 @@ def locked(path: Path, *, passing: bool = False) -> Iterator[None]:
             del _held[path]
             if passing:
                 path.unlink(missing_ok=True)
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough while a fork has it open too
             os.close(descriptor)
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
@@ -21,9 +22,10 @@ from hypothesis import strategies as st
 from stored_run import fit_the_stored_run
 
 import pyrovae as pv
-from pyrovae import durable, trees
+from pyrovae import durable, locks, trees
 from pyrovae.checkpoints import Checkpoints, read
 from pyrovae.durable import DamagedError
+from pyrovae.locks import locked
 
 STORED = Path(__file__).parent / "data" / "run_format_1"
 
@@ -158,26 +160,42 @@ def test_another_process_at_the_run_is_refused_and_a_dead_one_is_not(tmp_path):
 
 
 FORK = """
-import os, subprocess, sys
+import os, sys, time
 from pathlib import Path
 from pyrovae.locks import locked
-path = Path(sys.argv[1])
-with locked(path):
-    child = os.fork()
-    if not child:
-        os.read(os.pipe()[0], 1)
-    assert subprocess.run(["flock", "-n", path, "true"]).returncode == 1
-free = subprocess.run(["flock", "-n", path, "true"]).returncode
-os.kill(child, 9)
-sys.exit(free)
+read, write = os.pipe()
+with locked(Path(sys.argv[1])):
+    if not os.fork():
+        os.write(write, str(os.getpid()).encode())
+        time.sleep(60)
+    print(os.read(read, 20).decode(), flush=True)
+    os._exit(0)  # as a kill does: nothing is let go of
 """
 
+needs_flock = pytest.mark.skipif(shutil.which("flock") is None, reason="there is no flock")
 
-@pytest.mark.skipif(shutil.which("flock") is None, reason="there is no flock")
+
+@needs_flock
 def test_a_fork_does_not_hold_its_parents_lock(tmp_path):
     """As a DataLoader's worker that outlives a killed training."""
-    here = os.environ | {"PYTHONPATH": str(Path(pv.__file__).parents[1])}
-    subprocess.run([sys.executable, "-c", FORK, tmp_path / "lock"], env=here, check=True)
+    here, path = os.environ | {"PYTHONPATH": str(Path(pv.__file__).parents[1])}, tmp_path / "lock"
+    with subprocess.Popen([sys.executable, "-c", FORK, path], env=here, stdout=subprocess.PIPE) as parent:
+        child = int(parent.stdout.readline())
+        parent.wait()
+        free = subprocess.run(["flock", "-n", path, "true"], check=False).returncode
+        os.kill(child, signal.SIGKILL)
+    assert free == 0
+
+
+@needs_flock
+def test_a_lock_is_let_go_of_though_a_fork_that_just_began_has_it_open(tmp_path):
+    path = tmp_path / "lock"
+    with locked(path):
+        [(descriptor, _)] = [held for name, held in locks._held.items() if name == path.resolve()]
+        other = os.dup(descriptor)
+        assert subprocess.run(["flock", "-n", path, "true"], check=False).returncode == 1
+    assert subprocess.run(["flock", "-n", path, "true"], check=False).returncode == 0
+    os.close(other)
 
 
 PICKLE = pickle.dumps({"a": 1})

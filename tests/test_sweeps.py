@@ -38,8 +38,8 @@ def end(*_):
 
 
 signal.signal(signal.SIGTERM, end)
-note(command)
 if command == "evaluate":
+    note(command)
     (folder / "evaluation.nc").touch()
     sys.exit()
 path = folder / "recipe.json"
@@ -48,6 +48,7 @@ run = json.loads(path.read_text()) if option == "--resume" else {
     "conventions": {}, "versions": {},
 }
 path.write_text(json.dumps(run))
+note(command)  # who kills it now finds its recipe whole
 if run["recipe"]["seed"] == 13:
     print("pyrovae: seed 13 brings no luck", file=sys.stderr)
     sys.exit(1)
