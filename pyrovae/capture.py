@@ -38,6 +38,7 @@ SHAPED_BY_VALUES = {torch.nonzero, torch.Tensor.nonzero, torch.argwhere, torch.T
 """What gives a tensor whose shape depends on values, which no compiler takes."""
 
 INDEXING = {torch.Tensor.__getitem__, torch.Tensor.__setitem__}
+"""What takes masks, whose numbers of chosen places depend on values too."""
 
 
 class NotCapturableError(Exception):

@@ -107,7 +107,7 @@ def test_commands_run_in_their_order(at_home, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_commands_run_as_they_are_printed(at_home, tmp_path):
+def test_commands_run_as_they_are_printed(at_home):
     """Half an hour on two cores."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     for words in COMMANDS:
