@@ -115,10 +115,11 @@ def worker(rounds: int, steps: int) -> dict[str, Any]:
     from pyro.infer import Trace_ELBO
 
     import pyrovae as pv
-    from pyrovae import distributed, estimates, guides, likelihoods, networks, priors
-    from pyrovae.metering import Meter
-    from pyrovae.sharing import SharedLoss
-    from pyrovae.stepping import Stepper
+    from pyrovae import distributed, guides, likelihoods, networks, priors
+    from pyrovae.evaluation import estimator as estimates
+    from pyrovae.training.data_parallel import SharedLoss
+    from pyrovae.training.loss import Meter
+    from pyrovae.training.step import Stepper
 
     torch.set_num_threads(1)
     where = distributed.join()

@@ -22,7 +22,7 @@ from parts import BASELINE, PRIORS, train, with_prior
 from torch import Tensor
 
 import pyrovae as pv
-from pyrovae import adapting
+from pyrovae.evaluation import adaptive as adapting
 
 CHAINS = 16
 TARGET = 0.05

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 import pyrovae as pv
 from pyrovae import guides, likelihoods, networks, priors
-from pyrovae.metering import Meter
-from pyrovae.stepping import Stepper
+from pyrovae.training.loss import Meter
+from pyrovae.training.step import Stepper
 
 
 class Simple(nn.Module):

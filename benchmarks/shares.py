@@ -24,7 +24,7 @@ from step import FEATURES, machine, ours
 from torch.profiler import ProfilerActivity, profile
 
 import pyrovae as pv
-from pyrovae.stepping import Stepper
+from pyrovae.training.step import Stepper
 
 KINDS = {
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "mkl", "mkldnn::_linear"),

@@ -34,8 +34,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import pyrovae as pv
 from pyrovae import guides, likelihoods, networks, priors
-from pyrovae.metering import Meter
-from pyrovae.stepping import Stepper
+from pyrovae.training.loss import Meter
+from pyrovae.training.step import Stepper
 
 LATENTS, SIDE, HIDDEN, CHANNELS = 50, 28, [400], [16, 32]
 FEATURES = SIDE * SIDE

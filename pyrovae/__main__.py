@@ -2,6 +2,6 @@
 
 import sys
 
-from pyrovae.cli import main
+from pyrovae.cli.app import main
 
 sys.exit(main())

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import pyrovae as pv
 from pyrovae import flows, guides, likelihoods, networks, priors
-from pyrovae.vae import Model
+from pyrovae.models.vae import Model
 
 LATENTS, FEATURES = 4, 6
 

@@ -8,8 +8,8 @@ from scipy import stats
 from torch import nn
 
 from pyrovae import networks
-from pyrovae.distributions import as_pyro
-from pyrovae.parts import as_module
+from pyrovae.models.base import as_module
+from pyrovae.models.distributions import as_pyro
 
 SURE = 4.5
 """In standard errors: one such comparison of means raises a false alarm 7 times in a million."""

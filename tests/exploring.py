@@ -10,10 +10,9 @@ from contextlib import contextmanager
 import torch
 import uvicorn
 
-from pyrovae.building import build, load_data
-from pyrovae.checkpoints import save
-from pyrovae.recipes import Recipe
-from pyrovae.runs import describe
+from pyrovae.runs.build import build, load_data
+from pyrovae.runs.folder import describe, save
+from pyrovae.runs.recipe import Recipe
 
 HERE = "http://127.0.0.1"
 

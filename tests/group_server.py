@@ -32,10 +32,12 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel  # noqa: F401
 
 import pyrovae as pv
-from pyrovae import cli, distributed, stepping
-from pyrovae.callbacks import KeepBest
+from pyrovae import distributed
+from pyrovae.cli import main as cli
+from pyrovae.models.base import ProgramModule
 from pyrovae.objectives import ELBO, IWAE, free_bits
-from pyrovae.parts import ProgramModule
+from pyrovae.training import step as stepping
+from pyrovae.training.callbacks import KeepBest
 
 torch.set_num_threads(1)
 assert callable(pv.fit)  # which imports it

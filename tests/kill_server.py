@@ -26,8 +26,9 @@ import torch._dynamo  # the optimisers import it
 import xarray  # noqa: F401
 
 import pyrovae as pv
-from pyrovae import durable, guides, likelihoods, networks, priors
-from pyrovae.callbacks import Averaged, KeepBest
+from pyrovae import guides, likelihoods, networks, priors
+from pyrovae.storage import files as durable
+from pyrovae.training.callbacks import Averaged, KeepBest
 
 torch.set_num_threads(1)
 assert callable(pv.fit)  # which imports it
@@ -75,7 +76,7 @@ def outcome(folder: Path) -> str:
 
 
 def start(folder: Path, every: float = 0.0, at: int | None = None) -> int:
-    """The job in a fork, which ends at the given point of the protocol of :mod:`pyrovae.durable`, if any."""
+    """The job in a fork, which ends at the given point of the protocol of ``storage.files``, if any."""
     process = os.fork()
     if process:
         return process

@@ -11,7 +11,7 @@ import torch
 
 import pyrovae as pv
 from pyrovae import guides, likelihoods, networks, objectives, priors
-from pyrovae.callbacks import Averaged, KeepBest
+from pyrovae.training.callbacks import Averaged, KeepBest
 
 
 class CutError(Exception):

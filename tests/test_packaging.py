@@ -112,5 +112,5 @@ def test_a_type_checker_sees_the_types_of_an_installed_package(environment, tmp_
     command = [sys.executable, "-m", "mypy", "--python-executable", environment, "--config-file", ""]
     command += ["--cache-dir", tmp_path / "cache", "user.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert "-> pyrovae.results.Evaluation" in done.stdout, done.stdout + done.stderr
+    assert "-> pyrovae.evaluation.results.Evaluation" in done.stdout, done.stdout + done.stderr
     assert 'user.py:3: error: Argument "num_epochs" to "fit" has incompatible type "str"' in done.stdout

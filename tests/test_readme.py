@@ -17,7 +17,8 @@ import pytest
 import torch
 
 import pyrovae as pv
-from pyrovae import cli, flows, guides, likelihoods, networks, priors, registry
+from pyrovae import flows, guides, likelihoods, networks, priors, registry
+from pyrovae.cli import main as cli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

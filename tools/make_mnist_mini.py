@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pyrovae.sources import MINI_MNIST
+from pyrovae.data.files import MINI_MNIST
 
 
 def read(path: Path, header: int) -> np.ndarray:

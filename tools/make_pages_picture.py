@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 import pyrovae as pv
-from pyrovae.explorer import app
+from pyrovae.reports.explorer import app
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))

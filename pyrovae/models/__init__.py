@@ -4,7 +4,7 @@ Everything that takes ``vae.model, vae.guide`` takes theirs.
 """
 
 from pyrovae.models.classes import conditional, gaussian_mixture, semi_supervised
-from pyrovae.models.layers import ladder, two_layers
+from pyrovae.models.hierarchical import ladder, two_layers
 from pyrovae.models.pair import Pair
 from pyrovae.models.ready import discrete, prod_lda
 

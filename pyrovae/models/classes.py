@@ -12,13 +12,13 @@ from pyro import poutine
 from pyro.poutine.mask_messenger import MaskMessenger
 from torch import Tensor, nn
 
-from pyrovae.distributions import as_pyro
-from pyrovae.distributions.binary import captured
-from pyrovae.likelihoods import check_support
+from pyrovae.core.context import captured
+from pyrovae.core.random import stream
+from pyrovae.core.wrap import as_pyro
+from pyrovae.models.base import Part
+from pyrovae.models.likelihoods import check_support
 from pyrovae.models.pair import Pair, PartsProgram, beside, rows_of
-from pyrovae.parts import Part
-from pyrovae.priors import GaussianMixture
-from pyrovae.streams import stream
+from pyrovae.models.priors import GaussianMixture
 
 __all__ = ["conditional", "gaussian_mixture", "semi_supervised"]
 

@@ -9,7 +9,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from pyrovae.parts import Part, ProgramModule, as_module
+from pyrovae.models.base import Part, ProgramModule, as_module
 
 __all__ = ["Pair", "PartsProgram", "beside", "rows_of"]
 

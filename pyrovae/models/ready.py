@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from pyrovae import guides, likelihoods, networks, priors
-from pyrovae.vae import VAE
+from pyrovae.models import guides, likelihoods, networks, priors
+from pyrovae.models.vae import VAE
 
 __all__ = ["discrete", "prod_lda"]
 

@@ -5,15 +5,7 @@ N/B and any KL weight multiply what is inside no logarithm.
 """
 
 from pyrovae.objectives.bounds import CIWAE, ELBO, IWAE, MIWAE, PIWAE, Renyi
-from pyrovae.objectives.shaping import (
-    capacity,
-    cyclical,
-    free_bits,
-    kl_weight,
-    mmd,
-    total_correlation,
-    warmup,
-)
+from pyrovae.objectives.terms import capacity, cyclical, free_bits, kl_weight, mmd, total_correlation, warmup
 from pyrovae.objectives.wake_sleep import TVO, WakeSleep
 
 __all__ = [

@@ -11,23 +11,23 @@ from pyro import poutine
 from pyro.infer import ELBO
 from torch import Tensor
 
-from pyrovae.importance import in_place
-from pyrovae.objectives.draws import Clock, Draws, draw
-from pyrovae.objectives.shaping import Term
-from pyrovae.programs import (
-    Program,
+from pyrovae.core.checks import check_count
+from pyrovae.core.clock import Clock
+from pyrovae.core.context import in_parts
+from pyrovae.core.modules import Program, modules_of
+from pyrovae.core.programs import (
     Structure,
     check_same_densities,
-    modules_of,
     plain_errors,
     sample_sites,
     structure_of,
     traces,
 )
-from pyrovae.ranks import in_parts
-from pyrovae.reductions import check_count
-from pyrovae.streams import stream
-from pyrovae.supports import is_delta
+from pyrovae.core.random import stream
+from pyrovae.core.scoring import in_place
+from pyrovae.core.supports import is_delta
+from pyrovae.objectives.draws import Draws, draw
+from pyrovae.objectives.terms import Term
 
 __all__ = ["Bound", "Objective"]
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from pyrovae.core.checks import check_count
 from pyrovae.objectives.base import Bound
-from pyrovae.objectives.shaping import Term
-from pyrovae.reductions import check_count
+from pyrovae.objectives.terms import Term
 
 __all__ = ["CIWAE", "ELBO", "IWAE", "MIWAE", "PIWAE", "Renyi"]
 

@@ -11,25 +11,11 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae.importance import sum_by_datum
-from pyrovae.programs import Program, Site, Structure, sample_sites
+from pyrovae.core.modules import Program
+from pyrovae.core.programs import Site, Structure, sample_sites
+from pyrovae.core.scoring import sum_by_datum
 
-__all__ = ["Clock", "Draws", "check_one_scale", "draw"]
-
-
-class Clock(NamedTuple):
-    """The time of training: steps taken, and epochs finished."""
-
-    step: int = 0
-    epoch: int = 0
-
-    def at(self, schedule: Callable[[Clock], float]) -> float:
-        """What a schedule comes to now. Read so, and not by itself, it stays live in a compiled step."""
-        return schedule(self)
-
-    def ticked(self) -> Clock:
-        """A step later."""
-        return self._replace(step=self.step + 1)
+__all__ = ["Draws", "check_one_scale", "draw"]
 
 
 class Draws(NamedTuple):

@@ -9,11 +9,12 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae.importance import sum_by_datum
+from pyrovae.core.checks import check_count
+from pyrovae.core.modules import Program
+from pyrovae.core.programs import Site, Structure, sample_sites
+from pyrovae.core.scoring import sum_by_datum
 from pyrovae.objectives.base import Objective
 from pyrovae.objectives.draws import check_one_scale, draw
-from pyrovae.programs import Program, Site, Structure, sample_sites
-from pyrovae.reductions import check_count
 
 __all__ = ["TVO", "WakeSleep"]
 

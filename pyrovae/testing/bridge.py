@@ -7,8 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from pyrovae.pareto import khat_threshold, pareto_khat
-from pyrovae.reductions import log_evidence, standard_error
+from pyrovae.evaluation.weights import khat_threshold, log_evidence, pareto_khat, standard_error
 from pyrovae.testing.comparisons import Features, Verdict, slack, worst_misfit
 from pyrovae.testing.coordinates import Drawn, Flat
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Independent, biject_to, constraints
 from torch.nn.functional import normalize, pad
 
-from pyrovae.distributions import support_of
+from pyrovae.core.wrap import support_of
 
 __all__ = ["Drawn", "Flat", "bare", "is_discrete"]
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pyrovae.distributions import family_of
-from pyrovae.supports import is_delta
+from pyrovae.core.supports import is_delta
+from pyrovae.core.wrap import family_of
 from pyrovae.testing.bridge import by_bridge
 from pyrovae.testing.comparisons import Verdict
 from pyrovae.testing.coordinates import Drawn, Flat, bare

@@ -9,10 +9,11 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch import Tensor
 
-from pyrovae.programs import Program, Site, log_density, modules_of, sample_sites, traces
-from pyrovae.supports import is_delta
+from pyrovae.core.modules import Program, modules_of
+from pyrovae.core.programs import Site, log_density, sample_sites, traces
+from pyrovae.core.supports import is_delta
 from pyrovae.testing.densities import Finding
-from pyrovae.testing.running import Arguments, one_line
+from pyrovae.testing.programs import Arguments, one_line
 
 __all__ = ["check_gradients"]
 

@@ -7,8 +7,9 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae.programs import Program, Structure, log_density, sample_sites, traces
-from pyrovae.testing.running import Arguments, one_line, suspects
+from pyrovae.core.modules import Program
+from pyrovae.core.programs import Structure, log_density, sample_sites, traces
+from pyrovae.testing.programs import Arguments, one_line, suspects
 
 __all__ = ["check_draws_apart", "check_rows_apart"]
 

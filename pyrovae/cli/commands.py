@@ -1,0 +1,27 @@
+"""The commands, a class each: the constructor takes the arguments, and ``run()`` returns the exit code."""
+
+from pkgutil import resolve_name
+from typing import Any
+
+__all__ = ["BAD_INPUT", "COMMANDS", "DONE", "FAILED", "INTERRUPTED", "TERMINATED", "find"]
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+"""Exit codes; the last two are of Ctrl-C and SIGTERM."""
+
+COMMANDS = {
+    "train": "pyrovae.cli.train:Train",
+    "evaluate": "pyrovae.cli.evaluate:Evaluate",
+    "compare": "pyrovae.cli.compare:Compare",
+    "sample": "pyrovae.cli.sample:Sample",
+    "report": "pyrovae.cli.report:Report",
+    "explore": "pyrovae.cli.explore:Explore",
+    "sweep": "pyrovae.cli.sweep:Sweep",
+    "list": "pyrovae.cli.listing:List",
+    "doctor": "pyrovae.cli.doctor:Doctor",
+}
+"""Each name with its class. What is slow to import is imported in ``run()``: errors answer at once."""
+
+
+def find(name: str) -> Any:
+    """The class of a command."""
+    return resolve_name(COMMANDS[name])

@@ -1,0 +1,49 @@
+"""How parts are read from the command line, and what a recipe's file has to say before the options do."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from pyrovae.runs.named import Named
+from pyrovae.runs.recipe import Recipe, Run, read_config
+
+__all__ = ["configured", "registry_of_parts"]
+
+registry_of_parts = tyro.constructors.ConstructorRegistry()
+"""With it, tyro reads a part as a name or a call."""
+
+
+def configured(arguments: Sequence[str], default: Recipe) -> Recipe:
+    """The recipe that options change: that of ``--config``, where there is one.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It holds no recipe.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", nargs="?")
+    config = parser.parse_known_args(list(arguments))[0].config
+    if config in (None, "None") or "train" not in arguments[:1]:
+        return default
+    read = read_config(Path(config))
+    return read.recipe if isinstance(read, Run) else read
+
+
+@registry_of_parts.primitive_rule
+def _part(
+    info: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+    if info.type is not Named:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="NAME(...)",
+        instance_from_str=lambda words: Named.parse(words[0]),
+        is_instance=lambda value: isinstance(value, Named),
+        str_from_instance=lambda value: [str(value)],
+    )

@@ -1,0 +1,61 @@
+"""What a command does as one of several processes, which torchrun or Slurm started. Torch only then."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from pyrovae.core import launch as ranks
+from pyrovae.runs.folder import check_folder
+from pyrovae.storage.locks import locked
+
+__all__ = ["all_agree", "prepared", "together"]
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Inside, in the group of all processes, of which the first one prints.
+
+    Raises:
+        ValueError: The environment contradicts itself.
+        ConnectionError: The others do not come, or one of them is gone.
+    """
+    if ranks.place() is None:
+        yield
+        return
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # its stack: its words are in the error
+    from pyrovae.core.distributed import is_first, joined
+
+    try:
+        with joined(), ExitStack() as stack:
+            if not is_first():
+                stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+            yield
+    except Exception as error:
+        if not (isinstance(error, FloatingPointError) or hasattr(error, "common")):
+            error.own = True  # type: ignore[attr-defined]
+        raise
+
+
+def all_agree() -> Any:
+    """A block that all leave together, with the error of one of them if there is any."""
+    if ranks.place() is None:
+        return nullcontext()
+    from pyrovae.core.distributed import agreed
+
+    return agreed()
+
+
+@contextmanager
+def prepared(folder: Path, prepare: Callable[[], Any]) -> Iterator[None]:
+    """The folder of a run locked, and made ready, by the first process, while the others wait for it."""
+    with ExitStack() as stack:
+        with all_agree():
+            if ranks.speaks():
+                check_folder(folder)
+                stack.enter_context(locked(folder / "lock"))
+                prepare()
+        yield

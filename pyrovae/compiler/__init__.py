@@ -1,0 +1,1 @@
+"""Losses and densities as compiled graphs."""

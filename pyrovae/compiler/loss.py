@@ -1,0 +1,216 @@
+"""A loss of Pyro's as a compiled tensor graph: the same parameters, the same call, no Python in between."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer import ELBO
+from pyro.infer.elbo import ELBOModule
+from torch import Tensor
+
+from pyrovae.compiler.graphs import Backend, Graphs
+from pyrovae.core.modules import Program
+from pyrovae.core.precision import Precision
+
+__all__ = ["Compiled", "CompiledLoss", "Differentiable", "compile"]
+
+
+def compile(
+    loss: ELBOModule,
+    example_args: tuple[Any, ...],
+    *,
+    precision: Precision = "float32",
+    backend: Backend = "inductor",
+) -> CompiledLoss:
+    r"""A loss with all of Pyro's Python taken out: run once, written down as a graph, compiled.
+
+    Loss and gradients are one graph, captured where autograd has done its part, so blocks without
+    gradients and functions with gradients of their own mean in it what they mean outside. The call is
+    differentiable, by one more derivative and no second. Parameters, buffers and every tensor that the
+    programs hold are read at each call; draws are those of torch's generator, and the same as without
+    compilation. Running statistics are updated.
+
+    Another shape of arguments is captured when it comes, up to 8 in all. An edit is noticed, and the
+    loss captured anew: a part or a parameter replaced, ``requires_grad``, training and evaluation mode,
+    a plain attribute, a mask, index or flag in a buffer that decides what runs, unless by ``.data``.
+    Python itself runs at the capture alone. What cannot be a graph (another tensor's value that decides
+    what runs, sites that change) runs as before, with one warning that says why.
+
+    Args:
+        loss: A Pyro ELBO of a model and a guide, ``Trace_ELBO()(model, guide)``; any ELBO, ours too.
+        example_args: What it will be called with, or anything of the same shapes.
+        precision: "bfloat16" multiplies so in the networks' layers, and "tf32" on a GPU; densities stay as
+            they are.
+        backend: "inductor" compiles; "none" runs the graph as it was captured, for tests.
+
+    Returns:
+        A module with the same parameters under the same names, called as ``loss`` is.
+
+    Raises:
+        TypeError: ``loss`` is no ELBO of a pair, or ``example_args`` no tuple.
+
+    Example:
+        >>> from pyro.infer import Trace_ELBO
+        >>> import pyrovae as pv
+        >>> from pyrovae import guides, likelihoods, networks, priors
+        >>> vae = pv.VAE(
+        ...     priors.StandardNormal(2),
+        ...     likelihoods.Bernoulli(networks.MLP(2, 9)),
+        ...     guides.Normal(networks.MLP(9, 4)),
+        ... )
+        >>> x = torch.eye(9)
+        >>> loss = Trace_ELBO()(vae.model, vae.guide)
+        >>> compiled = compile(loss, (x,), backend="none")
+        >>> _ = torch.manual_seed(0)
+        >>> a = loss(x)
+        >>> _ = torch.manual_seed(0)
+        >>> torch.allclose(a, compiled(x))
+        True
+    """
+    if not isinstance(loss, ELBOModule):
+        hint = ": of an ELBO, call it with model and guide first" if isinstance(loss, ELBO) else ""
+        raise TypeError(f"compile: loss is a Pyro ELBO of a pair, Trace_ELBO()(model, guide){hint}")
+    if not isinstance(example_args, tuple):
+        raise TypeError("compile: example_args is a tuple of arguments, such as (x,)")
+    compiled = CompiledLoss(loss.model, loss.guide, loss.elbo, precision=precision, backend=backend)
+    compiled.graphs.prepare(example_args, {}, gradients=torch.is_grad_enabled())
+    return compiled
+
+
+class CompiledLoss(ELBOModule):
+    """A loss of a pair, run through compiled graphs: what :func:`pyrovae.compile` gives.
+
+    Args:
+        model: Pyro program of p(x, z).
+        guide: Pyro program of q(z | x).
+        elbo: A Pyro ELBO.
+        precision: Of the networks.
+        backend: Of the graphs.
+
+    Attributes:
+        graphs: The graphs made so far; ``graphs.seconds`` is what they took, ``graphs.cause`` why there
+            are none.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        guide: Any,
+        elbo: Any,
+        *,
+        precision: Precision = "float32",
+        backend: Backend = "inductor",
+    ) -> None:
+        super().__init__(model, guide, elbo)
+        self.elbo: Any
+        self.graphs = Graphs(self._loss, (model, guide), elbo, precision=precision, backend=backend)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss, differentiable."""
+        result = self.graphs.run(args, kwargs, gradients=torch.is_grad_enabled())
+        if result is None:
+            return self.graphs.eager(*args, **kwargs)[0]
+        if not result.leaves:
+            return result.loss
+        return Differentiable.apply(result.loss, result.gradients, *result.leaves)
+
+    def _loss(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        if hasattr(self.elbo, "differentiable_loss"):
+            return (self.elbo.differentiable_loss(self.model, self.guide, *args, **kwargs),)
+        if torch.is_grad_enabled():
+            return (self.elbo.loss_and_grads(self.model, self.guide, *args, **kwargs),)
+        return (self.elbo.loss(self.model, self.guide, *args, **kwargs),)
+
+
+class Compiled(ELBO):
+    """A Pyro ELBO that runs through compiled graphs wherever an ELBO goes: in place of Pyro's Jit losses.
+
+    ``SVI(model, guide, optim, loss=Compiled(Trace_ELBO()))`` takes the steps of stock SVI, and
+    ``Compiled(IWAE(5))(model, guide)`` is a compiled module. Graphs are made at the first call with a
+    pair; :func:`pyrovae.compile` says what they do and what they notice.
+
+    Args:
+        elbo: The loss.
+        precision: Of the networks.
+        backend: Of the graphs.
+
+    Example:
+        >>> from pyro.infer import SVI, Trace_ELBO
+        >>> from pyrovae.testing import LinearGaussian
+        >>> oracle = LinearGaussian(torch.ones(3, 1))
+        >>> x = oracle.sample(5)
+        >>> elbo = Compiled(Trace_ELBO(), backend="none")
+        >>> loss = elbo.loss(oracle.model, oracle.guide, x)  # its guide is exact
+        >>> abs(loss + oracle.log_evidence(x).sum().item()) < 1e-3
+        True
+    """
+
+    def __init__(
+        self, elbo: ELBO, *, precision: Precision = "float32", backend: Backend = "inductor"
+    ) -> None:
+        if not isinstance(elbo, ELBO):
+            raise TypeError(f"Compiled: takes a Pyro ELBO, such as Trace_ELBO(), got {elbo!r}")
+        super().__init__(num_particles=elbo.num_particles, vectorize_particles=elbo.vectorize_particles)
+        self.elbo: Any = elbo
+        self.options: dict[str, Any] = {"precision": precision, "backend": backend}
+        self._pairs: list[CompiledLoss] = []
+
+    def __call__(self, model: Program, guide: Program) -> CompiledLoss:
+        """The compiled loss of a pair, a module."""
+        return CompiledLoss(model, guide, self.elbo, **self.options)
+
+    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss, differentiable."""
+        return self._pair(model, guide)(*args, **kwargs)
+
+    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+        """The loss, for its value alone."""
+        with torch.no_grad():
+            return float(self._pair(model, guide)(*args, **kwargs))
+
+    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+        """The loss, with its gradients added to the parameters'."""
+        pair = self._pair(model, guide)
+        result = pair.graphs.run(args, kwargs, gradients=True)
+        if result is None:
+            return self.elbo.loss_and_grads(model, guide, *args, **kwargs)
+        for leaf, gradient in zip(result.leaves, result.gradients, strict=True):
+            if gradient is not None:
+                leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
+        for name in pair.graphs.names:  # SVI finds by these messages what to step
+            pyro.param(name)
+        return result.loss.item()
+
+    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
+        return self.elbo._get_trace(model, guide, args, kwargs)
+
+    def _pair(self, model: Program, guide: Program) -> CompiledLoss:
+        for pair in self._pairs:
+            if pair.model is model and pair.guide is guide:
+                return pair
+        self._pairs.append(self(model, guide))
+        return self._pairs[-1]
+
+
+class Differentiable(torch.autograd.Function):
+    """A loss whose gradients are known already."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, gradients: list[Tensor | None], *leaves: Tensor) -> Tensor:
+        """The loss; its leaves are what it depends on."""
+        ctx.gradients = gradients
+        return loss
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, outer: Tensor) -> Any:
+        """The gradients, let go."""
+        if ctx.gradients is None:
+            raise RuntimeError("compiled loss: its gradients were taken already: call the loss again")
+        gradients, ctx.gradients = ctx.gradients, None  # let go, so that they need no copy
+        # A look at the factor is free on the CPU, and saves a pass over every gradient.
+        if outer.is_cpu and outer.item() == 1:
+            return None, None, *gradients
+        return None, None, *(None if each is None else outer.to(each) * each for each in gradients)

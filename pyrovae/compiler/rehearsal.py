@@ -1,0 +1,116 @@
+"""What a run of a program tells before a graph is made of it, and how it leaves no trace itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from pyrovae.core.clock import Clock
+from pyrovae.core.context import NotCapturableError
+
+__all__ = ["Live", "Noting", "Sites", "difference", "unchanged", "without_grad"]
+
+
+class Noting:
+    """A clock that notes which schedules are asked."""
+
+    def __init__(self) -> None:
+        self.time = Clock()
+        self.schedules: list[Callable[[Clock], float]] = []
+
+    def at(self, schedule: Callable[[Clock], float]) -> float:
+        """What a schedule gives, and the note of it."""
+        self.schedules.append(schedule)
+        return schedule(self.time)
+
+    def ticked(self) -> Noting:
+        """The same: a look is no step."""
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.time, name)
+
+
+class Live:
+    """A clock whose schedules are inputs of the graph; its time itself would be that of the capture."""
+
+    def __init__(self, values: Tensor) -> None:
+        self.time = Clock()
+        self.values = iter(values.unbind())
+
+    def at(self, schedule: Callable[[Clock], float]) -> Any:
+        """The next input: schedules are asked in the order in which they were noted."""
+        return next(self.values)
+
+    def ticked(self) -> Live:
+        """The same: a look is no step."""
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        raise NotCapturableError(f"a term reads clock.{name} itself: let it ask clock.at(schedule)")
+
+
+class Sites(Messenger):
+    """Notes the sites of a run, to compare it with another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sites: list[tuple[Any, ...]] = []
+        self.parameters: list[str] = []
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        value = msg["value"]
+        shape = tuple(value.shape) if isinstance(value, Tensor) else None
+        self.sites.append((msg["name"], shape, msg["is_observed"]))
+
+    def _pyro_post_param(self, msg: Any) -> None:
+        self.parameters.append(msg["name"])
+
+
+def difference(first: list[tuple[Any, ...]], second: list[tuple[Any, ...]]) -> str:
+    """Where two runs' sites part, in words."""
+    for a, b in zip(first, second, strict=False):
+        if a != b:
+            return f"'{a[0]}' of shape {a[1]}, then '{b[0]}' of shape {b[1]}"
+    return f"{len(first)} of them, then {len(second)}"
+
+
+def may_decide(buffer: Tensor) -> bool:
+    """Whether a program may do this or that by a buffer's values: those of masks, indices and flags.
+
+    Of floating-point ones, such as running statistics, torch does not always note that they were changed.
+    """
+    return buffer.layout == torch.strided and not (buffer.is_floating_point() or buffer.is_complex())
+
+
+@contextmanager
+def unchanged(buffers: list[Tensor], leaves: list[Tensor]) -> Iterator[None]:
+    """Put back what a run that is no step changes: running statistics, gradients."""
+    kept = [(buffer, buffer.clone()) for buffer in buffers]
+    gradients = [(leaf, leaf.grad) for leaf in leaves if leaf.is_leaf]
+    try:
+        with without_grad([leaf for leaf, _ in gradients]):
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in kept:
+                if not (may_decide(buffer) and torch.equal(buffer, before)):  # its version stays so
+                    buffer.copy_(before)
+
+
+@contextmanager
+def without_grad(leaves: list[Tensor]) -> Iterator[None]:
+    """Inside, leaves have no gradient; outside, the one that they had."""
+    kept = [(leaf, leaf.grad) for leaf in leaves if leaf.is_leaf]
+    for leaf, _ in kept:
+        leaf.grad = None
+    try:
+        yield
+    finally:
+        for leaf, gradient in kept:
+            leaf.grad = gradient

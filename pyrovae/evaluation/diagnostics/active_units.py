@@ -1,0 +1,186 @@
+"""Which dimensions of the code tell anything about the data."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyrovae.core.modules import Program, mode, modules_of
+from pyrovae.core.random import stream
+from pyrovae.data.batches import batches
+from pyrovae.data.rows import Data, num_rows
+
+__all__ = [
+    "ActiveUnits",
+    "active_units",
+    "active_units_curve",
+    "code_variances",
+    "distribution_of",
+    "mean_of",
+]
+
+BATCH = 512
+
+ACTIVE = 0.01
+"""The customary threshold of active units, Burda et al."""
+
+
+class ActiveUnits(NamedTuple):
+    """Active units by threshold.
+
+    Attributes:
+        thresholds: ``[k]``, in the square of the code's unit.
+        counts: ``[k]``, dimensions above each.
+        variances: ``[d]``, what the thresholds are held against: :func:`code_variances`, flattened.
+    """
+
+    thresholds: Tensor
+    counts: Tensor
+    variances: Tensor
+
+    def stretch(self, threshold: float = ACTIVE) -> tuple[float, float]:
+        """The thresholds, from and to, between which the count is the same as at this one."""
+        below = self.variances[self.variances <= threshold]
+        above = self.variances[self.variances > threshold]
+        low = max(below.max().item(), 0.0) if len(below) else 0.0  # of draws, a variance may be below nought
+        return low, above.min().item() if len(above) else float("inf")
+
+    def __str__(self) -> str:
+        low, high = self.stretch()
+        count = int((self.variances > ACTIVE).sum())
+        near = [int((self.variances > threshold).sum()) for threshold in (0.001, 0.1)]
+        lines = [f"{'threshold':>12}{'active units':>14}"]
+        shown = [0, *((self.counts[1:] != self.counts[:-1]).nonzero()[:, 0] + 1).tolist()]
+        lines += [
+            f"{self.thresholds[i]:>12.2g}{self.counts[i]:>14,} of {len(self.variances):,}" for i in shown
+        ]
+        return "\n".join(
+            [
+                *lines,
+                f"at {ACTIVE:g}: {count:,}, the same from {low:.2g} to {high:.2g}; "
+                f"{near[0]:,} at 0.001 and {near[1]:,} at 0.1",
+            ]
+        )
+
+
+@torch.no_grad()
+def code_variances(guide: Program, data: Data, *, site: str = "z", num_samples: int = 100) -> Tensor:
+    r"""How much the guide's mean of each dimension varies over the data.
+
+    .. math:: A_j = \operatorname{Var}_x \big( E_{q(z \mid x)}[z_j] \big)
+
+    Args:
+        guide: Pyro program of q(z | x), with the data plate outermost at dim -1.
+        data: What the guide is called with; see :func:`pyrovae.evaluate`.
+        site: The latent's name.
+        num_samples: Draws per datum for a guide whose mean is not known in closed form; what they add
+            to the variance is taken off, so that it may come out a little below nought.
+
+    Returns:
+        ``[*event]``, the variance of each dimension.
+
+    Raises:
+        ValueError: The guide has no such site; fewer than two data.
+
+    References:
+        Burda et al., Importance Weighted Autoencoders, 2016, section 5.1. arXiv:1509.00519
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> from pyrovae.models.vae import Guide
+        >>> guide = Guide(lambda x: dist.Normal(x * torch.tensor([2.0, 0.0]), 1.0).to_event(1))
+        >>> code_variances(guide, torch.tensor([[1.0, 1.0], [-1.0, 1.0]]))
+        tensor([8., 0.], dtype=torch.float64)
+    """
+    if num_rows(data) < 2:
+        raise ValueError("one datum has no variance over data: pass two at least")
+    means, noise, modules = [], [], modules_of(guide, guide)
+    with mode(modules, training=False), stream("code variances"):
+        for batch in batches(data, BATCH, "code variances"):
+            q = distribution_of(poutine.trace(guide).get_trace(*batch), site)
+            mean, added = mean_of(q, num_samples)
+            means.append(mean)
+            noise.append(added)
+    return torch.cat(means).var(0) - torch.cat(noise).mean(0)
+
+
+def active_units(guide: Program, data: Data, *, threshold: float = ACTIVE, site: str = "z") -> int:
+    r"""Dimensions of the code that tell something about the data: those with :math:`A_j` above a threshold.
+
+    Args:
+        guide: Pyro program of q(z | x).
+        data: What the guide is called with; some hundred rows are enough.
+        threshold: Of :func:`code_variances`, in the square of the code's unit.
+        site: The latent's name.
+
+    References:
+        Burda et al., Importance Weighted Autoencoders, 2016, section 5.1. arXiv:1509.00519
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> from pyrovae.models.vae import Guide
+        >>> guide = Guide(lambda x: dist.Normal(x * torch.tensor([2.0, 0.0]), 1.0).to_event(1))
+        >>> active_units(guide, torch.tensor([[1.0, 1.0], [-1.0, 1.0]]))
+        1
+    """
+    return int((code_variances(guide, data, site=site) > threshold).sum())
+
+
+def active_units_curve(
+    guide: Program,
+    data: Data,
+    *,
+    thresholds: Tensor | None = None,
+    site: str = "z",
+    num_samples: int = 100,
+) -> ActiveUnits:
+    r"""Active units at a range of thresholds: whether the customary 0.01 lies in a flat stretch.
+
+    .. math:: n(t) = \#\{ j : A_j > t \}
+
+    Args:
+        guide: Pyro program of q(z | x).
+        data: What the guide is called with; some hundred rows are enough.
+        thresholds: ``[k]``, rising; ten a decade from 1e-4 to 10 if not given.
+        site: The latent's name.
+        num_samples: As for :func:`code_variances`.
+
+    Returns:
+        The counts; printed, a table of the stretches over which they stay the same.
+
+    References:
+        Burda et al., Importance Weighted Autoencoders, 2016, section 5.1. arXiv:1509.00519
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> from pyrovae.models.vae import Guide
+        >>> guide = Guide(lambda x: dist.Normal(x * torch.tensor([2.0, 0.0]), 1.0).to_event(1))
+        >>> curve = active_units_curve(guide, torch.tensor([[1.0, 1.0], [-1.0, 1.0]]))
+        >>> curve.stretch(0.01)
+        (0.0, 8.0)
+    """
+    if thresholds is None:
+        thresholds = torch.logspace(-4, 1, 51, dtype=torch.float64)
+    variances = code_variances(guide, data, site=site, num_samples=num_samples).flatten().cpu()
+    thresholds = thresholds.double().cpu()
+    return ActiveUnits(thresholds, (variances > thresholds[:, None]).sum(1), variances)
+
+
+def distribution_of(trace: Any, site: str) -> Any:
+    """The distribution of a trace's site."""
+    if site not in trace.nodes:
+        raise ValueError(f"the guide has no site '{site}': name its latent with site=")
+    return trace.nodes[site]["fn"]
+
+
+def mean_of(q: Any, num_samples: int) -> tuple[Tensor, Tensor]:
+    """The mean of q(z | x), and the variance that making it of draws adds: none in closed form."""
+    try:
+        mean = q.mean.double()
+        return mean, torch.zeros_like(mean)
+    except (NotImplementedError, AttributeError):
+        draws = q.sample((num_samples,)).double()
+        return draws.mean(0), draws.var(0) / num_samples

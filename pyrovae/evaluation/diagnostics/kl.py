@@ -1,0 +1,220 @@
+"""The KL from q to the prior, taken apart: by latent site, and by dimension of a site."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from torch import Tensor
+from torch.distributions import Independent
+
+from pyrovae.core.checks import check_count
+from pyrovae.core.modules import Program, mode, modules_of
+from pyrovae.core.programs import Site, Structure, inspect, log_density, plain_errors, sample_sites, traces
+from pyrovae.core.random import stream
+from pyrovae.core.scoring import by_datum, sum_by_datum
+from pyrovae.core.tables import table
+from pyrovae.core.wrap import family_of
+from pyrovae.data.batches import batches
+from pyrovae.data.rows import Data
+
+__all__ = ["Divergences", "dimension_names", "kl_by_dimension", "kl_by_site"]
+
+AT_ONCE = 2**13
+"""Draws times rows that the model scores at once."""
+
+MOST_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Divergences:
+    """Parts of KL(q(z | x) || p(z)); printed, a table of their means, the largest first.
+
+    Attributes:
+        names: Of the k parts.
+        values: ``[n, k]`` in nats, per datum.
+        errors: ``[n, k]``, their Monte Carlo standard errors.
+        total: ``[n]``, their sum.
+        total_error: ``[n]``, its error: the parts of one draw may go together.
+    """
+
+    names: tuple[str, ...]
+    values: Tensor
+    errors: Tensor
+    total: Tensor
+    total_error: Tensor
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def means(self) -> Tensor:
+        """Over data, ``[k]``."""
+        return self.values.mean(0)
+
+    def __str__(self) -> str:
+        order = self.means.argsort(descending=True, stable=True).tolist()
+        rows = {f"  {self.names[i]}": (self.values[:, i], self.errors[:, i]) for i in order[:MOST_SHOWN]}
+        lines = table({"KL(q(z|x) || p(z))": (self.total, self.total_error), **rows})
+        if rest := order[MOST_SHOWN:]:
+            lines.append(f"  and {len(rest):,} more, {self.means[rest].sum():.3f} in all")
+        return "\n".join(lines)
+
+
+def kl_by_site(
+    model: Program, guide: Program, data: Data, *, num_samples: int = 100, seed: int = 0
+) -> Divergences:
+    r"""The part of each latent site in KL(q(z | x) || p(z)), for any pair.
+
+    .. math:: E_{q(z \mid x)} \left[ \log q(z_j \mid \cdot) - \log p(z_j \mid \cdot) \right]
+
+    with each density given whatever the programs draw the site from. The parts add up to the KL. Where the
+    guide draws sites in another order than the model, a part is no divergence by itself and may be negative.
+
+    Args:
+        model: Pyro program of p(x, z).
+        guide: Pyro program of q(z | x).
+        data: What both are called with; see :func:`pyrovae.evaluate`.
+        num_samples: Draws per datum.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: Several latent sites, and a guide's auxiliary site or factor that belongs to none of them;
+            as :func:`pyrovae.log_weights`.
+
+    References:
+        Sønderby et al., Ladder Variational Autoencoders, 2016, figure 4. arXiv:1602.02282
+
+    Example:
+        >>> from pyrovae.testing import LinearGaussian
+        >>> oracle = LinearGaussian(torch.ones(3, 2))
+        >>> kl_by_site(oracle.model, oracle.guide, oracle.sample(5)).names
+        ('z',)
+    """
+
+    def parts(drawn: poutine.Trace, scored: poutine.Trace, structure: Structure) -> dict[str, Tensor]:
+        latents = {site["name"]: site for site in sample_sites(scored) if not site["is_observed"]}
+        of_guide = {site["name"]: site for site in sample_sites(drawn)}
+        if len(latents) == 1:  # whatever the guide draws and weighs is for this one
+            (name,) = latents
+            log_q = sum_by_datum(list(of_guide.values()), structure)
+            return {name: log_q - by_datum(log_density(latents[name]), structure)}
+        for name in of_guide:
+            if name not in latents:
+                raise ValueError(
+                    f"kl_by_site: site '{name}' of the guide is no latent of the model, and belongs to none "
+                    f"of {', '.join(latents)}: integrate it out, or ask evaluate for the whole KL"
+                )
+        return {
+            name: by_datum(log_density(of_guide[name]), structure) - by_datum(log_density(site), structure)
+            for name, site in latents.items()
+        }
+
+    return _divergences(model, guide, data, parts, "kl_by_site", num_samples, seed)
+
+
+def kl_by_dimension(
+    model: Program, guide: Program, data: Data, *, site: str = "z", num_samples: int = 100, seed: int = 0
+) -> Divergences:
+    r"""The part of each dimension of a latent site, where guide and prior both factorise over them.
+
+    .. math:: E_{q(z \mid x)} \left[ \log q(z_j \mid x) - \log p(z_j) \right], \qquad
+        q(z \mid x) = \prod_j q(z_j \mid x), \quad p(z) = \prod_j p(z_j)
+
+    A dimension without any is not used.
+
+    Args:
+        model: Pyro program of p(x, z).
+        guide: Pyro program of q(z | x).
+        data: What both are called with; see :func:`pyrovae.evaluate`.
+        site: The latent's name.
+        num_samples: Draws per datum.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: No such site; a density that is no product over dimensions, by name.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> vae = pv.VAE(
+        ...     pv.priors.StandardNormal(2),
+        ...     pv.likelihoods.Bernoulli(pv.networks.MLP(2, 9)),
+        ...     pv.guides.Normal(pv.networks.MLP(9, 4)),
+        ... )
+        >>> kl_by_dimension(vae.model, vae.guide, torch.eye(9)).names
+        ('z[0]', 'z[1]')
+    """
+
+    def parts(drawn: poutine.Trace, scored: poutine.Trace, structure: Structure) -> dict[str, Tensor]:
+        latents = {each["name"]: each for each in sample_sites(scored) if not each["is_observed"]}
+        of_guide = {each["name"]: each for each in sample_sites(drawn)}
+        if site not in latents:
+            raise ValueError(
+                f"kl_by_dimension: the model has no latent site '{site}', but {', '.join(latents)}: name it "
+                f"with site="
+            )
+        names = dimension_names(site, latents[site]["fn"].event_shape)
+        log_q = _by_dimension("guide", of_guide[site], structure)
+        log_p = _by_dimension("model", latents[site], structure)
+        return dict(zip(names, log_q - log_p, strict=True))
+
+    return _divergences(model, guide, data, parts, "kl_by_dimension", num_samples, seed)
+
+
+Parts = Callable[[poutine.Trace, poutine.Trace, Structure], dict[str, Tensor]]
+
+
+@torch.no_grad()
+def _divergences(
+    model: Program, guide: Program, data: Data, parts: Parts, purpose: str, num_samples: int, seed: int
+) -> Divergences:
+    """Means over draws of what ``parts`` returns of a pair of traces, ``[draws, rows]`` by name."""
+    check_count(f"{purpose}: num_samples", num_samples)
+    structure, found = None, []
+    names: tuple[str, ...] = ()
+    rows_at_once = max(AT_ONCE // num_samples, 1)
+    with mode(modules_of(model, guide), training=False), plain_errors():
+        for position, batch in enumerate(batches(data, rows_at_once, purpose, seed)):
+            with stream(purpose, seed, position):
+                structure = structure or inspect(model, guide, *batch)
+                with pyro.plate("_draws", num_samples, dim=structure.draws_dim):
+                    ratios = parts(*traces(model, guide, batch, {}), structure)
+            names = tuple(ratios)
+            each = torch.stack([ratio.expand(num_samples, len(batch[0])) for ratio in ratios.values()], -1)
+            whole = torch.cat([each, each.sum(-1, keepdim=True)], -1)
+            errors = whole.std(0) if num_samples > 1 else torch.full_like(whole[0], torch.nan)
+            found.append(torch.stack([whole.mean(0), errors / num_samples**0.5]).cpu())
+    values, errors = torch.cat(found, 1)
+    return Divergences(names, values[:, :-1], errors[:, :-1], values[:, -1], errors[:, -1])
+
+
+def _by_dimension(program: str, site: Site, structure: Structure) -> Tensor:
+    """Log densities of the dimensions of a site's event: ``[dimensions, draws, rows]``."""
+    base = site["fn"]
+    while isinstance(base, Independent):
+        base = base.base_dist
+    if base.event_shape:
+        raise ValueError(
+            f"kl_by_dimension: site '{site['name']}' of the {program}: {family_of(site['fn'])} is no "
+            f"univariate density with .to_event(), and its dimensions have no KL of their own: use kl_by_site"
+        )
+    event_dim = len(site["fn"].event_shape)
+    log_prob = base.log_prob(site["value"])
+    log_prob = log_prob.flatten(-event_dim) if event_dim else log_prob[..., None]
+    return by_datum(scale_and_mask(log_prob.movedim(-1, 0), mask=site["mask"]), structure)
+
+
+def dimension_names(site: str, shape: Sequence[int]) -> list[str]:
+    """Names of the numbers that a value is made of, in order; the site's own for a single one.
+
+    Example:
+        >>> dimension_names("z", (2,)), dimension_names("z", ())
+        (['z[0]', 'z[1]'], ['z'])
+    """
+    places = itertools.product(*(range(size) for size in shape))
+    return [f"{site}[{', '.join(map(str, place))}]" if place else site for place in places]

@@ -1,6 +1,0 @@
-"""A local page to move through latent space and to look at single data: ``pyrovae explore RUN``."""
-
-from pyrovae.explorer.server import app
-from pyrovae.explorer.serving import serve
-
-__all__ = ["app", "serve"]

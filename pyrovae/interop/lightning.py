@@ -1,0 +1,227 @@
+"""A pair of programs for Lightning: fit's loss as a LightningModule, and checkpoints by our own writer.
+
+Lightning takes seconds to import, and is an extra: nothing here imports it before it is used.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from pyro.infer import ELBO, Trace_ELBO
+from torch import Tensor
+
+from pyrovae.core.clock import Clock
+from pyrovae.core.modules import Program, copy_into, of_programs
+from pyrovae.core.programs import plain_errors
+from pyrovae.runs.folder import MODEL, told
+from pyrovae.storage.checkpoints import CHECKPOINTS, Checkpoints
+from pyrovae.storage.files import write_file
+from pyrovae.training.loss import Meter
+from pyrovae.training.optimisers import MakeOptimizer, MakeScheduler, make_optimizer, make_scheduler
+
+__all__ = ["lightning_checkpoints", "lightning_module"]
+
+PARTS = ("loss", "elbo", "reconstruction", "kl")
+
+
+def lightning_module(
+    model: Program,
+    guide: Program,
+    loss: ELBO | None = None,
+    optimizer: torch.optim.Optimizer | MakeOptimizer | None = None,
+    *,
+    scheduler: MakeScheduler | None = None,
+    example: Tensor | tuple[Tensor, ...] | None = None,
+) -> Any:
+    """The training of a pair as a ``lightning.LightningModule``, for those who live there.
+
+    Each step has the loss of :func:`pyrovae.fit`, a sum over the batch, and its gradient; logged are, per
+    datum, ``loss``, ``elbo``, ``reconstruction`` and ``kl``, and of validation data ``validation_elbo`` and
+    its parts, as :class:`pyrovae.History` has them. Noise and order are Lightning's:
+    ``lightning.seed_everything`` fixes them, and a training that goes on does so from an epoch's start. What
+    only ``fit`` has: noise keyed by the place in the data, compiled steps, resuming to the bit, rollback.
+
+    Args:
+        model: Pyro program of p(x, z).
+        guide: Pyro program of q(z | x).
+        loss: A Pyro ELBO; ``Trace_ELBO()`` if not given.
+        optimizer: A torch optimiser that holds every parameter, or a function that makes one of the list of
+            parameters; fused ``Adam`` with learning rate 1e-3 if not given.
+        scheduler: A function that makes one of torch's learning-rate schedulers of the optimiser; it steps
+            after each epoch.
+        example: A few rows of data, for programs that make their parameters when they first run.
+
+    Returns:
+        The module; batches are tensors, or tuples of them, the arguments of the programs.
+
+    Raises:
+        ImportError: Lightning is not installed.
+        ValueError: No trainable parameter.
+        TypeError: A loss that gives no value to differentiate.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> from pyrovae import guides, likelihoods, networks, priors
+        >>> q = guides.Normal(networks.MLP(9, 4))
+        >>> vae = pv.VAE(priors.StandardNormal(2), likelihoods.Bernoulli(networks.MLP(2, 9)), q)
+        >>> module = lightning_module(vae.model, vae.guide)  # doctest: +SKIP
+        >>> trainer = lightning.Trainer(plugins=[lightning_checkpoints(module)])  # doctest: +SKIP
+        >>> trainer.fit(module, torch.utils.data.DataLoader(x, 128, shuffle=True))  # doctest: +SKIP
+        >>> vae = pv.load(trainer.checkpoint_callback.best_model_path, vae)  # doctest: +SKIP
+    """
+    return _module_class()(model, guide, loss or Trace_ELBO(), optimizer, scheduler, example)
+
+
+def lightning_checkpoints(module: Any) -> Any:
+    """A CheckpointIO plugin: Lightning's checkpoints are folders that :func:`pyrovae.load` reads.
+
+    ``pv.load(path, vae)`` of such a folder gives a model built the same way its weights; Lightning's own
+    ``ckpt_path`` goes on with the training. Files are complete or not there, carry their SHA-256, and hold no
+    pickle, so that to read one runs no code.
+
+    Args:
+        module: That of :func:`lightning_module` which is trained.
+
+    Returns:
+        The plugin, for ``lightning.Trainer(plugins=[...])``.
+
+    Raises:
+        ImportError: Lightning is not installed.
+    """
+    return _checkpoints_class()(module)
+
+
+class _Steps:
+    """The methods of the module."""
+
+    log_dict: Any
+    current_epoch: Any
+
+    def __init__(
+        self,
+        model: Program,
+        guide: Program,
+        loss: ELBO,
+        optimizer: Any,
+        scheduler: MakeScheduler | None,
+        example: Any,
+    ) -> None:
+        super().__init__()
+        self.meter = Meter(model, guide, loss)
+        if not hasattr(loss, "differentiable_loss"):
+            raise TypeError(
+                f"lightning_module: {type(loss).__name__} adds gradients itself, and Lightning "
+                f"differentiates a value: use pyrovae.fit, or a loss that has differentiable_loss"
+            )
+        self.programs = self.meter.module  # so that Lightning sees the parameters, and moves them
+        if example is not None:
+            self.trained = self.meter.parameters(_arguments(example))
+        else:
+            self.trained = [each for each in self.programs.parameters() if each.requires_grad]
+        if not self.trained:
+            raise ValueError(
+                "lightning_module: no trainable parameter in model or guide: pass example=, some rows of "
+                "data, if they are made at the first run"
+            )
+        if hasattr(loss, "clock"):
+            loss.clock = Clock()  # the look for parameters was no step
+        self.makes = optimizer, scheduler
+
+    def training_step(self, batch: Any, index: int) -> Tensor:
+        with plain_errors(f"epoch {self.current_epoch}, batch {index}"):
+            loss = self.meter.forward(*_arguments(batch))
+            sums = self.meter.sums(loss)
+        self._log(sums, batch, PARTS)
+        return loss
+
+    def validation_step(self, batch: Any, index: int) -> None:
+        with plain_errors("validation"):
+            sums = self.meter.sums(self.meter.value(*_arguments(batch)))
+        self._log(sums[1:], batch, tuple(f"validation_{name}" for name in PARTS[1:]))
+
+    def on_train_epoch_start(self) -> None:
+        objective = self.meter.objective
+        if hasattr(objective, "clock"):
+            objective.clock = objective.clock._replace(epoch=self.current_epoch)
+
+    def configure_optimizers(self) -> Any:
+        optimizer, scheduler = self.makes
+        made = make_optimizer(optimizer, self.trained, self.meter)
+        schedule = make_scheduler(scheduler, made)
+        return made if schedule is None else {"optimizer": made, "lr_scheduler": schedule}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if hasattr(self.meter.objective, "clock"):
+            checkpoint["pyrovae_clock"] = list(self.meter.objective.clock)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if "pyrovae_clock" in checkpoint:
+            self.meter.objective.clock = Clock(*checkpoint["pyrovae_clock"])
+
+    def weights(self) -> dict[str, Tensor]:
+        """All that the programs compute with, by the names that checkpoints have."""
+        return of_programs(self.meter.model.program, self.meter.guide.program, self.trained)
+
+    def _log(self, sums: Tensor, batch: Any, names: tuple[str, ...]) -> None:
+        rows = len(_arguments(batch)[0])
+        means = dict(zip(names, (sums / rows).unbind(), strict=True))
+        # Averages over an epoch are weighted by the rows: per datum, as fit's, and of all processes alike.
+        self.log_dict(means, batch_size=rows, on_step=False, on_epoch=True, sync_dist=True)
+
+
+class _Folders:
+    """The methods of the plugin."""
+
+    def __init__(self, module: Any) -> None:
+        super().__init__()
+        self.module = module
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_file(folder / MODEL, told(self.module.meter.model.program) + "\n")
+        rest = {name: value for name, value in checkpoint.items() if name != "state_dict"}  # the weights
+        Checkpoints(folder / CHECKPOINTS).add({"weights": self.module.weights(), "lightning": rest})
+
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        state = Checkpoints(Path(path) / CHECKPOINTS).newest()
+        if state is None or "lightning" not in state:
+            raise FileNotFoundError(f"{path}: no checkpoint that Lightning wrote by lightning_checkpoints")
+        copy_into(self.module.weights(), state["weights"], str(path))
+        return {**state["lightning"], "state_dict": self.module.state_dict()}
+
+    def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@cache
+def _module_class() -> Callable[..., Any]:
+    return type("Programs", (_Steps, _lightning().LightningModule), {})
+
+
+@cache
+def _checkpoints_class() -> Callable[..., Any]:
+    _lightning()
+    from lightning.fabric.plugins import CheckpointIO
+
+    return type("Folders", (_Folders, CheckpointIO), {})
+
+
+def _lightning() -> Any:
+    try:
+        import lightning
+    except ImportError as error:
+        raise ImportError(
+            f"interop: Lightning cannot be imported ({error}): pip install 'pyrovae[lightning]'"
+        ) from error
+    return lightning
+
+
+def _arguments(batch: Any) -> tuple[Tensor, ...]:
+    return tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)

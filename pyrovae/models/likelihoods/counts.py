@@ -1,0 +1,213 @@
+"""Likelihoods of counts: up to a limit, without one, with too many noughts, and of words."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyrovae.core.checks import check_count
+from pyrovae.models import distributions
+from pyrovae.models.base import blocks
+
+__all__ = ["Binomial", "Multinomial", "NegativeBinomial", "Poisson", "ZeroInflatedNegativeBinomial"]
+
+
+class Binomial(nn.Module):
+    r"""Counts out of n, such as grey levels out of 255 or reads out of a depth.
+
+    .. math:: p(x \mid z) = \prod_i \binom{n}{x_i} \pi_i^{x_i} (1 - \pi_i)^{n - x_i}, \qquad
+        \operatorname{logit} \pi = \mathrm{net}(z)
+
+    Args:
+        net: Maps ``[..., dim]`` to logits ``[..., D]``.
+        total_count: n.
+
+    References:
+        McCullagh and Nelder, Generalized Linear Models, 1989. doi:10.1201/9780203753736
+
+    Example:
+        >>> from pyrovae import networks
+        >>> Binomial(networks.MLP(2, 8), total_count=255)(torch.randn(5, 2)).event_shape
+        torch.Size([8])
+    """
+
+    def __init__(self, net: nn.Module, *, total_count: int) -> None:
+        super().__init__()
+        check_count("likelihoods.Binomial: total_count", total_count)
+        self.net = net
+        self.total_count = total_count
+
+    @staticmethod
+    def net_width(features: int) -> int:
+        """How wide the network's output is for so many features of x."""
+        return features
+
+    def forward(self, z: Tensor) -> dist.TorchDistribution:
+        """p(x | z): batch shape ``[...]``, event shape ``[D]``."""
+        logits = self.net(z)
+        count = logits.new_full((), self.total_count)
+        return distributions.Binomial(count, logits=logits, validate_args=False).to_event(1)
+
+
+class Poisson(nn.Module):
+    r"""Counts without a limit whose variance is their mean.
+
+    .. math:: p(x \mid z) = \prod_i \frac{\lambda_i^{x_i} e^{-\lambda_i}}{x_i!}, \qquad
+        \log \lambda = \mathrm{net}(z)
+
+    Args:
+        net: Maps ``[..., dim]`` to log rates ``[..., D]``.
+
+    References:
+        Gopalan et al., Scalable Recommendation with Poisson Factorization, 2015. arXiv:1311.1704
+
+    Example:
+        >>> from pyrovae import networks
+        >>> Poisson(networks.MLP(2, 8))(torch.randn(5, 2)).event_shape
+        torch.Size([8])
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    @staticmethod
+    def net_width(features: int) -> int:
+        """How wide the network's output is for so many features of x."""
+        return features
+
+    def forward(self, z: Tensor) -> dist.TorchDistribution:
+        """p(x | z): batch shape ``[...]``, event shape ``[D]``."""
+        return distributions.Poisson(self.net(z)).to_event(1)
+
+
+class NegativeBinomial(nn.Module):
+    r"""Counts whose variance exceeds their mean: mu + mu^2 / r.
+
+    .. math:: p(x \mid z) = \prod_i \frac{\Gamma(x_i + r_i)}{x_i! \, \Gamma(r_i)}
+        \Big(\frac{r_i}{r_i + \mu_i}\Big)^{r_i} \Big(\frac{\mu_i}{r_i + \mu_i}\Big)^{x_i}, \qquad
+        \log \mu = \mathrm{net}(z)
+
+    Args:
+        net: Maps ``[..., dim]`` to log means ``[..., D]``.
+        features: D; the dispersions r are learned, one for each feature, and start at 1.
+
+    References:
+        Lopez et al., Deep Generative Modeling for Single-Cell Transcriptomics, 2018.
+        doi:10.1038/s41592-018-0229-2
+
+    Example:
+        >>> from pyrovae import networks
+        >>> NegativeBinomial(networks.MLP(2, 8), features=8)(torch.randn(5, 2)).event_shape
+        torch.Size([8])
+    """
+
+    def __init__(self, net: nn.Module, *, features: int) -> None:
+        super().__init__()
+        check_count("likelihoods.NegativeBinomial: features", features)
+        self.net = net
+        self.log_dispersion = nn.Parameter(torch.zeros(features))
+
+    @staticmethod
+    def net_width(features: int) -> int:
+        """How wide the network's output is for so many features of x."""
+        return features
+
+    def forward(self, z: Tensor) -> dist.TorchDistribution:
+        """p(x | z): batch shape ``[...]``, event shape ``[D]``."""
+        log_mean = self.net(z)
+        _check_features("likelihoods.NegativeBinomial", log_mean, self.log_dispersion)
+        logits = log_mean - self.log_dispersion
+        count = self.log_dispersion.exp()
+        return distributions.NegativeBinomial(count, logits=logits, validate_args=False).to_event(1)
+
+
+class ZeroInflatedNegativeBinomial(nn.Module):
+    r"""Negative binomial counts of which some were lost to nought.
+
+    .. math:: p(x \mid z) = \prod_i \big[ \gamma_i 1_{x_i = 0} +
+        (1 - \gamma_i) \, \mathrm{NB}(x_i; \mu_i, r_i) \big], \qquad
+        (\log \mu, \operatorname{logit} \gamma) = \mathrm{net}(z)
+
+    Args:
+        net: Maps ``[..., dim]`` to ``[..., 2 * D]``: log means, then the logits of loss.
+        features: D; the dispersions r are learned, one for each feature, and start at 1.
+
+    References:
+        Lopez et al., Deep Generative Modeling for Single-Cell Transcriptomics, 2018.
+        doi:10.1038/s41592-018-0229-2
+
+    Example:
+        >>> from pyrovae import networks
+        >>> likelihood = ZeroInflatedNegativeBinomial(networks.MLP(2, 2 * 8), features=8)
+        >>> likelihood(torch.randn(5, 2)).event_shape
+        torch.Size([8])
+    """
+
+    def __init__(self, net: nn.Module, *, features: int) -> None:
+        super().__init__()
+        check_count("likelihoods.ZeroInflatedNegativeBinomial: features", features)
+        self.net = net
+        self.log_dispersion = nn.Parameter(torch.zeros(features))
+
+    @staticmethod
+    def net_width(features: int) -> int:
+        """How wide the network's output is for so many features of x."""
+        return 2 * features
+
+    def forward(self, z: Tensor) -> dist.TorchDistribution:
+        """p(x | z): batch shape ``[...]``, event shape ``[D]``."""
+        owner = "likelihoods.ZeroInflatedNegativeBinomial"
+        log_mean, gate_logits = blocks(owner, self.net(z), "log mean", "the logit of loss")
+        _check_features(owner, log_mean, self.log_dispersion)
+        logits = log_mean - self.log_dispersion
+        count = self.log_dispersion.exp()
+        return distributions.ZeroInflatedNegativeBinomial(
+            count, logits=logits, gate_logits=gate_logits, validate_args=False
+        ).to_event(1)
+
+
+class Multinomial(nn.Module):
+    r"""Bags of words: counts over a vocabulary, given how many words a row has.
+
+    .. math:: p(x \mid z, n) = \frac{n!}{\prod_i x_i!} \prod_i \pi_i^{x_i}, \qquad
+        \operatorname{softmax}^{-1} \pi = \mathrm{net}(z), \quad n = \sum_i x_i
+
+    Args:
+        net: Maps ``[..., dim]`` to logits ``[..., vocabulary]``.
+        total_count: Words in a row that is generated; rows of data have totals of their own.
+
+    References:
+        Miao et al., Neural Variational Inference for Text Processing, 2016. arXiv:1511.06038; Liang
+        et al., Variational Autoencoders for Collaborative Filtering, 2018. arXiv:1802.05814
+
+    Example:
+        >>> from pyrovae import networks
+        >>> p = Multinomial(networks.MLP(2, 1000), total_count=50)(torch.randn(5, 2))
+        >>> p.sample().sum(-1)
+        tensor([50., 50., 50., 50., 50.])
+    """
+
+    def __init__(self, net: nn.Module, *, total_count: int = 100) -> None:
+        super().__init__()
+        check_count("likelihoods.Multinomial: total_count", total_count)
+        self.net = net
+        self.total_count = total_count
+
+    @staticmethod
+    def net_width(features: int) -> int:
+        """How wide the network's output is for so many features of x."""
+        return features
+
+    def forward(self, z: Tensor) -> dist.TorchDistribution:
+        """p(x | z): batch shape ``[...]``, event shape ``[vocabulary]``."""
+        return distributions.Words(self.net(z), self.total_count)
+
+
+def _check_features(owner: str, log_mean: Tensor, log_dispersion: Tensor) -> None:
+    if log_mean.shape[-1] != len(log_dispersion):
+        raise ValueError(
+            f"{owner}: {len(log_dispersion)} features, and the network gives means of "
+            f"{log_mean.shape[-1]}: make the two the same"
+        )

@@ -1,0 +1,194 @@
+"""Likelihoods of grey values in [0, 1]: densities, and probabilities of 8-bit levels k / 255."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyrovae.core.checks import check_count
+from pyrovae.models import distributions
+from pyrovae.models.base import blocks
+
+__all__ = ["Beta", "Categorical", "ContinuousBernoulli", "DiscretizedLogistic"]
+
+
+class ContinuousBernoulli(nn.Module):
+    r"""A density over [0, 1], for grey values as they are.
+
+    .. math:: p(x \mid z) = \prod_i C(l_i) \, \pi_i^{x_i} (1 - \pi_i)^{1 - x_i}, \qquad
+        l = \operatorname{logit} \pi = \mathrm{net}(z), \quad C(l) = l / \tanh(l / 2)
+
+    C is what is missing where a Bernoulli is given grey values. It is a density: on values that are
+    not dequantised its log p(x) has no meaning in bits.
+
+    Args:
+        net: Maps ``[..., dim]`` to logits ``[..., D]``.
+
+    References:
+        Loaiza-Ganem and Cunningham, The Continuous Bernoulli, 2019. arXiv:1907.06845
+
+    Example:
+        >>> from pyrovae import networks
+        >>> p = ContinuousBernoulli(networks.MLP(16, 784))(torch.randn(32, 16))
+        >>> p.log_prob(torch.rand(32, 784)).shape
+        torch.Size([32])
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    @staticmethod
+    def net_width(features: int) -> int:
+        """How wide the network's output is for so many features of x."""
+        return features
+
+    def forward(self, z: Tensor) -> dist.TorchDistribution:
+        """p(x | z): batch shape ``[...]``, event shape ``[D]``."""
+        return distributions.ContinuousBernoulli(self.net(z)).to_event(1)
+
+
+class Beta(nn.Module):
+    r"""A density over (0, 1) with a mean and a concentration for each feature.
+
+    .. math:: p(x \mid z) = \prod_i \mathrm{Beta}(x_i; \mu_i \nu_i, (1 - \mu_i) \nu_i), \qquad
+        (\operatorname{logit} \mu, \log \nu) = \mathrm{net}(z)
+
+    Values of exactly 0 or 1 are refused: dequantise first.
+
+    Args:
+        net: Maps ``[..., dim]`` to ``[..., 2 * D]``: the logits of means, then log concentrations.
+
+    References:
+        Ferrari and Cribari-Neto, Beta Regression for Modelling Rates and Proportions, 2004.
+        doi:10.1080/0266476042000214501
+
+    Example:
+        >>> from pyrovae import networks
+        >>> Beta(networks.MLP(2, 2 * 8))(torch.randn(5, 2)).event_shape
+        torch.Size([8])
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    @staticmethod
+    def net_width(features: int) -> int:
+        """How wide the network's output is for so many features of x."""
+        return 2 * features
+
+    def forward(self, z: Tensor) -> dist.TorchDistribution:
+        """p(x | z): batch shape ``[...]``, event shape ``[D]``."""
+        names = "the logit of the mean", "log concentration"
+        logits, log_concentration = blocks("likelihoods.Beta", self.net(z), *names)
+        ones = log_concentration + nn.functional.logsigmoid(logits)
+        noughts = log_concentration + nn.functional.logsigmoid(-logits)
+        return distributions.OpenBeta(ones.exp(), noughts.exp(), validate_args=False).to_event(1)
+
+
+class Categorical(nn.Module):
+    r"""A probability for each level of each pixel, free of any order among them.
+
+    .. math:: p(x = \tfrac{k}{L - 1} \mid z) = \prod_i \pi_{i, k_i}, \qquad
+        \operatorname{softmax}^{-1} \pi_i = \mathrm{net}(z)_i
+
+    Data are levels scaled to [0, 1]: k / 255 for 8-bit pixels.
+
+    Args:
+        net: Maps ``[..., dim]`` to ``[..., levels * D]``: the D logits of the first level, then those
+            of the second, and so on.
+        levels: L.
+
+    References:
+        van den Oord et al., Pixel Recurrent Neural Networks, 2016. arXiv:1601.06759
+
+    Example:
+        >>> from pyrovae import networks
+        >>> p = Categorical(networks.MLP(2, 256 * 8))(torch.randn(5, 2))
+        >>> p.log_prob(torch.ones(5, 8)).shape
+        torch.Size([5])
+    """
+
+    def __init__(self, net: nn.Module, *, levels: int = 256) -> None:
+        super().__init__()
+        _check_levels("likelihoods.Categorical", levels)
+        self.net = net
+        self.levels = levels
+
+    @staticmethod
+    def net_width(features: int, levels: int = 256) -> int:
+        """How wide the network's output is for so many features of x."""
+        return levels * features
+
+    def forward(self, z: Tensor) -> dist.TorchDistribution:
+        """p(x | z): batch shape ``[...]``, event shape ``[D]``."""
+        parameters = self.net(z)
+        if parameters.shape[-1] % self.levels:
+            raise ValueError(
+                f"likelihoods.Categorical: the network must give {self.levels} logits a feature, a multiple "
+                f"of {self.levels}; it gives {parameters.shape[-1]}"
+            )
+        logits = parameters.unflatten(-1, (self.levels, -1)).transpose(-1, -2)
+        return distributions.Levels(logits).to_event(1)
+
+
+class DiscretizedLogistic(nn.Module):
+    r"""A mixture of rounded logistic variables for each pixel; the end bins reach to infinity.
+
+    .. math:: p(x \mid z) = \prod_i \sum_{m=1}^M \pi_{im} \Big[
+        \sigma\Big(\frac{x_i + w/2 - \mu_{im}}{s_{im}}\Big) -
+        \sigma\Big(\frac{x_i - w/2 - \mu_{im}}{s_{im}}\Big) \Big], \qquad w = \tfrac{1}{L - 1}
+
+    Data are levels scaled to [0, 1]: k / 255 for 8-bit pixels. The network's locs are on that scale
+    about its middle, ``mu = 1/2 + loc``, and its scales start near 1/8: ``s = exp(log_scale) / 8``.
+
+    Args:
+        net: Maps ``[..., dim]`` to blocks of ``[..., D]``: locs and log scales; for a mixture, M of
+            locs, M of log scales and M of weights' logits.
+        components: M.
+        levels: L.
+
+    References:
+        Kingma et al., Improved Variational Inference with Inverse Autoregressive Flow, 2016.
+        arXiv:1606.04934; Salimans et al., PixelCNN++, 2017. arXiv:1701.05517
+
+    Example:
+        >>> from pyrovae import networks
+        >>> p = DiscretizedLogistic(networks.MLP(2, 3 * 5 * 8), components=5)(torch.randn(4, 2))
+        >>> p.batch_shape, p.event_shape
+        (torch.Size([4]), torch.Size([8]))
+    """
+
+    def __init__(self, net: nn.Module, *, components: int = 1, levels: int = 256) -> None:
+        super().__init__()
+        check_count("likelihoods.DiscretizedLogistic: components", components)
+        _check_levels("likelihoods.DiscretizedLogistic", levels)
+        self.net = net
+        self.components = components
+        self.levels = levels
+
+    @staticmethod
+    def net_width(features: int, components: int = 1) -> int:
+        """How wide the network's output is for so many features of x."""
+        return (2 if components == 1 else 3 * components) * features
+
+    def forward(self, z: Tensor) -> dist.TorchDistribution:
+        """p(x | z): batch shape ``[...]``, event shape ``[D]``."""
+        names = ["loc", "log scale"] if self.components == 1 else ["loc", "log scale", "logit"]
+        parts = blocks("likelihoods.DiscretizedLogistic", self.net(z), *names * self.components)
+        each = [
+            torch.stack(parts[i : i + self.components], -1) for i in range(0, len(parts), self.components)
+        ]
+        loc, scale = each[0] + 0.5, each[1].exp() / 8
+        if self.components == 1:
+            return distributions.DiscretizedLogistic(loc[..., 0], scale[..., 0], self.levels).to_event(1)
+        weights = dist.Categorical(logits=each[2], validate_args=False)
+        bins = distributions.DiscretizedLogistic(loc, scale, self.levels)
+        return dist.MixtureSameFamily(weights, bins, validate_args=False).to_event(1)
+
+
+def _check_levels(owner: str, levels: int) -> None:
+    if levels < 2:
+        raise ValueError(f"{owner}: levels must be at least 2, got {levels}")

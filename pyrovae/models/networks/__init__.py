@@ -1,0 +1,16 @@
+"""Neural networks for encoders and decoders: any leading dims in, the same leading dims out."""
+
+from pyrovae.models.networks.base import by_rows, set_output_bias
+from pyrovae.models.networks.convolutional import ConvDecoder, ConvEncoder, ResidualDecoder, ResidualEncoder
+from pyrovae.models.networks.mlp import MLP, GatedMLP
+
+__all__ = [
+    "MLP",
+    "ConvDecoder",
+    "ConvEncoder",
+    "GatedMLP",
+    "ResidualDecoder",
+    "ResidualEncoder",
+    "by_rows",
+    "set_output_bias",
+]

@@ -1,0 +1,215 @@
+"""Priors over discrete codes, as vectors of noughts and ones that any network takes."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyrovae.core.checks import check_count
+from pyrovae.models.distributions import Autoregressive, Bits, OneHots, RelaxedOneHots, check_temperature
+
+__all__ = [
+    "AutoregressiveBernoulli",
+    "AutoregressiveCategorical",
+    "Bernoulli",
+    "Categorical",
+    "RelaxedCategorical",
+]
+
+
+class Bernoulli(nn.Module):
+    r"""Independent bits, with learned probabilities that start at 1/2.
+
+    .. math:: p(z) = \prod_{i=1}^d \pi_i^{z_i} (1 - \pi_i)^{1 - z_i}
+
+    Args:
+        dim: Bits, d, and the width of z.
+        learn: Whether the probabilities are learned.
+
+    References:
+        Mnih and Gregor, Neural Variational Inference and Learning in Belief Networks, 2014.
+        arXiv:1402.0030
+
+    Example:
+        >>> Bernoulli(3)().log_prob(torch.ones(3)).exp()
+        tensor(0.1250, grad_fn=<ExpBackward0>)
+    """
+
+    logits: Tensor
+
+    def __init__(self, dim: int, *, learn: bool = True) -> None:
+        super().__init__()
+        check_count("priors.Bernoulli: dim", dim)
+        _register(self, torch.zeros(dim), learn)
+
+    def forward(self) -> dist.TorchDistribution:
+        """The distribution of one z, event shape ``[dim]``."""
+        return Bits(self.logits)
+
+
+class Categorical(nn.Module):
+    r"""Independent categorical variables as one-hot vectors, with learned probabilities.
+
+    .. math:: p(z) = \prod_{i=1}^d \pi_{i, z_i}
+
+    Args:
+        num_categories: Values of each variable.
+        size: Variables, d. The width of z is ``size * num_categories``.
+        learn: Whether the probabilities, which start out equal, are learned.
+
+    References:
+        Jang et al., Categorical Reparameterization with Gumbel-Softmax, 2017. arXiv:1611.01144
+
+    Example:
+        >>> Categorical(10)().log_prob(torch.eye(10)).exp().sum()
+        tensor(1., grad_fn=<SumBackward0>)
+    """
+
+    logits: Tensor
+
+    def __init__(self, num_categories: int, *, size: int = 1, learn: bool = True) -> None:
+        super().__init__()
+        check_count("priors.Categorical: num_categories", num_categories)
+        check_count("priors.Categorical: size", size)
+        _register(self, torch.zeros(size, num_categories), learn)
+
+    def forward(self) -> dist.TorchDistribution:
+        """The distribution of one z, event shape ``[size * num_categories]``."""
+        return OneHots(self.logits)
+
+
+class RelaxedCategorical(nn.Module):
+    r"""Concrete (Gumbel-softmax) variables: proportions that are nearly one-hot, with gradients.
+
+    .. math:: z_i = \operatorname{softmax} \big((\log \pi_i + g_i) / \tau\big), \qquad
+        g_{ik} \text{ Gumbel}
+
+    A model of continuous codes with a log p(x) of its own, which is not that of the discrete model
+    that it relaxes. Bits are two categories.
+
+    Args:
+        num_categories: Proportions of each variable, K.
+        size: Variables, d. The width of z is ``size * num_categories``.
+        temperature: tau, at least 0.1; the lower the nearer to one-hot.
+        learn: Whether the probabilities, which start out equal, are learned.
+
+    References:
+        Maddison et al., The Concrete Distribution, 2017. arXiv:1611.00712; Jang et al., Categorical
+        Reparameterization with Gumbel-Softmax, 2017. arXiv:1611.01144
+
+    Example:
+        >>> RelaxedCategorical(10, size=2)().sample().sum().round()
+        tensor(2.)
+    """
+
+    logits: Tensor
+
+    def __init__(
+        self, num_categories: int, *, size: int = 1, temperature: float = 0.5, learn: bool = True
+    ) -> None:
+        super().__init__()
+        _check_several("priors.RelaxedCategorical: num_categories", num_categories)
+        check_count("priors.RelaxedCategorical: size", size)
+        check_temperature("priors.RelaxedCategorical", temperature)
+        self.temperature = temperature
+        _register(self, torch.zeros(size, num_categories), learn)
+
+    def forward(self) -> dist.TorchDistribution:
+        """The distribution of one z, event shape ``[size * num_categories]``."""
+        return RelaxedOneHots(self.logits, self.temperature)
+
+
+class AutoregressiveBernoulli(nn.Module):
+    r"""Bits of which each depends on those before it, by a recurrent network.
+
+    .. math:: p(z) = \prod_{i=1}^d p(z_i \mid z_1, \dots, z_{i-1})
+
+    The density takes one pass, a draw takes d.
+
+    Args:
+        dim: Bits, d, at least 2, and the width of z.
+        hidden: Width of the recurrent state.
+
+    References:
+        Larochelle and Murray, The Neural Autoregressive Distribution Estimator, 2011; van den Oord
+        et al., Neural Discrete Representation Learning, 2017, for such priors. arXiv:1711.00937
+
+    Example:
+        >>> AutoregressiveBernoulli(8)().sample((5,)).shape
+        torch.Size([5, 8])
+    """
+
+    def __init__(self, dim: int, *, hidden: int = 64) -> None:
+        super().__init__()
+        _check_several("AutoregressiveBernoulli: dim", dim, "Bernoulli")
+        self.dim = dim
+        self.net = _Causal(dim, 1, hidden)
+
+    def forward(self) -> dist.TorchDistribution:
+        """The distribution of one z, event shape ``[dim]``."""
+        like = self.net.output.bias
+        return Autoregressive(lambda z: self.net(z)[..., 0], Bits, self.dim, self.dim, like)
+
+
+class AutoregressiveCategorical(nn.Module):
+    r"""Categorical variables of which each depends on those before it, by a recurrent network.
+
+    .. math:: p(z) = \prod_{i=1}^d p(z_i \mid z_1, \dots, z_{i-1})
+
+    The density takes one pass, a draw takes d.
+
+    Args:
+        num_categories: Values of each variable.
+        size: Variables, d, at least 2. The width of z is ``size * num_categories``, one-hot vectors
+            side by side.
+        hidden: Width of the recurrent state.
+
+    References:
+        van den Oord et al., Neural Discrete Representation Learning, 2017. arXiv:1711.00937
+
+    Example:
+        >>> AutoregressiveCategorical(4, size=8)().sample((5,)).shape
+        torch.Size([5, 32])
+    """
+
+    def __init__(self, num_categories: int, *, size: int, hidden: int = 64) -> None:
+        super().__init__()
+        check_count("AutoregressiveCategorical: num_categories", num_categories)
+        _check_several("AutoregressiveCategorical: size", size, "Categorical")
+        self.size, self.num_categories = size, num_categories
+        self.net = _Causal(size, num_categories, hidden)
+
+    def forward(self) -> dist.TorchDistribution:
+        """The distribution of one z, event shape ``[size * num_categories]``."""
+        width = self.size * self.num_categories
+        return Autoregressive(self.net, OneHots, self.size, width, self.net.output.bias)
+
+
+class _Causal(nn.Module):
+    """Logits ``[..., size, width]`` of values ``[..., size * width]``, each from those before it."""
+
+    def __init__(self, size: int, width: int, hidden: int) -> None:
+        super().__init__()
+        check_count("an autoregressive prior's hidden", hidden)
+        self.size, self.width = size, width
+        self.state = nn.GRU(width, hidden, batch_first=True)
+        self.output = nn.Linear(hidden, width)
+
+    def forward(self, value: Tensor) -> Tensor:
+        steps = value.reshape(-1, self.size, self.width)
+        before = torch.cat([torch.zeros_like(steps[:, :1]), steps[:, :-1]], 1)
+        return self.output(self.state(before)[0]).reshape(*value.shape[:-1], self.size, self.width)
+
+
+def _register(module: nn.Module, logits: Tensor, learn: bool) -> None:
+    if learn:
+        module.register_parameter("logits", nn.Parameter(logits))
+    else:
+        module.register_buffer("logits", logits, persistent=False)
+
+
+def _check_several(name: str, count: int, single: str | None = None) -> None:
+    if count < 2:
+        mend = f": for one variable, use priors.{single}" if single else ""
+        raise ValueError(f"{name} must be at least 2, got {count}{mend}")

@@ -1,0 +1,182 @@
+"""Priors over real vectors: normal, learned, heavy-tailed, and given a condition."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyrovae.core.checks import check_count, check_positive
+from pyrovae.models import distributions
+from pyrovae.models.base import Scale, loc_and_scale
+
+__all__ = ["ConditionalNormal", "Laplace", "Normal", "StandardNormal", "StudentT"]
+
+
+class StandardNormal(nn.Module):
+    r"""The prior of the first VAE.
+
+    .. math:: p(z) = \mathcal N(z; 0, I)
+
+    Args:
+        dim: Width of z.
+
+    References:
+        Kingma and Welling, Auto-Encoding Variational Bayes, 2014. arXiv:1312.6114
+
+    Example:
+        >>> StandardNormal(16)().event_shape
+        torch.Size([16])
+    """
+
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        check_count("StandardNormal: dim", dim)
+        self.register_buffer("loc", torch.zeros(dim), persistent=False)
+        self.register_buffer("scale", torch.ones(dim), persistent=False)
+
+    def forward(self) -> dist.TorchDistribution:
+        """The distribution of one z, event shape ``[dim]``."""
+        return dist.Normal(self.loc, self.scale, validate_args=False).to_event(1)
+
+
+class Normal(nn.Module):
+    r"""A diagonal normal with learned loc and scale.
+
+    .. math:: p(z) = \mathcal N(z; \mu, \operatorname{diag} \sigma^2)
+
+    With a decoder whose first layer is linear it can say nothing that N(0, I) cannot; it serves where
+    the scale of z means something, and as the piece that richer priors are made of.
+
+    Args:
+        dim: Width of z.
+        scale: Where learning starts, from loc 0.
+        learn: Whether loc and scale are learned.
+
+    Raises:
+        ValueError: No width, or a scale that is not positive.
+
+    References:
+        Hoffman and Johnson, ELBO Surgery, 2016, for what the prior's shape costs,
+        http://approximateinference.org/accepted/HoffmanJohnson2016.pdf; Kingma and Welling, An Introduction
+        to Variational Autoencoders, 2019. arXiv:1906.02691
+
+    Example:
+        >>> Normal(16)().mean.sum()
+        tensor(0., grad_fn=<SumBackward0>)
+    """
+
+    loc: Tensor
+
+    def __init__(self, dim: int, *, scale: float = 1.0, learn: bool = True) -> None:
+        super().__init__()
+        check_count("priors.Normal: dim", dim)
+        if learn:
+            self.loc = nn.Parameter(torch.zeros(dim))
+        else:
+            self.register_buffer("loc", torch.zeros(dim))
+        self.scale = Scale("priors.Normal", torch.full((dim,), scale), learn=learn)
+
+    def forward(self) -> dist.TorchDistribution:
+        """The distribution of one z, event shape ``[dim]``."""
+        return dist.Normal(self.loc, self.scale(), validate_args=False).to_event(1)
+
+
+class Laplace(nn.Module):
+    r"""Independent Laplace variables: a peak at nought and heavier tails, for sparse codes.
+
+    .. math:: p(z) = \prod_i \frac{1}{2 b} e^{-|z_i| / b}
+
+    Args:
+        dim: Width of z.
+        scale: b; the default gives unit variance.
+
+    References:
+        Barello et al., Sparse-Coding Variational Auto-Encoders, 2018. doi:10.1101/399246
+
+    Example:
+        >>> Laplace(16)().variance[0]
+        tensor(1.0000)
+    """
+
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(self, dim: int, *, scale: float = 0.5**0.5) -> None:
+        super().__init__()
+        check_count("priors.Laplace: dim", dim)
+        check_positive("priors.Laplace: scale", scale)
+        self.register_buffer("loc", torch.zeros(dim), persistent=False)
+        self.register_buffer("scale", torch.full((dim,), scale), persistent=False)
+
+    def forward(self) -> dist.TorchDistribution:
+        """The distribution of one z, event shape ``[dim]``."""
+        return dist.Laplace(self.loc, self.scale, validate_args=False).to_event(1)
+
+
+class StudentT(nn.Module):
+    r"""Independent Student's t variables: polynomial tails, so that far codes cost little.
+
+    .. math:: p(z) = \prod_i \mathrm{t}_\nu(z_i / s) / s
+
+    Args:
+        dim: Width of z.
+        df: Degrees of freedom, nu.
+        scale: s.
+
+    References:
+        Mathieu et al., Disentangling Disentanglement in VAEs, 2019. arXiv:1812.02833
+
+    Example:
+        >>> StudentT(16, df=5)().event_shape
+        torch.Size([16])
+    """
+
+    df: Tensor
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(self, dim: int, *, df: float = 5.0, scale: float = 1.0) -> None:
+        super().__init__()
+        check_count("priors.StudentT: dim", dim)
+        check_positive("priors.StudentT: df", df)
+        check_positive("priors.StudentT: scale", scale)
+        for name, value in (("df", df), ("loc", 0.0), ("scale", scale)):
+            self.register_buffer(name, torch.full((dim,), float(value)), persistent=False)
+
+    def forward(self) -> dist.TorchDistribution:
+        """The distribution of one z, event shape ``[dim]``."""
+        return distributions.StudentT(self.df, self.loc, self.scale, validate_args=False).to_event(1)
+
+
+class ConditionalNormal(nn.Module):
+    r"""A normal whose loc and scale are a network's of a condition y, such as a class.
+
+    .. math:: p(z \mid y) = \mathcal N(z; \mu(y), \operatorname{diag} \sigma^2(y)), \qquad
+        (\mu, \log \sigma^2) = \mathrm{net}(y)
+
+    Args:
+        net: Maps ``[..., width of y]`` to ``[..., 2 * dim]``: loc, then log variance.
+
+    References:
+        Sohn et al., Learning Structured Output Representation using Deep Conditional Generative
+        Models, 2015.
+
+    Example:
+        >>> from pyrovae import networks
+        >>> p = ConditionalNormal(networks.MLP(10, 2 * 16))(torch.eye(10))
+        >>> p.batch_shape, p.event_shape
+        (torch.Size([10]), torch.Size([16]))
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, y: Tensor) -> dist.TorchDistribution:
+        """p(z | y): batch shape ``[...]``, event shape ``[dim]``."""
+        loc, scale = loc_and_scale("priors.ConditionalNormal", self.net(y))
+        return dist.Normal(loc, scale, validate_args=False).to_event(1)

@@ -1,5 +1,0 @@
-"""A run, or several, as one page of HTML that reads as a paper's appendix."""
-
-from pyrovae.reporting.document import report
-
-__all__ = ["report"]

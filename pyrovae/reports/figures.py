@@ -1,0 +1,62 @@
+"""The figures of a trained run, as files in its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyrovae.core.checks import one_line
+from pyrovae.core.random import stream
+from pyrovae.reports import plots
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from pyrovae.data.datasets import Dataset
+    from pyrovae.models.vae import VAE
+    from pyrovae.runs.recipe import Recipe
+    from pyrovae.training.history import History
+
+__all__ = ["PLANES", "draw_figures"]
+
+PLANES = ("StandardNormal", "Normal", "Laplace", "StudentT", "GaussianMixture", "VampPrior")
+"""Priors over all reals: of the others a plane of the normal's quantiles says nothing."""
+
+
+def draw_figures(
+    vae: VAE, dataset: Dataset, recipe: Recipe, history: History, folder: Path
+) -> tuple[dict[str, Path], dict[str, str]]:
+    """Draw what can be drawn of a run into a folder.
+
+    Returns:
+        By name, the files; and by name, why a figure could not be drawn.
+    """
+    folder.mkdir(exist_ok=True)
+    figures, missing = {}, {}
+    for name, draw in _figures(vae, dataset, recipe, history).items():
+        try:
+            draw().savefig(path := folder / f"{name}.png", dpi=150, bbox_inches="tight")
+        except (ValueError, RuntimeError, TypeError) as error:  # no images, or no means in closed form
+            missing[name] = one_line(error)
+        else:
+            figures[name] = path
+    return figures, missing
+
+
+def _figures(vae: VAE, dataset: Dataset, recipe: Recipe, history: History) -> dict[str, Callable[[], Figure]]:
+    test, shape = dataset.test, dataset.test.shape
+
+    def samples() -> Figure:
+        with stream("figures", recipe.seed):
+            return plots.samples(vae, shape)
+
+    figures: dict[str, Callable[[], Figure]] = {
+        "learning_curves": lambda: plots.learning_curves(history),
+        "reconstructions": lambda: plots.reconstructions(vae, test[:12], shape),
+        "samples": samples,
+        "interpolation": lambda: plots.interpolation(vae, test[:4], test[4:8], shape),
+    }
+    if recipe.latent_dim == 2 and recipe.prior.name in PLANES:
+        figures["latent_plane"] = lambda: plots.latent_plane(vae, shape)
+    return figures

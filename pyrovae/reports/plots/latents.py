@@ -1,0 +1,147 @@
+"""Figures of latent space: where the codes of data lie, which dimensions they use, and the prior."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from pyrovae.evaluation.diagnostics.active_units import ACTIVE
+from pyrovae.evaluation.diagnostics.codes import principal_axes
+from pyrovae.reports.plots.style import BLUE, COLOURS, MOST_CLASSES, ORANGE, open_axes, plain
+
+if TYPE_CHECKING:
+    from pyrovae.evaluation.diagnostics import ActiveUnits, Codes
+
+__all__ = ["active_units", "aggregate_posterior", "codes"]
+
+FEW_VALUES = 12
+"""Different values of a dimension that are bars of their own: of bits and counts."""
+
+
+def codes(found: Codes, labels: Tensor | None = None) -> Figure:
+    """The means of q(z | x) in the plane, each the number of its class.
+
+    The number of each of up to 20 classes stands at the median of its data, too. A code of two
+    dimensions is shown as it is, and one of more by its two principal components.
+
+    Args:
+        found: What :func:`pyrovae.diagnostics.codes` returned.
+        labels: ``[n]``, whole numbers; dots if not given.
+
+    Raises:
+        ValueError: A code of one dimension, or labels of other data.
+    """
+    means = found.means
+    if means.shape[1] < 2:
+        raise ValueError("codes: a code of one dimension has no plane: see plots.aggregate_posterior")
+    if labels is not None and len(labels) != len(means):
+        raise ValueError(
+            f"codes: {len(labels):,} labels of {len(means):,} codes: pass those of the same data"
+        )
+    figure = Figure(figsize=(6.4, 6.0), layout="constrained")
+    axes = figure.subplots()
+    if means.shape[1] == 2:
+        plane = means
+        axes.set(xlabel=plain(found.names[0]), ylabel=plain(found.names[1]))
+    else:
+        two, shares = principal_axes(means)
+        plane = (means - means.mean(0)) @ two.T
+        axes.set(
+            xlabel=f"first principal component, {shares[0]:.0%} of the variance",
+            ylabel=f"second principal component, {shares[1]:.0%}",
+        )
+    if labels is None:
+        axes.scatter(plane[:, 0], plane[:, 1], s=10, c=BLUE, alpha=0.6, linewidths=0)
+    else:
+        classes = labels.unique().tolist()
+        for place, label in enumerate(classes):
+            here = plane[labels == label]
+            colour = COLOURS[place % len(COLOURS)]
+            axes.scatter(
+                here[:, 0], here[:, 1], s=32, color=colour, marker=f"${label}$", alpha=0.85, linewidths=0
+            )
+            if len(classes) > MOST_CLASSES:
+                continue
+            box = {"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": colour, "linewidth": 1.5}
+            x, y = here.median(0).values.tolist()
+            axes.text(x, y, str(label), ha="center", va="center", weight="bold", bbox=box)
+    axes.set_title("means of q(z|x)" + ("" if labels is None else " by class"))
+    open_axes(axes)
+    return figure
+
+
+def aggregate_posterior(found: Codes, count: int = 6) -> Figure:
+    """The dimensions in which draws of q(z | x) over data lie the furthest from draws of the prior.
+
+    Args:
+        found: What :func:`pyrovae.diagnostics.codes` returned.
+        count: Dimensions, the furthest apart first; above each its distance, as ``found.apart`` has it.
+    """
+    apart = found.apart
+    order = apart.argsort(descending=True, stable=True)[:count].tolist()
+    down, across = -(-len(order) // 3), min(len(order), 3)
+    figure = Figure(figsize=(3.2 * across + 0.4, 2.5 * down + 0.6), layout="constrained")
+    grid = list(figure.subplots(down, across, squeeze=False).flat)
+    for axes, place in zip(grid, order, strict=False):
+        _marginals(axes, found.draws[:, place], found.prior[:, place])
+        axes.set_title(f"{plain(found.names[place])}: distance {apart[place]:.2f}", fontsize="medium")
+        axes.set_yticks([])
+        open_axes(axes)
+    for axes in grid[len(order) :]:
+        axes.set_visible(False)
+    handles, names = grid[0].get_legend_handles_labels()
+    figure.legend(handles, names, frameon=False, ncols=2, loc="outside upper center")
+    return figure
+
+
+def active_units(found: ActiveUnits, threshold: float = ACTIVE) -> Figure:
+    """Bars of the variance over data of each dimension's mean, the largest first, and the threshold.
+
+    Args:
+        found: What :func:`pyrovae.diagnostics.active_units_curve` returned.
+        threshold: Above it a dimension is active.
+    """
+    variances = found.variances.sort(descending=True).values
+    active = int((variances > threshold).sum())
+    lowest = min(threshold, *variances[variances > 0].tolist(), 1.0) / 3
+    heights = variances.clamp(min=lowest).tolist()
+    figure = Figure(figsize=(min(max(4.8, 1.2 + 0.3 * len(heights)), 11), 3.6), layout="constrained")
+    axes = figure.subplots()
+    places = list(range(1, len(heights) + 1))
+    if active:
+        axes.bar(places[:active], heights[:active], color=BLUE, label=f"{active:,} active")
+    if idle := len(heights) - active:
+        look: dict[str, Any] = {"color": "white", "edgecolor": ORANGE, "hatch": "///"}
+        axes.bar(places[active:], heights[active:], label=f"{idle:,} not", **look)
+    axes.axhline(threshold, color="black", linestyle="--", linewidth=1, label=f"threshold {threshold:g}")
+    axes.set(yscale="log", xlabel="dimensions, the largest first", ylabel="variance over data of $E_q[z_j]$")
+    axes.set_ylim(bottom=lowest)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    open_axes(axes)
+    figure.legend(frameon=False, ncols=3, loc="outside upper center")
+    return figure
+
+
+def _marginals(axes: Axes, draws: Tensor, prior: Tensor) -> None:
+    """One dimension: the aggregate posterior filled, the prior a hatched outline over it."""
+    both = torch.cat([draws, prior])
+    values = both.unique()
+    filled: dict[str, Any] = {"color": BLUE, "alpha": 0.55, "label": "q(z|x) over data"}
+    outline: dict[str, Any] = {"edgecolor": ORANGE, "hatch": "////", "linewidth": 1.4, "label": "prior p(z)"}
+    if len(values) <= FEW_VALUES:
+        step = (values[1:] - values[:-1]).min().item() if len(values) > 1 else 1.0
+        for each, shift, look in ((draws, -0.2, filled), (prior, 0.2, {**outline, "facecolor": "white"})):
+            shares = [(each == value).double().mean().item() for value in values]
+            axes.bar((values + shift * step).tolist(), shares, width=0.4 * step, **look)
+        axes.set_xticks(values.tolist())
+        return
+    low, high = torch.quantile(both, torch.tensor([0.002, 0.998], dtype=both.dtype)).tolist()
+    edges = torch.linspace(low, high, 31, dtype=torch.float64).tolist()
+    inside = [each.clamp(edges[0], edges[-1]).numpy() for each in (draws, prior)]  # the tails, at the ends
+    axes.hist(inside[0], edges, density=True, **filled)
+    axes.hist(inside[1], edges, density=True, histtype="step", **outline)

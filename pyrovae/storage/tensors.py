@@ -1,0 +1,168 @@
+"""Nested state as JSON with its tensors beside it, and tensors as safetensors bytes. Nothing is pickled."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from pyrovae.storage.files import DamagedError
+
+__all__ = ["digest", "from_bytes", "hash_of", "join", "mapped", "split", "to_bytes"]
+
+
+PLAIN = (bool, int, float, str, type(None))
+
+
+MARKS = ("tensor", "tuple", "items", "counts")
+"""Keys, each alone in an object, of what JSON lacks."""
+
+
+def split(tree: Any, name: str = "") -> tuple[Any, dict[str, Tensor]]:
+    """A tree of plain values, lists, tuples, dicts and tensors as JSON, and the tensors by name.
+
+    Raises:
+        TypeError: Something else is in it; the message says where.
+
+    Example:
+        >>> import torch
+        >>> split({"lr": 0.1, "state": {0: (torch.ones(2), None)}})
+        ({'lr': 0.1, 'state': {'items': [[0, {'tuple': [{'tensor': 'state.0.0'}, None]}]]}},
+         {'state.0.0': tensor([1., 1.])})
+    """
+    tensors: dict[str, Tensor] = {}
+
+    def walk(value: Any, name: str) -> Any:
+        if isinstance(value, Tensor):
+            while name in tensors:  # {"a.b": x, "a": {"b": y}}
+                name += "'"
+            tensors[name] = value.detach()
+            return {"tensor": name}
+        if isinstance(value, PLAIN):
+            return value
+        below = f"{name}." if name else ""
+        if isinstance(value, Counter):
+            return {"counts": [[walk(k, name), v] for k, v in value.items()]}
+        if isinstance(value, Mapping):
+            named = {key: walk(each, f"{below}{key}") for key, each in value.items()}
+            if all(isinstance(key, str) for key in named) and not (len(named) == 1 and {*named} & {*MARKS}):
+                return named
+            return {"items": [[walk(key, name), each] for key, each in named.items()]}
+        if isinstance(value, (list, tuple)):
+            listed = [walk(each, f"{below}{i}") for i, each in enumerate(value)]
+            return listed if isinstance(value, list) else {"tuple": listed}
+        raise TypeError(
+            f"'{name}' is a {type(value).__name__}, which cannot be kept: let state be made of numbers, "
+            f"strings, tensors, lists and dicts"
+        )
+
+    return walk(tree, name), tensors
+
+
+def join(content: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The tree that :func:`split` took apart.
+
+    Example:
+        >>> import torch
+        >>> join(*split({"a": {1: (torch.ones(2), -0.0)}}))
+        {'a': {1: (tensor([1., 1.]), -0.0)}}
+    """
+    if isinstance(content, list):
+        return [join(each, tensors) for each in content]
+    if not isinstance(content, dict):
+        return content
+    if len(content) == 1:
+        ((mark, value),) = content.items()
+        if mark == "tensor":
+            return tensors[value]
+        if mark == "tuple":
+            return tuple(join(each, tensors) for each in value)
+        if mark == "items":
+            return {join(key, tensors): join(each, tensors) for key, each in value}
+        if mark == "counts":
+            return Counter({join(key, tensors): count for key, count in value})
+    return {key: join(value, tensors) for key, value in content.items()}
+
+
+def mapped(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """The tree with another tensor in the place of each."""
+    content, tensors = split(tree)
+    return join(content, {name: function(tensor) for name, tensor in tensors.items()})
+
+
+def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """Tensors as safetensors, with a hash over names, types, shapes and values in the header."""
+    there = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    return save(there, {"sha256": digest(there)})  # and no more: safetensors puts several in any order
+
+
+def from_bytes(content: bytes, path: Path) -> dict[str, Tensor]:
+    """The tensors of :func:`to_bytes`.
+
+    Args:
+        content: The bytes.
+        path: Where they are of, for errors.
+
+    Raises:
+        DamagedError: They are not what was written, or something else altogether.
+    """
+    try:
+        tensors = load(content)
+        said = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
+    except (SafetensorError, ValueError, RuntimeError, KeyError, AttributeError, OverflowError) as error:
+        reason = _known(content) or " ".join(str(error).split())
+        raise DamagedError(f"{path}: not the weights of this model: {reason}") from error
+    if "sha256" not in said:
+        raise DamagedError(
+            f"{path}: without the hash that pyrovae.save writes, so that damage could not be told: if you "
+            f"trust the file, safetensors.torch.load_model(vae, path) reads it"
+        )
+    if digest(tensors) != said["sha256"]:
+        raise DamagedError(f"{path}: damaged, its SHA-256 is another than when it was written: take a copy")
+    return tensors
+
+
+def _known(content: bytes) -> str | None:
+    """What people find in the place of weights."""
+    start = content[:200].lstrip().lower()
+    if not content:
+        return "the file is empty"
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, and not the file: git lfs pull"
+    if start.startswith(b"<"):
+        return "a web page: download the file itself"
+    if content.startswith((b"PK\x03\x04", b"\x80")):
+        return "a pickle of torch.save, which can run code and is never read: save it by pyrovae.save"
+    return None
+
+
+def hash_of(modules: list[nn.Module]) -> str:
+    """A hash of the modules' parameters and buffers, by name.
+
+    Example:
+        >>> net = torch.nn.Linear(2, 1)
+        >>> before = hash_of([net])
+        >>> _ = torch.nn.init.ones_(net.weight)
+        >>> before == hash_of([net])
+        False
+    """
+    return digest(*(module.state_dict() for module in modules))[:16]
+
+
+def digest(*states: Mapping[str, Any]) -> str:
+    """SHA-256 of tensors: their names, types, shapes and values."""
+    found = sha256()
+    for state in states:
+        for name, value in sorted(state.items()):
+            if isinstance(value, Tensor):
+                found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+                found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
