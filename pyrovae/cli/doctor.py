@@ -36,7 +36,7 @@ class Doctor:
         The JSON document has ``works``, and ``findings``: of each ``what`` was looked at, its ``mark`` ("ok",
         "note", "fault") and what is ``said``, the mend with it.
         """
-        from pyrovae.cli.commands import examine as doctor
+        from pyrovae.cli import examine as doctor
 
         findings = []
         for found in doctor.examine(self.root):

@@ -165,8 +165,8 @@ def bdmc(
         -\log \frac1S \sum_s \frac1{w'_s}
 
     with w the weights of :func:`~pyrovae.evaluation.annealing.ais`, and w' those of chains that start at z*,
-    an exact draw of the posterior, and are annealed back. The gap says how far annealing with these settings is off on data like
-    the model's own, modes that the guide misses included.
+    an exact draw of the posterior, and are annealed back. The gap says how far annealing with these settings
+    is off on data like the model's own, modes that the guide misses included.
 
     Args:
         model: Pyro program of p(x, z).

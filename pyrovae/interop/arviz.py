@@ -64,8 +64,8 @@ def to_arviz(
     r"""Draws of p(z | x) for each datum, and what is known about log p(x), as ArviZ has them.
 
     The posterior group is made by sampling-importance-resampling
-    (:func:`pyrovae.evaluation.resampling.resample`): draws of the guide, not of a Markov chain. Each chain has
-    draws of the guide of its own, so that ``arviz.rhat`` is above 1 where these were too few, and a chain
+    (:func:`pyrovae.evaluation.resampling.resample`): draws of the guide, not of a Markov chain. Each chain
+    has draws of the guide of its own, so that ``arviz.rhat`` is above 1 where these were too few, and a chain
     repeats the same draws.
 
     ==================== ============================================= =======================
