@@ -32,8 +32,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel  # noqa: F401
 
 import pyrovae as pv
-from pyrovae import distributed
-from pyrovae.cli import main as cli
+from pyrovae import cli, distributed
 from pyrovae.models.base import ProgramModule
 from pyrovae.objectives import ELBO, IWAE, free_bits
 from pyrovae.training import step as stepping

@@ -17,8 +17,7 @@ import pytest
 import torch
 
 import pyrovae as pv
-from pyrovae import flows, guides, likelihoods, networks, priors, registry
-from pyrovae.cli import main as cli
+from pyrovae import cli, flows, guides, likelihoods, networks, priors, registry
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

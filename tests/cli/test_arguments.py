@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import pyrovae as pv
-from pyrovae.cli import main as cli
+from pyrovae import cli
 from pyrovae.cli.commands import BAD_INPUT, COMMANDS, DONE, FAILED, INTERRUPTED, TERMINATED, find
 from pyrovae.cli.complaints import complaint
 from pyrovae.runs.recipe import Recipe

@@ -13,9 +13,8 @@ import tempfile
 import pytest
 import torch
 
-from pyrovae import registry
+from pyrovae import cli, registry
 from pyrovae.cli import examine as doctor
-from pyrovae.cli import main as cli
 
 Usage = collections.namedtuple("Usage", "total used free")
 

@@ -26,8 +26,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import pyrovae as pv
-from pyrovae import datasets
-from pyrovae.cli import main as cli
+from pyrovae import cli, datasets
 from pyrovae.runs.build import build
 from pyrovae.runs.recipe import Recipe, Run
 from pyrovae.storage import tensors as trees

@@ -21,7 +21,7 @@ import pytest
 import torch
 
 import pyrovae as pv
-from pyrovae.cli import main as cli
+from pyrovae import cli
 from pyrovae.runs.recipe import read_run
 
 ROWS = {"train": 70, "valid": 5, "test": 40}

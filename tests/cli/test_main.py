@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import pyrovae as pv
-from pyrovae.cli import main as cli
+from pyrovae import cli
 from pyrovae.runs.folder import Keeper
 from pyrovae.runs.recipe import read_run
 

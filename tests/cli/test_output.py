@@ -19,9 +19,8 @@ import safetensors.numpy
 import torch
 
 import pyrovae as pv
-from pyrovae import registry
+from pyrovae import cli, registry
 from pyrovae.cli import examine as doctor
-from pyrovae.cli import main as cli
 from pyrovae.cli.output import as_json
 from pyrovae.evaluation.results import ROWS
 

@@ -9,8 +9,7 @@ import sys
 
 import pytest
 
-from pyrovae import guides, likelihoods, networks, objectives, priors, registry
-from pyrovae.cli import main as cli
+from pyrovae import cli, guides, likelihoods, networks, objectives, priors, registry
 from pyrovae.runs.recipe import Recipe, versions
 from pyrovae.training import optimisers as schedules
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 import pyrovae as pv
-from pyrovae.cli import main as cli
+from pyrovae import cli
 from pyrovae.data.images import ImageRows
 from pyrovae.data.sharding import write_shards
 from pyrovae.data.shards import Shards

@@ -19,7 +19,7 @@ from browser import chromium, console_errors, needs_browser, resize
 from exploring import request_of, served, stored
 from matplotlib.image import imsave
 
-from pyrovae.cli import main as cli
+from pyrovae import cli
 from pyrovae.reports import explorer
 
 

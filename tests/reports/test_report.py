@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import pyrovae as pv
-from pyrovae.cli import main as cli
+from pyrovae import cli
 from pyrovae.core.random import stream
 from pyrovae.data.sharding import write_shards
 from pyrovae.reports import numbers, pictures

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pyrovae.cli import main as cli
+from pyrovae import cli
 from pyrovae.runs import sweeping
 from pyrovae.runs.recipe import Recipe, Run, read_run
 from pyrovae.runs.sweep import Evaluating, Planned, Sweep, note_of, planned, read_sweep, state_of

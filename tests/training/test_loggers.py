@@ -13,8 +13,7 @@ import torch
 from components import a_vae, binary
 
 import pyrovae as pv
-from pyrovae import loggers
-from pyrovae.cli import main as cli
+from pyrovae import cli, loggers
 from pyrovae.runs.folder import prepare
 from pyrovae.runs.recipe import Recipe
 from pyrovae.training.callbacks import Log
