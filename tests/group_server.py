@@ -35,6 +35,7 @@ import pyrovae as pv
 from pyrovae import cli, distributed
 from pyrovae.models.base import ProgramModule
 from pyrovae.objectives import ELBO, IWAE, free_bits
+from pyrovae.storage.checkpoints import Checkpoints
 from pyrovae.training import step as stepping
 from pyrovae.training.callbacks import KeepBest
 
@@ -387,7 +388,7 @@ def ended() -> dict:
     next(alone)
     found["alone"] = next(alone)
     for name in ("killed", "told"):
-        epochs = pv.checkpoints.Checkpoints(HERE / name / "checkpoints").newest()["position"]["epoch"]
+        epochs = Checkpoints(HERE / name / "checkpoints").newest()["position"]["epoch"]
         on = partial(fitted, epochs=epochs + 2, folder=HERE / name, callbacks=[Cut(0)])
         found[f"{name}, on"] = [epochs + 2, run(2, double(on))]
     return found

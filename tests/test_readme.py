@@ -18,6 +18,7 @@ import torch
 
 import pyrovae as pv
 from pyrovae import cli, flows, guides, likelihoods, networks, priors, registry
+from pyrovae.evaluation import adaptive
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -61,8 +62,8 @@ def test_python_blocks_run(rows, tmp_path, monkeypatch, capsys):
         for name in ("evaluate", "bdmc", "certify"):
             most = {"num_samples": 100, "num_temperatures": 4, "num_checked": 2}
             monkeypatch.setattr(pv, name, capped(getattr(pv, name), **most))
-        fit = pv.adapting.fit
-        monkeypatch.setattr(pv.adapting, "fit", lambda path, rounds, *rest: fit(path, min(rounds, 2), *rest))
+        fit = adaptive.fit
+        monkeypatch.setattr(adaptive, "fit", lambda path, rounds, *rest: fit(path, min(rounds, 2), *rest))
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(blocks) >= 4
     namespace: dict = {}

@@ -24,13 +24,19 @@ from pyrovae.core.random import stream
 __all__ = ["Captured", "capture", "check"]
 
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 
 
 LIBRARIES = (*(str(Path(module.__file__ or "").parent) for module in (torch, pyro)), str(HERE))
 
 
-OURS = ("capture.py", "graphs.py", "inductor.py", "compilation.py", "precision.py")
+OURS = (
+    "compiler/capture.py",
+    "compiler/graphs.py",
+    "compiler/backend.py",
+    "compiler/loss.py",
+    "core/precision.py",
+)
 
 
 HIDDEN = ("<", *(str(HERE / name) for name in OURS), contextlib.__file__)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, overload
 
 import pyro
 import torch
@@ -17,13 +17,23 @@ from pyrovae.core.precision import Precision
 __all__ = ["Compiled", "CompiledLoss", "Differentiable", "compile"]
 
 
+@overload
+def compile(loss: ELBO, *, precision: Precision = ..., backend: Backend = ...) -> Compiled: ...
+
+
+@overload
 def compile(
-    loss: ELBOModule,
-    example_args: tuple[Any, ...],
+    loss: ELBOModule, example_args: tuple[Any, ...], *, precision: Precision = ..., backend: Backend = ...
+) -> CompiledLoss: ...
+
+
+def compile(
+    loss: ELBOModule | ELBO,
+    example_args: tuple[Any, ...] | None = None,
     *,
     precision: Precision = "float32",
     backend: Backend = "inductor",
-) -> CompiledLoss:
+) -> CompiledLoss | Compiled:
     r"""A loss with all of Pyro's Python taken out: run once, written down as a graph, compiled.
 
     Loss and gradients are one graph, captured where autograd has done its part, so blocks without
@@ -39,14 +49,17 @@ def compile(
     what runs, sites that change) runs as before, with one warning that says why.
 
     Args:
-        loss: A Pyro ELBO of a model and a guide, ``Trace_ELBO()(model, guide)``; any ELBO, ours too.
-        example_args: What it will be called with, or anything of the same shapes.
+        loss: A Pyro ELBO of a model and a guide, ``Trace_ELBO()(model, guide)``, or an ELBO without them,
+            ``Trace_ELBO()``, for :class:`pyro.infer.SVI`.
+        example_args: The arguments of a call, or others of the same shapes; not for an ELBO without a pair.
         precision: "bfloat16" multiplies so in the networks' layers, and "tf32" on a GPU; densities stay as
             they are.
         backend: "inductor" compiles; "none" runs the graph as it was captured, for tests.
 
     Returns:
-        A module with the same parameters under the same names, called as ``loss`` is.
+        Of an ELBO with a pair, a module with the same parameters under the same names, called as ``loss`` is.
+        Of an ELBO without one, an ELBO that compiles at the first call:
+        ``SVI(model, guide, optim, loss=pv.compile(Trace_ELBO()))``.
 
     Raises:
         TypeError: ``loss`` is no ELBO of a pair, or ``example_args`` no tuple.
@@ -69,9 +82,16 @@ def compile(
         >>> torch.allclose(a, compiled(x))
         True
     """
+    if isinstance(loss, ELBO):
+        if example_args is not None:
+            raise TypeError(
+                "compile: with example_args, loss is the ELBO of a pair, Trace_ELBO()(model, guide)"
+            )
+        return Compiled(loss, precision=precision, backend=backend)
     if not isinstance(loss, ELBOModule):
-        hint = ": of an ELBO, call it with model and guide first" if isinstance(loss, ELBO) else ""
-        raise TypeError(f"compile: loss is a Pyro ELBO of a pair, Trace_ELBO()(model, guide){hint}")
+        raise TypeError(
+            "compile: loss must be a Pyro ELBO, such as Trace_ELBO()(model, guide) or Trace_ELBO()"
+        )
     if not isinstance(example_args, tuple):
         raise TypeError("compile: example_args is a tuple of arguments, such as (x,)")
     compiled = CompiledLoss(loss.model, loss.guide, loss.elbo, precision=precision, backend=backend)

@@ -62,6 +62,7 @@ def bits_per_dim(
         Theis et al., A note on the evaluation of generative models, 2016. arXiv:1511.01844
 
     Example:
+        >>> import torch
         >>> bits_per_dim(-784 * torch.tensor([2.0]).double().log(), 784)  # fair coins
         tensor([1.], dtype=torch.float64)
         >>> bits_per_dim(torch.tensor([0.0]), 784, levels=256)  # the uniform density on [0, 1]^784

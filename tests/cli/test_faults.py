@@ -36,40 +36,48 @@ from pyrovae.storage.locks import locked
 TESTS = Path(__file__).parents[1]
 
 ELSEWHERE = {
-    "kill -9 in training, in keeping and in evaluation": "test_kills.py::test_at_random_moments",
-    "kill between the files of a checkpoint": "test_kills.py::test_between_the_files_of_a_checkpoint",
-    "kill -9 of an evaluation": "test_tiles.py::test_killed_evaluations_go_on_and_end_the_same",
-    "folder of something else": "test_cli.py::test_a_folder_of_something_else_is_said_before_training",
-    "folder that holds a run": "test_cli.py::test_a_run_is_not_written_over_unless_asked",
-    "folder that cannot be written": "test_cli.py::test_a_folder_that_cannot_be_written_is_said",
-    "file in the place of the folder": "test_cli.py::test_a_file_in_the_place_of_a_folder_is_named",
-    "a training that fails at once": "test_cli.py::test_a_run_that_failed_at_once_leaves_no_run",
-    "truncated file, any bytes changed": "test_checkpoints.py::test_a_damaged_checkpoint_is_refused_or_is",
-    "any bytes of weights changed": "test_checkpoints.py::test_damaged_weights_are_refused_or_are",
-    "empty, HTML, LFS pointer, pickle, huge header": "test_checkpoints.py::test_what_people_find",
-    "extra, missing, misshaped keys": "test_checkpoints.py::test_missing_superfluous_and_misshaped_tensors",
-    "newer format version": "test_checkpoints.py::test_a_newer_format_is_refused",
-    "changed recipe on resume": "test_cli.py::test_a_run_that_goes_on_is_that_of_one_go",
-    "changed settings on resume": "test_resume.py::test_other_settings_are_refused_and_listed",
-    "other data on resume": "test_resume.py::test_other_data_seeds_models_and_callbacks_are_refused",
-    "checkpoint of a GPU on a CPU": "test_resume.py::test_another_place_is_a_warning",
-    "two processes on one run": "test_checkpoints.py::test_another_process_at_the_run_is_refused",
-    "NaN in data": "test_training_inputs.py::test_nan_in_the_data_names_its_row",
-    "infinite loss": "test_training_inputs.py::test_an_infinite_loss_stops_before_the_step",
-    "gradient that is not finite": "test_training_inputs.py::test_a_gradient_that_is_not_finite_is_named",
-    "one row": "test_training_inputs.py::test_one_row_trains",
-    "empty set": "test_training_inputs.py::test_bad_arguments_are_refused",
-    "no trainable parameter": "test_training_inputs.py::test_nothing_to_train_is_refused",
-    "guide missing a site": "test_programs.py::test_what_is_wrong_is_said_in_one_line",
-    "weights all -inf": "test_reductions.py::test_all_weights_zero",
-    "out of memory in evaluation": "test_tiles.py::test_out_of_memory_halves_the_chunk_and_repeats",
-    "corrupt data file": "test_datasets.py::test_static_mnist_damaged_is_named",
-    "half-downloaded data": "test_datasets.py::test_mnist_damaged_is_one_clear_line",
-    "missing optional package": "test_part_inputs.py::test_flows_without_zuko_name_the_extra",
-    "logger that fails": "test_guards.py::test_a_logger_that_fails_is_one_warning_and_training_goes_on",
-    "paths with spaces and unicode": "test_cli.py::test_train_leaves_recipe_weights_history_and_figures",
-    "misspelt names": "test_cli_arguments.py::test_bad_input_is_one_line_and_exit_code_two",
-    "Ctrl-C and SIGTERM": "test_cli.py::test_interrupting_keeps_what_was_trained_and_says_how_to_go_on",
+    "kill -9 in training, in keeping and in evaluation": "storage/test_kills.py::test_at_random_moments",
+    "kill between the files of a checkpoint": "storage/test_kills.py::test_between_the_files_of_a_checkpoint",
+    "kill -9 of an evaluation": "evaluation/test_tiles.py::test_killed_evaluations_go_on_and_end_the_same",
+    "folder of something else": "cli/test_main.py::test_a_folder_of_something_else_is_said_before_training",
+    "folder that holds a run": "cli/test_main.py::test_a_run_is_not_written_over_unless_asked",
+    "folder that cannot be written": "cli/test_main.py::test_a_folder_that_cannot_be_written_is_said",
+    "file in the place of the folder": "cli/test_main.py::test_a_file_in_the_place_of_a_folder_is_named",
+    "a training that fails at once": "cli/test_main.py::test_a_run_that_failed_at_once_leaves_no_run",
+    "truncated file, any bytes changed": (
+        "storage/test_checkpoints.py::test_a_damaged_checkpoint_is_refused_or_is"
+    ),
+    "any bytes of weights changed": "storage/test_checkpoints.py::test_damaged_weights_are_refused_or_are",
+    "empty, HTML, LFS pointer, pickle, huge header": "storage/test_checkpoints.py::test_what_people_find",
+    "extra, missing, misshaped keys": (
+        "storage/test_checkpoints.py::test_missing_superfluous_and_misshaped_tensors"
+    ),
+    "newer format version": "storage/test_checkpoints.py::test_a_newer_format_is_refused",
+    "changed recipe on resume": "cli/test_main.py::test_a_run_that_goes_on_is_that_of_one_go",
+    "changed settings on resume": "training/test_resume.py::test_other_settings_are_refused_and_listed",
+    "other data on resume": "training/test_resume.py::test_other_data_seeds_models_and_callbacks_are_refused",
+    "checkpoint of a GPU on a CPU": "training/test_resume.py::test_another_place_is_a_warning",
+    "two processes on one run": "storage/test_checkpoints.py::test_another_process_at_the_run_is_refused",
+    "NaN in data": "training/test_fit_inputs.py::test_nan_in_the_data_names_its_row",
+    "infinite loss": "training/test_fit_inputs.py::test_an_infinite_loss_stops_before_the_step",
+    "gradient that is not finite": "training/test_fit_inputs.py::test_a_gradient_that_is_not_finite_is_named",
+    "one row": "training/test_fit_inputs.py::test_one_row_trains",
+    "empty set": "training/test_fit_inputs.py::test_bad_arguments_are_refused",
+    "no trainable parameter": "training/test_fit_inputs.py::test_nothing_to_train_is_refused",
+    "guide missing a site": "core/test_programs.py::test_what_is_wrong_is_said_in_one_line",
+    "weights all -inf": "evaluation/test_weights.py::test_all_weights_zero",
+    "out of memory in evaluation": (
+        "evaluation/test_tiles.py::test_out_of_memory_halves_the_chunk_and_repeats"
+    ),
+    "corrupt data file": "data/test_datasets.py::test_static_mnist_damaged_is_named",
+    "half-downloaded data": "data/test_datasets.py::test_mnist_damaged_is_one_clear_line",
+    "missing optional package": "models/test_part_inputs.py::test_flows_without_zuko_name_the_extra",
+    "logger that fails": (
+        "training/test_guards.py::test_a_logger_that_fails_is_one_warning_and_training_goes_on"
+    ),
+    "paths with spaces and unicode": "cli/test_main.py::test_train_leaves_recipe_weights_history_and_figures",
+    "misspelt names": "cli/test_arguments.py::test_bad_input_is_one_line_and_exit_code_two",
+    "Ctrl-C and SIGTERM": "cli/test_main.py::test_interrupting_keeps_what_was_trained_and_says_how_to_go_on",
 }
 
 
@@ -225,7 +233,9 @@ def test_fault(name, tmp_path):
 def test_a_workers_death_is_told_and_what_was_kept_is_there(tmp_path):
     """In a process of its own, in which torch raises again, at any time, what it has against the worker."""
     code = "import sys, pathlib, test_faults; test_faults.worker_dies(pathlib.Path(sys.argv[1]))"
-    here = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (TESTS.parent, TESTS)))}
+    here = os.environ | {
+        "PYTHONPATH": os.pathsep.join(map(str, (TESTS.parent, TESTS, Path(__file__).parent)))
+    }
     command = [sys.executable, "-c", code, tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, env=here, timeout=300)
     assert done.returncode == 1

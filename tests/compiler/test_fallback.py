@@ -141,7 +141,7 @@ class Seeding(Turning):
     [
         (
             Turning,
-            r"the value of a tensor decides what runs, test_compilation_fallback.py:\d+: return z if z.mean",
+            r"the value of a tensor decides what runs, test_fallback.py:\d+: return z if z.mean",
         ),
         (Counting, "'likelihood.calls' is changed by the run itself"),
         (Keeping, r"shape \(4,\) that is no buffer of a module is changed in place"),

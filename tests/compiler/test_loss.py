@@ -339,7 +339,7 @@ def test_gradients_reach_the_arguments():
 def test_stock_svi_takes_it_for_an_elbo():
     x, start = binary(20), a_vae().state_dict()
     losses, weights = [], []
-    for elbo in (Trace_ELBO(), Compiled(Trace_ELBO(), backend="none")):
+    for elbo in (Trace_ELBO(), pv.compile(Trace_ELBO(), backend="none")):
         vae = a_vae()
         vae.load_state_dict(start)
         svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), loss=elbo)
@@ -392,8 +392,8 @@ def test_without_a_compiler_there_is_one_warning_and_the_mend():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda vae, x: pv.compile(Trace_ELBO(), (x,)), "call it with model and guide first"),
-        (lambda vae, x: pv.compile(vae, (x,)), "loss is a Pyro ELBO of a pair"),
+        (lambda vae, x: pv.compile(Trace_ELBO(), (x,)), r"with example_args, loss is the ELBO of a pair"),
+        (lambda vae, x: pv.compile(vae, (x,)), "loss must be a Pyro ELBO"),
         (lambda vae, x: pv.compile(Trace_ELBO()(vae.model, vae.guide), x), "example_args is a tuple"),
         (lambda vae, x: Compiled(vae), r"takes a Pyro ELBO, such as Trace_ELBO\(\)"),
     ],

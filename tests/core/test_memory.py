@@ -252,7 +252,8 @@ def test_chains_too_with_a_warning(watched, monkeypatch):
 LIMITED = """
 import resource
 import torch, pyrovae as pv
-from pyrovae import guides, likelihoods, memory, networks, priors
+from pyrovae import guides, likelihoods, networks, priors
+from pyrovae.core import memory
 vae = pv.VAE(
     priors.StandardNormal(2),
     likelihoods.Bernoulli(networks.MLP(2, 10, hidden=[8000])),

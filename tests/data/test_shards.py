@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 import pyrovae as pv
 from pyrovae import cli
+from pyrovae.data.batches import batches
 from pyrovae.data.images import ImageRows
 from pyrovae.data.sharding import write_shards
 from pyrovae.data.shards import Shards
@@ -417,9 +418,9 @@ def test_memory_stays_flat(tmp_path, kind, megabytes):
     shards = Shards(tmp_path, shuffle="shards", mixed=2)
     size = shards.shape.numel()
     assert size == megabytes * 2**20
-    list(pv.batching.batches(Subset(shards, range(100)), 16, "warm up"))
+    list(batches(Subset(shards, range(100)), 16, "warm up"))
     before, most, rows = resident(), 0, 0
-    for (x,) in pv.batching.batches(shards, 16, "train", 0, shuffle=True):
+    for (x,) in batches(shards, 16, "train", 0, shuffle=True):
         most, rows = max(most, resident()), rows + len(x)
     assert rows == len(shards)
     assert most - before < 6 * 2**20
@@ -469,7 +470,7 @@ def test_what_an_iterable_dataset_cannot_do_is_said():
         pv.fit(vae.model, vae.guide, Endless(), num_epochs=1, progress=False)
     twice = DataLoader(Stream(binary(ROWS)), 4, num_workers=2)
     with pytest.raises(ValueError, match="gave 46 rows, and its length is 23: let each worker give its own"):
-        list(pv.batching.batches(twice, 4, "a test"))
+        list(batches(twice, 4, "a test"))
 
 
 class Pairs(Dataset):

@@ -10,6 +10,7 @@ from components import FEATURES, a_vae, binary
 from known_models import MODELS
 
 import pyrovae as pv
+from pyrovae.core import programs
 from pyrovae.evaluation.results import FIELDS
 from pyrovae.evaluation.scorer import Scorer
 
@@ -103,7 +104,7 @@ def test_torchs_compiler_gives_the_same_and_weights_are_read_at_each_call():
     scorer = Scorer(vae.model, compile=True)
     z = torch.randn(5, 70, 4)
     latents = {"z": (z, {})}
-    structure = pv.programs.inspect(vae.model, vae.guide, x)
+    structure = programs.inspect(vae.model, vae.guide, x)
     for _ in range(2):
         found = sum(scorer(latents, (x,), {}, structure, 5))
         exact = vae.prior().log_prob(z) + vae.decode(z).log_prob(x)

@@ -166,7 +166,7 @@ def test_a_push_writes_over_pushes_alone(run, tmp_path):
 HOLDING = """
 import sys
 from pathlib import Path
-from pyrovae.locks import locked
+from pyrovae.storage.locks import locked
 with locked(Path(sys.argv[1]) / "lock"):
     print("held", flush=True)
     sys.stdin.readline()

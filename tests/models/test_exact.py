@@ -18,6 +18,7 @@ from torch import nn
 
 import pyrovae as pv
 from pyrovae import guides, likelihoods, networks, priors
+from pyrovae.models.distributions import as_pyro
 from pyrovae.testing import LinearGaussian
 
 
@@ -212,7 +213,7 @@ def test_any_prior_on_a_plane_agrees_with_the_integral(name, monkeypatch):
     t = torch.linspace(-5.5, 5.5, 401, dtype=torch.float64)
     axis, step = t.sinh(), t.cosh() * (t[1] - t[0])
     z = torch.cartesian_prod(axis, axis)
-    log_prior = pv.distributions.as_pyro(prior()).log_prob(z) + torch.cartesian_prod(step, step).log().sum(-1)
+    log_prior = as_pyro(prior()).log_prob(z) + torch.cartesian_prod(step, step).log().sum(-1)
     assert log_prior.logsumexp(0).item() == pytest.approx(0, abs=2e-3)  # flows and Laplace have kinks
     x = LIKELIHOODS["normal"].data(3).double()
     exact = torch.stack([(log_prior + likelihood(z).log_prob(each)).logsumexp(0) for each in x])

@@ -299,9 +299,8 @@ def test_a_killed_sweep_takes_its_runs_with_it_and_goes_on(trainer, tmp_path, mo
     path, runs = tmp_path / "SWEEP.json", tmp_path / "runs"
     path.write_text(json.dumps({"grid": {"seed": [0, 1]}}))
     arguments = ["sweep", str(path), str(runs)]
-    code = (
-        f"from pyrovae import cli, sweeping; sweeping.PROGRAM = {sweeping.PROGRAM!r}; cli.main({arguments!r})"
-    )
+    code = "from pyrovae import cli; from pyrovae.runs import sweeping; "
+    code += f"sweeping.PROGRAM = {sweeping.PROGRAM!r}; cli.main({arguments!r})"
     here = os.environ | {"TRAINING_TAKES": "60"}
     with subprocess.Popen([sys.executable, "-c", code], env=here, stderr=subprocess.PIPE) as process:
         while not (runs / "notes").exists() and process.poll() is None:

@@ -164,7 +164,7 @@ def test_another_process_at_the_run_is_refused_and_a_dead_one_is_not(tmp_path):
 FORK = """
 import os, sys, time
 from pathlib import Path
-from pyrovae.locks import locked
+from pyrovae.storage.locks import locked
 read, write = os.pipe()
 with locked(Path(sys.argv[1])):
     if not os.fork():

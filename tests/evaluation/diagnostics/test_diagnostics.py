@@ -10,6 +10,7 @@ import torch
 from components import a_vae, binary
 
 import pyrovae as pv
+from pyrovae.models import vae
 from pyrovae.testing import LinearGaussian
 
 SLOPES = torch.tensor([2.0, 0.05, 0.0, -1.0])
@@ -44,7 +45,7 @@ class Untold(dist.TorchDistribution):
 @pytest.mark.parametrize("told", [True, False])
 def test_variance_of_each_dimension(told):
     x = torch.randn(3000, 1)
-    guide = pv.vae.Guide(Line(told))
+    guide = vae.Guide(Line(told))
     found = pv.diagnostics.code_variances(guide, x)
     exact = x.double().var() * SLOPES.double().square()
     # Of the noise left of 100 draws: a variance of 0.01 over 3,000 rows, known to 3%.
@@ -56,7 +57,7 @@ def test_variance_of_each_dimension(told):
 
 def test_curve_of_active_units_has_the_steps_of_the_variances():
     x = torch.randn(3000, 1)
-    guide = pv.vae.Guide(Line(told=True))
+    guide = vae.Guide(Line(told=True))
     curve = pv.diagnostics.active_units_curve(guide, x)
     torch.testing.assert_close(curve.variances, pv.diagnostics.code_variances(guide, x))
     assert len(curve.thresholds) == len(curve.counts) == 51
