@@ -13,7 +13,6 @@ from pyrovae.runs.recipe import Recipe
 
 __all__ = ["check_command", "complaint"]
 
-
 RULES = (
     (r"^Missing from pyrovae \S+: (\S+) (.*?)\.? \(required\)", "{0} is missing ({1}): {see}"),
     (r"^Unrecognized options: (.*?)(?:;|$)", "one argument too many, {0}: {see}"),

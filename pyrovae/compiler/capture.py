@@ -23,13 +23,8 @@ from pyrovae.core.random import stream
 
 __all__ = ["Captured", "capture", "check"]
 
-
 HERE = Path(__file__).parents[1]
-
-
 LIBRARIES = (*(str(Path(module.__file__ or "").parent) for module in (torch, pyro)), str(HERE))
-
-
 OURS = (
     "compiler/capture.py",
     "compiler/graphs.py",
@@ -37,11 +32,8 @@ OURS = (
     "compiler/loss.py",
     "core/precision.py",
 )
-
-
 HIDDEN = ("<", *(str(HERE / name) for name in OURS), contextlib.__file__)
 """Lines that say nothing of where it was: those of the capture itself."""
-
 
 READS = {
     getattr(torch.Tensor, name)
@@ -49,10 +41,8 @@ READS = {
 }
 """What makes a Python value of a tensor."""
 
-
 SHAPED_BY_VALUES = {torch.nonzero, torch.Tensor.nonzero, torch.argwhere, torch.Tensor.argwhere}
 """What gives a tensor whose shape depends on values, which no compiler takes."""
-
 
 INDEXING = {torch.Tensor.__getitem__, torch.Tensor.__setitem__}
 """What takes masks, whose numbers of chosen places depend on values too."""

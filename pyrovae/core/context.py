@@ -9,13 +9,8 @@ from typing import Any, TypeVar
 
 __all__ = ["NotCapturableError", "captured", "chunk_limit", "in_parts", "once", "remembering"]
 
-
 Value = TypeVar("Value")
-
-
 _kept: ContextVar[dict[int, tuple[Any, tuple[Any, ...], Any]] | None] = ContextVar("_kept", default=None)
-
-
 chunk_limit: ContextVar[int | None] = ContextVar("chunk_limit", default=None)
 """Most draws that anything scores at once, where nobody asked for another number."""
 
@@ -61,7 +56,6 @@ class NotCapturableError(Exception):
 
 captured: ContextVar[bool] = ContextVar("captured", default=False)
 """Whether what runs is being written down for a compiler that makes one loop of neighbouring operations."""
-
 
 in_parts: ContextVar[bool] = ContextVar("in_parts", default=False)
 """Whether programs run on a part of a batch whose rest other processes have."""

@@ -10,17 +10,11 @@ from typing import NamedTuple
 
 __all__ = ["Place", "first_host", "part", "place", "seconds_to_wait", "speaks", "told"]
 
-
 TIMEOUT = 600.0
 """Seconds that a process waits for the others, at the start and whenever all have to agree."""
 
-
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-
-
 SLURM = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
-
-
 PORTS = 20_000
 """Slurm gives no port: one of as many from here on, by job and step, so that two runs do not meet."""
 

@@ -30,7 +30,6 @@ __all__ = [
     "traces",
 ]
 
-
 Site = dict[str, Any]
 
 

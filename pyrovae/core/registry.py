@@ -35,7 +35,6 @@ __all__ = [
     "register",
 ]
 
-
 _PARTS: dict[str, tuple[str, str]] = {
     "priors": (
         "pyrovae.models.priors",
@@ -70,7 +69,6 @@ _PARTS: dict[str, tuple[str, str]] = {
 }
 """By kind, the module and the names in it. No code outside this package and torch is reached by a name."""
 
-
 _ALSO = {
     ("priors", "MAF"): "pyrovae.models.flows:MAF",
     ("priors", "NSF"): "pyrovae.models.flows:NSF",
@@ -82,7 +80,6 @@ _ALSO = {
 }
 """Parts under another kind than their module's."""
 
-
 _REFERENCES = {
     ("priors", "RealNVP"): "arXiv:1605.08803",  # Dinh et al., 2017; zuko names the one before it first
     ("objectives", "Trace_ELBO"): "arXiv:1301.1299",  # Wingate and Weber, 2013
@@ -90,10 +87,8 @@ _REFERENCES = {
 }
 """Of parts of other packages, whose docstrings have none, or another."""
 
-
 KINDS = (*_PARTS, "datasets")
 """What has names; a package's entry points of a kind are the group ``pyrovae.<kind>``."""
-
 
 _registered: dict[tuple[str, str], Callable[..., Any]] = {}
 
@@ -285,7 +280,6 @@ NAMES = {
     "shards": "files of rows in train, validation and test of the root folder, larger than memory",
 }
 """Every data set of this package, by the name :func:`pyrovae.datasets.load` knows it under."""
-
 
 REFERENCES = {
     "mnist-mini": "doi:10.1109/5.726791",  # LeCun et al., Gradient-Based Learning, 1998

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Latents", "by_datum", "filled", "in_place", "latents_of", "run_on", "sum_by_datum"]
 
-
 Latents = dict[str, tuple[Tensor, dict[str, Any]]]
 """By site, the values ``[draws, ...]`` and what the program that drew them said of inference."""
 

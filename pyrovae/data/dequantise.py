@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 __all__ = ["check_levels", "dequantise"]
 
-
 PLACES = 2**15
 """Values of u. With 8 bits of k an odd multiple of 1 / (2 PLACES) fills float32's 24 bits, and no more."""
 

@@ -12,20 +12,12 @@ from pyrovae.storage.files import what_is
 
 __all__ = ["find_static_mnist", "read_mini_mnist", "read_static_mnist"]
 
-
 SPLITS = ("train", "validation", "test")
 """Of every data set."""
 
-
 MINI_ROWS = {"train": 5000, "validation": 1000, "test": 1000}
-
-
 MINI_MNIST = Path(__file__).parent / "mnist_mini.npz"
-
-
 STATIC_MNIST = "static_binarized_mnist.npz"
-
-
 AMAT_SPLITS = {"train": "train", "validation": "valid", "test": "test"}
 
 

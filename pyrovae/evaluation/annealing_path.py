@@ -41,18 +41,14 @@ __all__ = [
     "tune",
 ]
 
-
 WANTED = 0.65
 """Share of accepted moves that the step sizes are tuned to."""
-
 
 TUNING_CHAINS = 4
 """Chains that are enough to tune by."""
 
-
 ROWS_AT_ONCE = {"cpu": 2**10, "cuda": 2**14}
 """Chains times data of a pass. Fixed, as long as they fit: a rounding decides whether a move is accepted."""
-
 
 Point = list[Tensor]
 

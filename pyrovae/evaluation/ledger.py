@@ -16,7 +16,6 @@ from pyrovae.storage.files import write_file
 
 __all__ = ["Ledger"]
 
-
 FOLLOWS = ("chosen", "first weights")
 """What follows from the rest, or is known by a sum alone: of a difference it is the last to be named."""
 

@@ -167,11 +167,7 @@ def standard_error(log_weights: Tensor | WeightSums) -> Tensor:
 
 
 FEWEST_DRAWS, SHORTEST_TAIL = 25, 5
-
-
 DOMINANT = 0.2  # of all weight: more than this in four draws is no mean of many
-
-
 EQUAL = 1e-8  # nats: weights that differ by less have no tail worth a shape
 
 

@@ -89,8 +89,6 @@ class Scale(nn.Module):
 
 
 Part = nn.Module | Callable[..., Distribution] | Distribution
-
-
 _serial = itertools.count()
 
 

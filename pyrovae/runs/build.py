@@ -22,10 +22,8 @@ from pyrovae.runs.recipe import Recipe
 
 __all__ = ["Offered", "build", "filled", "load_data", "make", "training"]
 
-
 CONTEXT = 64
 """Width of a flow's context where the recipe gives none."""
-
 
 PSEUDO_INPUTS = 500
 """Rows of training data that a VampPrior starts from."""
@@ -231,7 +229,6 @@ def _optimizer(recipe: Recipe) -> Callable[[list[Tensor]], torch.optim.Optimizer
 
 Offered = Mapping[str, Callable[[], Any]]
 """By argument, what makes its value where the recipe is silent."""
-
 
 ONLY_PARTS = ("activation", "flow", "guide", "terms")
 """Keywords that take parts and no numbers."""

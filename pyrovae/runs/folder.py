@@ -48,14 +48,11 @@ __all__ = [
     "told",
 ]
 
-
 RUN = {"recipe.json", "weights.safetensors", "history.json", "checkpoints", "model.txt"}
 """What a run is made of, and is gone when it is written over."""
 
-
 MADE = {"log.jsonl", "logs", "report.html", "samples.npz", "samples.png"}
 """What else is gone likewise, but is no run by itself: a logger that does not start leaves some."""
-
 
 MORE = {"figures", "lock"}
 
@@ -278,7 +275,6 @@ def load(folder: str | os.PathLike[str], vae: nn.Module | None = None) -> VAE:
 
 MODEL = "model.txt"
 """Beside the weights, where there is no recipe."""
-
 
 PARTS = ("prior", "likelihood", "guide")
 

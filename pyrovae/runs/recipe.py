@@ -29,10 +29,7 @@ __all__ = [
     "versions",
 ]
 
-
 RECIPE = "recipe.json"
-
-
 FORMAT = 2
 """Of ``recipe.json``. 1 had no parts, and no fingerprint of the data; it is read still."""
 

@@ -24,10 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CHECKPOINTS", "Checkpoints"]
 
-
 CHECKPOINTS = "checkpoints"
-
-
 STATE = "state.json"
 
 

@@ -31,13 +31,9 @@ __all__ = [
     "write_folder",
 ]
 
-
 MANIFEST = "manifest.json"
-
-
 FORMAT = 1
 """Of folders and what is in them; a version reads all up to its own."""
-
 
 PART = ".part"
 

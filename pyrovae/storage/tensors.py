@@ -18,10 +18,7 @@ from pyrovae.storage.files import DamagedError
 
 __all__ = ["digest", "from_bytes", "hash_of", "join", "mapped", "split", "to_bytes"]
 
-
 PLAIN = (bool, int, float, str, type(None))
-
-
 MARKS = ("tensor", "tuple", "items", "counts")
 """Keys, each alone in an object, of what JSON lacks."""
 

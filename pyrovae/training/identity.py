@@ -15,10 +15,7 @@ from pyrovae.data.rows import fingerprint
 
 __all__ = ["architecture", "attributes", "described", "environment"]
 
-
 PLAIN = (bool, int, float, str, type(None))
-
-
 DEPTH = 6
 """Of what is looked into: a loss of terms of schedules is at 4."""
 

@@ -26,10 +26,7 @@ __all__ = [
     "slow_down",
 ]
 
-
 MakeOptimizer = Callable[[list[Tensor]], torch.optim.Optimizer]
-
-
 MakeScheduler = Callable[[torch.optim.Optimizer], LRScheduler]
 
 

@@ -15,10 +15,8 @@ from pyrovae.core.wrap import Shape
 
 __all__ = ["Bernoulli"]
 
-
 LANES = 16
 """Numbers that a processor multiplies at once, or a multiple of how many."""
-
 
 MOST, LEAST = 64, 8
 """Factors of one product: each lies in [1, 2], so that so many stay far within a float's range."""

@@ -14,7 +14,6 @@ from pyrovae.core.wrap import Shape
 
 __all__ = ["LowRankNormal", "MultivariateStudentT", "Normal", "StudentT"]
 
-
 LOG_SQRT_2_PI = math.log(2 * math.pi) / 2
 
 
