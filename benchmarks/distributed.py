@@ -118,25 +118,25 @@ def worker(rounds: int, steps: int) -> dict[str, Any]:
     from pyrovae import distributed, guides, likelihoods, networks, priors
     from pyrovae.evaluation import estimator as estimates
     from pyrovae.training.data_parallel import SharedLoss
-    from pyrovae.training.loss import Meter
-    from pyrovae.training.step import Stepper
+    from pyrovae.training.loss import TrackedLoss
+    from pyrovae.training.step import TrainStep
 
     torch.set_num_threads(1)
     where = distributed.join()
     torch.manual_seed(0)
     x = torch.bernoulli(torch.full((BATCH, FEATURES), 0.2))
 
-    def a_stepper(shared: bool) -> Stepper:
+    def a_stepper(shared: bool) -> TrainStep:
         vae = pv.VAE(
             priors.StandardNormal(LATENTS),
             likelihoods.Bernoulli(networks.MLP(LATENTS, FEATURES, hidden=HIDDEN)),
             guides.Normal(networks.MLP(FEATURES, 2 * LATENTS, hidden=HIDDEN)),
         )
-        meter = Meter(vae.model, vae.guide, Trace_ELBO())
+        meter = TrackedLoss(vae.model, vae.guide, Trace_ELBO())
         parameters = meter.parameters((x,))
         optimizer = torch.optim.Adam(parameters, fused=True)
         both = SharedLoss(meter, parameters, None) if shared else None
-        return Stepper(
+        return TrainStep(
             meter, optimizer, parameters, compile=False, precision="float32", num_steps=10**9, shared=both
         )
 
@@ -156,7 +156,7 @@ def worker(rounds: int, steps: int) -> dict[str, Any]:
     two.shared.settle = timed(two.shared.settle)
     size = sum(each.numel() for each in two.parameters)
 
-    def turn(stepper: Stepper, rows: int, whole: int) -> float:
+    def turn(stepper: TrainStep, rows: int, whole: int) -> float:
         distributed.barrier()
         started = time.perf_counter()
         for _ in range(steps):

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 import pyrovae as pv
 from pyrovae import guides, likelihoods, networks, priors
-from pyrovae.training.loss import Meter
-from pyrovae.training.step import Stepper
+from pyrovae.training.loss import TrackedLoss
+from pyrovae.training.step import TrainStep
 
 
 class Simple(nn.Module):
@@ -77,10 +77,10 @@ FORMS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
 
 def a_step(vae: pv.VAE, x: Tensor, compile: bool) -> Callable[[], object]:
     """A step of training on 128 rows, as fit takes it."""
-    x, meter = x[:128], Meter(vae.model, vae.guide, Trace_ELBO())
+    x, meter = x[:128], TrackedLoss(vae.model, vae.guide, Trace_ELBO())
     parameters = meter.parameters((x,))
     adam = torch.optim.Adam(parameters, fused=True)
-    stepper = Stepper(meter, adam, parameters, compile=compile, precision="float32", num_steps=10**9)
+    stepper = TrainStep(meter, adam, parameters, compile=compile, precision="float32", num_steps=10**9)
     return lambda: stepper.step((x,), "the benchmark", check=False)
 
 

@@ -24,7 +24,7 @@ from step import FEATURES, machine, ours
 from torch.profiler import ProfilerActivity, profile
 
 import pyrovae as pv
-from pyrovae.training.step import Stepper
+from pyrovae.training.step import TrainStep
 
 KINDS = {
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "mkl", "mkldnn::_linear"),
@@ -54,9 +54,9 @@ def shares(run: Callable[[], object], repeats: int) -> tuple[float, dict[str, fl
 
 def epoch(rows: int) -> tuple[float, float]:
     """Seconds of an epoch of epoch.py, the second one, and of them those within steps."""
-    inside, taken, step = [0.0], [], Stepper.step
+    inside, taken, step = [0.0], [], TrainStep.step
 
-    def timed(self: Stepper, *args: object, **keywords: object) -> object:
+    def timed(self: TrainStep, *args: object, **keywords: object) -> object:
         started = time.perf_counter()
         try:
             return step(self, *args, **keywords)
@@ -67,7 +67,7 @@ def epoch(rows: int) -> tuple[float, float]:
         taken.append((time.perf_counter(), inside[0]))
 
     vae, x = epoch_vae(16, 512), torch.bernoulli(torch.full((rows, FEATURES), 0.2))
-    with patch.object(Stepper, "step", timed):
+    with patch.object(TrainStep, "step", timed):
         pv.fit(vae.model, vae.guide, x, num_epochs=3, compile=True, callbacks=[note], progress=False)
     (first, before), (last, after) = taken[-2:]
     return last - first, after - before

@@ -34,8 +34,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import pyrovae as pv
 from pyrovae import guides, likelihoods, networks, priors
-from pyrovae.training.loss import Meter
-from pyrovae.training.step import Stepper
+from pyrovae.training.loss import TrackedLoss
+from pyrovae.training.step import TrainStep
 
 LATENTS, SIDE, HIDDEN, CHANNELS = 50, 28, [400], [16, 32]
 FEATURES = SIDE * SIDE
@@ -90,9 +90,9 @@ def stock_pyro(net: str, x: Tensor, *, validate: bool) -> Step:
 
 def ours(net: str, x: Tensor, *, compile: bool, precision: str = "float32") -> Step:
     vae = a_vae(net, x.device.type)
-    meter = Meter(vae.model, vae.guide, Trace_ELBO())
+    meter = TrackedLoss(vae.model, vae.guide, Trace_ELBO())
     parameters = meter.parameters((x,))
-    stepper = Stepper(
+    stepper = TrainStep(
         meter,
         torch.optim.Adam(parameters, fused=True),
         parameters,

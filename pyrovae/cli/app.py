@@ -20,7 +20,7 @@ from pyrovae.cli.parsing import configured, registry_of_parts
 from pyrovae.cli.train import DEFAULT
 from pyrovae.core import __version__
 from pyrovae.core.checks import choose, one_line
-from pyrovae.core.launch import speaks
+from pyrovae.core.launch import is_main_process
 
 __all__ = ["main"]
 
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         caught = error
     except KeyboardInterrupt as error:
         code, message, caught = INTERRUPTED, "interrupted", error
-    if speaks(caught):
+    if is_main_process(caught):
         print(f"pyrovae: {message}", file=sys.stderr)
     return code
 

@@ -11,7 +11,7 @@ from pyrovae.cli.commands import DONE
 from pyrovae.cli.output import print_result
 from pyrovae.cli.together import all_agree, together
 from pyrovae.core.checks import choose
-from pyrovae.core.launch import speaks
+from pyrovae.core.launch import is_main_process
 from pyrovae.data import files as sources
 from pyrovae.runs.folder import results_file
 from pyrovae.runs.recipe import Run, check_data, read_run
@@ -105,7 +105,7 @@ class Evaluate:
         from pyrovae.runs.folder import load
 
         with all_agree():
-            if speaks():
+            if is_main_process():
                 check_writable(self.folder)
             vae = load(self.folder)
             dataset = load_data(run.recipe, self.root)
@@ -118,7 +118,7 @@ class Evaluate:
             found = certify(vae.model, vae.guide, data, **{"proposal": None} | keywords)
         else:
             found = evaluate(vae.model, vae.guide, data, resume=partial, method=self.method, **keywords)
-        if not speaks():
+        if not is_main_process():
             return DONE
         kept: Any = getattr(found, "evaluation", found)
         kept.save(path)

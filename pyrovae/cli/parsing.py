@@ -9,7 +9,7 @@ from typing import Any
 
 import tyro
 
-from pyrovae.runs.named import Named
+from pyrovae.runs.named import PartSpec
 from pyrovae.runs.recipe import Recipe, Run, read_config
 
 __all__ = ["configured", "registry_of_parts"]
@@ -38,12 +38,12 @@ def configured(arguments: Sequence[str], default: Recipe) -> Recipe:
 def _part(
     info: tyro.constructors.PrimitiveTypeInfo,
 ) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
-    if info.type is not Named:
+    if info.type is not PartSpec:
         return None
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="NAME(...)",
-        instance_from_str=lambda words: Named.parse(words[0]),
-        is_instance=lambda value: isinstance(value, Named),
+        instance_from_str=lambda words: PartSpec.parse(words[0]),
+        is_instance=lambda value: isinstance(value, PartSpec),
         str_from_instance=lambda value: [str(value)],
     )

@@ -44,9 +44,9 @@ def all_agree() -> Any:
     """A block that all leave together, with the error of one of them if there is any."""
     if ranks.place() is None:
         return nullcontext()
-    from pyrovae.core.distributed import agreed
+    from pyrovae.core.distributed import collective
 
-    return agreed()
+    return collective()
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def prepared(folder: Path, prepare: Callable[[], Any]) -> Iterator[None]:
     """The folder of a run locked, and made ready, by the first process, while the others wait for it."""
     with ExitStack() as stack:
         with all_agree():
-            if ranks.speaks():
+            if ranks.is_main_process():
                 check_folder(folder)
                 stack.enter_context(locked(folder / "lock"))
                 prepare()

@@ -11,7 +11,7 @@ import tyro
 from pyrovae.cli.commands import DONE, INTERRUPTED, TERMINATED
 from pyrovae.cli.output import print_result
 from pyrovae.cli.together import all_agree, prepared, together
-from pyrovae.core.launch import speaks
+from pyrovae.core.launch import is_main_process
 from pyrovae.data import files as sources
 from pyrovae.runs.folder import Keeper, continued, describe, prepare
 from pyrovae.runs.recipe import Recipe, notes, read_config, read_run
@@ -90,13 +90,13 @@ class Train:
         with all_agree():
             dataset = load_data(recipe, self.root)
             changed = [] if self.config is None else notes(self.config, recipe, dataset.fingerprint)
-            for line in changed if speaks() and not self.quiet else []:
+            for line in changed if is_main_process() and not self.quiet else []:
                 print(f"pyrovae: {line}", file=sys.stderr)
             features = dataset.train.values.shape[1]
             with stream("weights", recipe.seed):
                 vae = build(recipe, features, dataset.train.shape, dataset.train)
         keeper = Keeper(vae, self.folder, describe(recipe, dataset, features))
-        loggers = of_run(self.folder, self.log, recipe.model_dump(mode="json")) if speaks() else []
+        loggers = of_run(self.folder, self.log, recipe.model_dump(mode="json")) if is_main_process() else []
         keeper.begin()
         try:
             history = keeper.history = fit(
@@ -111,7 +111,7 @@ class Train:
                 progress=not self.quiet,
             )
         except (KeyboardInterrupt, SystemExit) as stop:
-            if speaks():
+            if is_main_process():
                 print(f"pyrovae: {keeper.interrupted()}", file=sys.stderr)
             return INTERRUPTED if isinstance(stop, KeyboardInterrupt) else TERMINATED
         except Exception:
@@ -120,7 +120,7 @@ class Train:
         finally:
             for logger in loggers:
                 logger.close()
-        if speaks():
+        if is_main_process():
             files = keeper.finish()
             kept = Kept(files, *draw_figures(vae, dataset, recipe, history, self.folder / "figures"))
             if self.json or not self.quiet:

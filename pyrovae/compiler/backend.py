@@ -13,7 +13,7 @@ from pyrovae.compiler.capture import Captured
 from pyrovae.core.clock import Clock
 from pyrovae.core.context import NotCapturableError
 
-__all__ = ["Code", "Result", "inductor"]
+__all__ = ["CompiledGraph", "Result", "inductor"]
 
 
 class Result(NamedTuple):
@@ -34,7 +34,7 @@ class Result(NamedTuple):
     finite: Any
 
 
-class Code:
+class CompiledGraph:
     """One captured graph as code, with what it runs on besides the arguments of the call.
 
     Args:
@@ -79,9 +79,9 @@ class Code:
 
     def stale(self) -> bool:
         """Whether a value that went into Python, or a place that a replay reads, was changed since."""
-        return (self.replay is not None and self.replay.moved()) or self.outdated()
+        return (self.replay is not None and self.replay.moved()) or self.guards_failed()
 
-    def outdated(self) -> bool:
+    def guards_failed(self) -> bool:
         """Whether a value that went into Python was changed since."""
         return any(tensor._version != version for tensor, version in self.read)
 

@@ -14,10 +14,18 @@ from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pyrovae.compiler.backend import Code, Result
+from pyrovae.compiler.backend import CompiledGraph, Result
 from pyrovae.compiler.capture import capture, check
-from pyrovae.compiler.rehearsal import Live, Noting, Sites, difference, may_decide, unchanged, without_grad
-from pyrovae.compiler.watch import Watch, leaves_of
+from pyrovae.compiler.rehearsal import (
+    GraphClock,
+    RecordingClock,
+    Sites,
+    difference,
+    may_decide,
+    preserve_state,
+    without_grad,
+)
+from pyrovae.compiler.watch import ProgramSnapshot, leaves_of
 from pyrovae.core.clock import Clock
 from pyrovae.core.context import NotCapturableError
 from pyrovae.core.precision import Precision, check_precision, networks_in, products_in
@@ -69,8 +77,8 @@ class Graphs:
         self.names: list[str] = []  # of parameters met in Pyro's store
         self.seconds = 0.0  # spent on making graphs
         self.cause: str | None = None  # why nothing runs through graphs
-        self._graphs: dict[Any, Code | None] = {}
-        self._watch: Watch | None = None
+        self._graphs: dict[Any, CompiledGraph | None] = {}
+        self._watch: ProgramSnapshot | None = None
         self._warned: set[str] = set()
 
     def eager(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
@@ -102,7 +110,7 @@ class Graphs:
         tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         return self.take(graph, tensors, fresh=fresh)
 
-    def take(self, code: Code, tensors: Sequence[Tensor], *, fresh: bool = True) -> Result:
+    def take(self, code: CompiledGraph, tensors: Sequence[Tensor], *, fresh: bool = True) -> Result:
         """Run a graph that was prepared on the tensors among the arguments; a clock ticks."""
         with products_in(self.precision):
             result = code.run([*tensors], getattr(self.objective, "clock", None), fresh=fresh)
@@ -112,7 +120,7 @@ class Graphs:
 
     def prepare(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], *, gradients: bool, check: bool = True
-    ) -> Code | None:
+    ) -> CompiledGraph | None:
         """The graph for arguments of this shape, made if it is not there; None where there is none."""
         if any(not getattr(handler, "param_only", False) for handler in _PYRO_STACK):
             return None  # a handler around the call, which the graph would not see
@@ -124,7 +132,7 @@ class Graphs:
         key = gradients, spec, *map(_signature, leaves), torch.is_autocast_enabled("cpu")
         graph = self._graphs.get(key)
         if graph is not None and check and graph.stale():
-            others = {k: each for k, each in self._graphs.items() if each is None or not each.outdated()}
+            others = {k: each for k, each in self._graphs.items() if each is None or not each.guards_failed()}
             if len(others) < len(self._graphs) and self._too_often("a tensor whose value decides what runs"):
                 return None
             self._graphs = others
@@ -160,12 +168,12 @@ class Graphs:
         )
         return True
 
-    def _watched(self) -> Watch:
-        return Watch([*self.programs, self.objective], self.names)
+    def _watched(self) -> ProgramSnapshot:
+        return ProgramSnapshot([*self.programs, self.objective], self.names)
 
     def _make(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Any], gradients: bool
-    ) -> Code | None:
+    ) -> CompiledGraph | None:
         """A graph for arguments of this shape; None, with a warning, where there can be none."""
         started = time.perf_counter()
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
@@ -192,11 +200,11 @@ class Graphs:
     ) -> _Found:
         """Run by itself once: parameters made at the first run, schedules, sites; errors are the user's."""
         before = self._watched()
-        buffers, clock = before.tensors("buffers"), Noting()
+        buffers, clock = before.tensors("buffers"), RecordingClock()
         sites = Sites()
         with (
             stream("first run"),
-            unchanged(buffers, before.tensors("parameters")),
+            preserve_state(buffers, before.tensors("parameters")),
             self._clocked(clock),
             torch.set_grad_enabled(gradients),
             sites,
@@ -218,7 +226,7 @@ class Graphs:
         kwargs: dict[str, Any],
         tensors: list[Tensor],
         gradients: bool,
-    ) -> Code:
+    ) -> CompiledGraph:
         asked = (*first.leaves, *tensors) if self.parameters else tensors
         wanted = [tensor for tensor in asked if tensor.requires_grad and gradients]
         device = tensors[0].device if tensors else torch.device("cpu")
@@ -229,7 +237,7 @@ class Graphs:
             finite = "after" if device.type == "cpu" else "inside"
 
         def outputs() -> tuple[Tensor, ...]:
-            with self._clocked(Live(values)), torch.set_grad_enabled(gradients), without_grad(wanted):
+            with self._clocked(GraphClock(values)), torch.set_grad_enabled(gradients), without_grad(wanted):
                 loss, *more = self.eager(*args, **kwargs)
                 loss = torch.as_tensor(loss)
                 if not gradients:
@@ -251,11 +259,11 @@ class Graphs:
         held = [each for each in first.buffers if may_decide(each) and id(each) not in given]
         versions = [tensor._version for tensor in inputs]
         sites = Sites()
-        unmoved, quiet = unchanged(first.buffers, first.leaves), warnings.catch_warnings()
+        unmoved, quiet = preserve_state(first.buffers, first.leaves), warnings.catch_warnings()
         with products_in(self.precision), unmoved, quiet, sites:
             warnings.simplefilter("ignore")  # the first run gave them
             captured = capture(outputs, inputs, held)
-        with products_in(self.precision), unchanged(first.buffers, first.leaves):
+        with products_in(self.precision), preserve_state(first.buffers, first.leaves):
             check(captured, inputs)
         for tensor, version in zip(inputs, versions, strict=True):
             if tensor._version != version and not any(tensor is buffer for buffer in first.buffers):
@@ -271,7 +279,7 @@ class Graphs:
         if edited:
             raise NotCapturableError(f"'{edited}' is changed by the run itself")
         fixed = [*first.leaves, *first.buffers]
-        return Code(
+        return CompiledGraph(
             captured,
             fixed,
             values,

@@ -13,10 +13,10 @@ from torch import Tensor
 from pyrovae.core.clock import Clock
 from pyrovae.core.context import NotCapturableError
 
-__all__ = ["Live", "Noting", "Sites", "difference", "unchanged", "without_grad"]
+__all__ = ["GraphClock", "RecordingClock", "Sites", "difference", "preserve_state", "without_grad"]
 
 
-class Noting:
+class RecordingClock:
     """A clock that notes which schedules are asked."""
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Noting:
         self.schedules.append(schedule)
         return schedule(self.time)
 
-    def ticked(self) -> Noting:
+    def ticked(self) -> RecordingClock:
         """The same: a look is no step."""
         return self
 
@@ -36,7 +36,7 @@ class Noting:
         return getattr(self.time, name)
 
 
-class Live:
+class GraphClock:
     """A clock whose schedules are inputs of the graph; its time itself would be that of the capture."""
 
     def __init__(self, values: Tensor) -> None:
@@ -47,7 +47,7 @@ class Live:
         """The next input: schedules are asked in the order in which they were noted."""
         return next(self.values)
 
-    def ticked(self) -> Live:
+    def ticked(self) -> GraphClock:
         """The same: a look is no step."""
         return self
 
@@ -89,7 +89,7 @@ def may_decide(buffer: Tensor) -> bool:
 
 
 @contextmanager
-def unchanged(buffers: list[Tensor], leaves: list[Tensor]) -> Iterator[None]:
+def preserve_state(buffers: list[Tensor], leaves: list[Tensor]) -> Iterator[None]:
     """Put back what a run that is no step changes: running statistics, gradients."""
     kept = [(buffer, buffer.clone()) for buffer in buffers]
     gradients = [(leaf, leaf.grad) for leaf in leaves if leaf.is_leaf]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pyrovae.core.clock import Clock
 
-__all__ = ["Watch", "leaves_of"]
+__all__ = ["ProgramSnapshot", "leaves_of"]
 
 PLAIN = (int, float, complex, bool, str, bytes, type(None))
 FEW = 16
@@ -22,7 +22,7 @@ OWN = {*nn.Module().__dict__, "_pyro_context", "_pyro_name"}
 """A module's attributes that are looked at by name, or say nothing of what it computes."""
 
 
-class Watch:
+class ProgramSnapshot:
     """The state of programs and losses: what they are made of, and every plain value they hold.
 
     Looks into modules, handlers, methods, and functions' closures and globals. Of a tensor the identity
@@ -43,7 +43,7 @@ class Watch:
         for name in names:
             self._tensor(name, pyro.get_param_store()._params.get(name))
 
-    def changed_since(self, before: Watch) -> str | None:
+    def changed_since(self, before: ProgramSnapshot) -> str | None:
         """The name of the first thing that is another now, if any is."""
         if self.values == before.values:
             return None

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["check_count", "check_positive", "choose", "differences", "one_line"]
+__all__ = ["check_count", "check_positive", "choose", "diff_settings", "one_line"]
 
 
 def check_positive(name: str, value: float | Tensor) -> None:
@@ -31,7 +31,7 @@ def check_count(name: str, value: int) -> None:
         raise ValueError(f"{name} is {value}: at least 1 is needed")
 
 
-def differences(there: Any, now: Any, name: str = "") -> list[str]:
+def diff_settings(there: Any, now: Any, name: str = "") -> list[str]:
     """What differs between two such descriptions, each by its place.
 
     A thing not there is as good as none. What an object holds on one side only tells nothing: another version
@@ -47,10 +47,12 @@ def differences(there: Any, now: Any, name: str = "") -> list[str]:
         keys = list(dict.fromkeys([*there, *now]))
         if "is" in there and "is" in now:
             keys = [key for key in keys if key in there and key in now]
-        found = [differences(there.get(key), now.get(key), f"{name}.{key}" if name else key) for key in keys]
+        found = [
+            diff_settings(there.get(key), now.get(key), f"{name}.{key}" if name else key) for key in keys
+        ]
         return [each for some in found for each in some]
     if isinstance(there, list) and isinstance(now, list) and len(there) == len(now):
-        found = [differences(a, b, f"{name}[{i}]") for i, (a, b) in enumerate(zip(there, now, strict=True))]
+        found = [diff_settings(a, b, f"{name}[{i}]") for i, (a, b) in enumerate(zip(there, now, strict=True))]
         return [each for some in found for each in some]
     if there == now or (not there and not now and None in (there, now)):
         return []

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
-__all__ = ["NotCapturableError", "captured", "chunk_limit", "in_parts", "once", "remembering"]
+__all__ = ["NotCapturableError", "cached", "caching", "captured", "chunk_limit", "in_parts"]
 
 Value = TypeVar("Value")
 _kept: ContextVar[dict[int, tuple[Any, tuple[Any, ...], Any]] | None] = ContextVar("_kept", default=None)
@@ -16,7 +16,7 @@ chunk_limit: ContextVar[int | None] = ContextVar("chunk_limit", default=None)
 
 
 @contextmanager
-def remembering() -> Iterator[None]:
+def caching() -> Iterator[None]:
     """Inside, :func:`once` keeps its last value of each owner: parameters have to stand still meanwhile."""
     token = _kept.set({} if _kept.get() is None else _kept.get())
     try:
@@ -25,7 +25,7 @@ def remembering() -> Iterator[None]:
         _kept.reset(token)
 
 
-def once(owner: object, arguments: tuple[Any, ...], compute: Callable[[], Value]) -> Value:
+def cached(owner: object, arguments: tuple[Any, ...], compute: Callable[[], Value]) -> Value:
     """The value that the owner had for the very same arguments, else what ``compute()`` gives.
 
     Outside of :func:`remembering` it is computed at each call. A graph would compute it at every run: there

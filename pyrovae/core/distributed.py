@@ -29,16 +29,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from pyrovae.core import launch as ranks
-from pyrovae.core.checks import differences
+from pyrovae.core.checks import diff_settings
 from pyrovae.core.launch import part
 from pyrovae.core.random import stream
 
 __all__ = [
     "World",
-    "agreed",
     "barrier",
+    "check_same_settings",
     "check_shared",
-    "dealt",
+    "collective",
     "from_first",
     "gather",
     "is_first",
@@ -47,11 +47,11 @@ __all__ = [
     "own_stream",
     "part",
     "refuse_sharded",
-    "same",
+    "scatter_work",
     "share_buffers",
-    "talking",
     "tell_of_no_group",
     "total",
+    "translate_errors",
     "world",
 ]
 
@@ -196,7 +196,7 @@ def gather(value: Value) -> list[Value]:
     if world().size == 1:
         return [value]
     found: list[Any] = [None] * world().size
-    with talking():
+    with translate_errors():
         dist.all_gather_object(found, value)
     return found
 
@@ -208,7 +208,7 @@ def total(values: Tensor) -> Tensor:
     # By NCCL where it is: gloo's ring takes a turn of every process, of 512 longer than a step.
     place = f"cuda:{torch.cuda.current_device()}" if "nccl" in dist.get_backend_config() else "cpu"
     summed = values.detach().to(place, torch.float64, copy=True)
-    with talking():
+    with translate_errors():
         dist.all_reduce(summed)
     return summed.to(values)
 
@@ -216,7 +216,7 @@ def total(values: Tensor) -> Tensor:
 def share_buffers(module: nn.Module) -> None:
     """Give all processes the first one's buffers: running statistics are of what each one saw."""
     if world().size > 1:
-        with talking():
+        with translate_errors():
             for buffer in module.buffers():
                 dist.broadcast(buffer, 0)
 
@@ -226,16 +226,16 @@ def from_first(compute: Callable[[], Value]) -> Value:
     if world().size == 1:
         return compute()
     value = None
-    with agreed():
+    with collective():
         value = compute() if is_first() else None
     found: list[Any] = [value]
-    with talking():
+    with translate_errors():
         dist.broadcast_object_list(found, 0)
     return found[0]
 
 
 @contextmanager
-def agreed() -> Iterator[None]:
+def collective() -> Iterator[None]:
     """All leave the block together: an error of one is raised on every process.
 
     Raises:
@@ -251,10 +251,10 @@ def agreed() -> Iterator[None]:
         raise
     except Exception as caught:
         error = caught
-    settle(error)
+    raise_together(error)
 
 
-def settle(error: Exception | None) -> None:
+def raise_together(error: Exception | None) -> None:
     """Raise, on every process, the error of the first one that has any."""
     mine = None if error is None else (type(error).__name__, str(error))
     found = gather(mine)
@@ -276,7 +276,7 @@ def _common(error: Exception) -> Exception:
 
 
 @contextmanager
-def talking() -> Iterator[None]:
+def translate_errors() -> Iterator[None]:
     """Say what it means where torch.distributed fails: a process is gone, or does not answer."""
     try:
         yield
@@ -300,7 +300,7 @@ def _short(error: Exception) -> str:
     return re.split(r" ?(Exception raised from|This may|. This)", said)[0][:160]
 
 
-def same(owner: str, said: dict[str, Any]) -> None:
+def check_same_settings(owner: str, said: dict[str, Any]) -> None:
     """Refuse processes that were started with different settings.
 
     Raises:
@@ -310,7 +310,7 @@ def same(owner: str, said: dict[str, Any]) -> None:
         return
     found = gather(said)
     for rank, other in enumerate(found):
-        different = differences(other, found[0])
+        different = diff_settings(other, found[0])
         if different:
             told = different[0].replace(" there and ", f" on process {rank} and ").removesuffix(" here")
             error = ValueError(
@@ -329,11 +329,11 @@ def check_shared(folder: Path) -> None:
         return
     name = from_first(lambda: f".shared-{secrets.token_hex(8)}")
     path = folder / name
-    with agreed():
+    with collective():
         if is_first():
             path.write_text(name)
     try:
-        with agreed():
+        with collective():
             until = time.monotonic() + PATIENCE
             while not path.is_file() and time.monotonic() < until:
                 time.sleep(0.05)
@@ -363,7 +363,7 @@ def refuse_sharded(owner: str, modules: Iterable[nn.Module]) -> None:
             )
 
 
-def dealt(
+def scatter_work(
     items: Iterable[Item], known: Callable[[Item], Value | None], compute: Callable[[Item], Value]
 ) -> Iterator[tuple[Item, Value, bool]]:
     """Each item, in order, with what is known of it or else computed by one of the processes.
@@ -403,7 +403,7 @@ def _settled(
     if all(found is not None for _, found in waiting):
         values: Iterator[Any] = iter(())
     else:
-        with agreed():
+        with collective():
             here = [compute(item) for item in mine]
         values = iter([value for some in gather(here) for value in some])
     for item, found in waiting:

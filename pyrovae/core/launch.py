@@ -8,7 +8,7 @@ import socket
 from collections.abc import Mapping
 from typing import NamedTuple
 
-__all__ = ["Place", "first_host", "part", "place", "seconds_to_wait", "speaks", "told"]
+__all__ = ["Place", "first_host", "is_main_process", "part", "place", "seconds_to_wait", "told"]
 
 TIMEOUT = 600.0
 """Seconds that a process waits for the others, at the start and whenever all have to agree."""
@@ -128,14 +128,14 @@ def seconds_to_wait() -> float:
     return seconds
 
 
-def speaks(error: BaseException | None = None) -> bool:
+def is_main_process(error: BaseException | None = None) -> bool:
     """Whether this process is to print and to write: the first one, or, of an error of its own, any.
 
     Args:
         error: One that it may have alone is marked ``own``.
 
     Example:
-        >>> speaks()
+        >>> is_main_process()
         True
     """
     try:

@@ -15,7 +15,7 @@ from pyrovae.core.programs import Site, Structure, log_density, sample_sites
 if TYPE_CHECKING:
     pass
 
-__all__ = ["Latents", "by_datum", "filled", "in_place", "latents_of", "run_on", "sum_by_datum"]
+__all__ = ["Latents", "by_datum", "expand_to_site", "filled", "latents_of", "run_on", "sum_by_datum"]
 
 Latents = dict[str, tuple[Tensor, dict[str, Any]]]
 """By site, the values ``[draws, ...]`` and what the program that drew them said of inference."""
@@ -63,7 +63,7 @@ def by_datum(density: Tensor, structure: Structure) -> Tensor:
     return density.sum(inner) if inner else density
 
 
-def in_place(values: Tensor, structure: Structure, event_dim: int) -> Tensor:
+def expand_to_site(values: Tensor, structure: Structure, event_dim: int) -> Tensor:
     """Values [draws, batch], with both in the dims that a site's value has them in."""
     shape = [1] * -structure.draws_dim
     shape[0], shape[structure.dim] = values.shape

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.distributions.transforms import identity_transform
 
 from pyrovae.core.checks import check_count, check_positive
-from pyrovae.core.context import once
+from pyrovae.core.context import cached
 from pyrovae.core.modules import Program
 from pyrovae.core.programs import Structure, inspect
 from pyrovae.core.random import stream
 from pyrovae.evaluation.annealing_path import Path, Point, moving
-from pyrovae.evaluation.importance import draws_at_once
+from pyrovae.evaluation.importance import default_chunk_size
 from pyrovae.evaluation.weights import ess
 from pyrovae.models.distributions import MultivariateStudentT
 
@@ -97,7 +97,7 @@ class Adapted(nn.Module):
 
     def forward(self, *args: Any) -> None:
         """Draw every latent of the pair."""
-        path, structure, q = once(self, args, lambda: self._fit(args))
+        path, structure, q = cached(self, args, lambda: self._fit(args))
         with pyro.plate(structure.plate, structure.rows, dim=structure.dim):
             if _is_plain(path):
                 pyro.sample(path.space.names[0], q)
@@ -113,7 +113,7 @@ class Adapted(nn.Module):
             structure = inspect(model, guide, *args)
             # A dim further left than the draws' own: this runs inside of theirs.
             inner = structure._replace(draws_dim=structure.draws_dim - 1)
-            at_once = draws_at_once(inner, args)
+            at_once = default_chunk_size(inner, args)
             path = Path(model, guide, args, inner, chunk_size=at_once, plate="_adapting")
             loc, tril = (each.to(path.scale[0]) for each in fit(path, self.rounds, self.num_samples, self.df))
         shape = (len(loc), *[1] * (-structure.dim - 1))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from pyrovae.core.checks import check_count
-from pyrovae.core.context import remembering
+from pyrovae.core.context import caching
 from pyrovae.core.modules import Program
 from pyrovae.core.precision import Precision, check_precision, networks_in
 from pyrovae.core.random import stream
@@ -137,7 +137,7 @@ def ais(
     slopes = compiled_slopes(model, guide, start, precision) if compile else None
     with networks_in(precision):
         path = path_between(model, guide, args, start, seed, chunk_size, slopes)
-    with moving(model, guide), remembering(), networks_in(precision):
+    with moving(model, guide), caching(), networks_in(precision):
         with stream("ais, tuning", seed):
             steps = tune(path, betas, num_samples, num_steps)
         with stream("ais", seed):
@@ -209,7 +209,7 @@ def bdmc(
     slopes = compiled_slopes(model, guide, start, precision) if compile else None
     with networks_in(precision):
         path = path_between(model, guide, args, start, seed, chunk_size, slopes)
-    with moving(model, guide), remembering(), networks_in(precision):
+    with moving(model, guide), caching(), networks_in(precision):
         with stream("ais, tuning", seed):
             steps = tune(path, betas, num_samples, num_steps)
         with stream("ais", seed):

@@ -22,7 +22,7 @@ from pyrovae.core.precision import Precision
 from pyrovae.core.programs import Site, Structure, inspect, plain_errors, sample_sites
 from pyrovae.core.random import stream
 from pyrovae.core.scoring import Latents, filled, run_on, sum_by_datum
-from pyrovae.evaluation.importance import draws_in_a_pass
+from pyrovae.evaluation.importance import pass_size
 from pyrovae.evaluation.scorer import Scorer
 from pyrovae.evaluation.unconstrained import Coordinates, coordinates
 
@@ -209,7 +209,7 @@ def path_between(
         raise ValueError(f"ais: start must be 'guide' or 'prior', got '{start}'")
     with mode(modules_of(model, guide), training=False), plain_errors(), stream("ais, path", seed):
         structure = inspect(model, guide, *args)
-        at_once = draws_in_a_pass(structure, args, ROWS_AT_ONCE)
+        at_once = pass_size(structure, args, ROWS_AT_ONCE)
         path = Path(model, guide, args, structure, chunk_size=at_once, start=start, slopes=slopes)
         path.chunk_size = path.fitting(at_once) if chunk_size is None else min(chunk_size, at_once)
         path.usual = at_once if chunk_size is None else path.chunk_size

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pyrovae.core.context import remembering
+from pyrovae.core.context import caching
 from pyrovae.core.modules import Program
 from pyrovae.core.precision import Precision, networks_in
 from pyrovae.core.programs import Structure, plain_errors, traces
 from pyrovae.core.random import seed_of, stream
 from pyrovae.evaluation.annealing import ais_log_weights
 from pyrovae.evaluation.annealing_path import ROWS_AT_ONCE
-from pyrovae.evaluation.importance import draws_in_a_pass, weigh
-from pyrovae.evaluation.moments import Tally
+from pyrovae.evaluation.importance import pass_size, weigh
+from pyrovae.evaluation.moments import Moments
 from pyrovae.evaluation.scorer import Scorer
 from pyrovae.evaluation.tiles import ROWS_IN_A_TILE, Memory, Tile
 from pyrovae.evaluation.weights import (
@@ -67,7 +67,7 @@ class Estimator:
 
     def columns(self, tile: Tile) -> dict[str, Tensor]:
         """Every column of a result, for each row of data of a tile."""
-        with plain_errors(tile.name), remembering(), networks_in(self.precision), self.score.settled():
+        with plain_errors(tile.name), caching(), networks_in(self.precision), self.score.assume_unchanged():
             if self.score.compile:
                 traces(self.model, self.guide, tile.arguments, {})  # a graph does not look at the data
             tally = self._drawn(self.guide, tile, "evaluate")
@@ -87,16 +87,16 @@ class Estimator:
                             found[name][row] = value[0]
         return {name: values[: tile.rows].cpu() for name, values in found.items()}
 
-    def _drawn(self, program: Program, tile: Tile, purpose: str) -> Tally:
+    def _drawn(self, program: Program, tile: Tile, purpose: str) -> Moments:
         """Of a tile's draws."""
 
-        def compute(chunk_size: int | None) -> Tally:
+        def compute(chunk_size: int | None) -> Moments:
             with stream(purpose, self.seed, tile.position):
                 arguments, count = tile.arguments, self.num_samples
                 drawn = weigh(self.score, program, arguments, {}, self.structure, count, chunk_size)
-                return Tally.of(drawn, self.max_samples)
+                return Moments.of(drawn, self.max_samples)
 
-        return self.memory.run(compute, draws_in_a_pass(self.structure, tile.arguments))
+        return self.memory.run(compute, pass_size(self.structure, tile.arguments))
 
     def _annealed(self, tile: Tile) -> dict[str, Tensor]:
         """The columns that are reductions of weights, of annealed ones."""
@@ -114,11 +114,11 @@ class Estimator:
                 seed=seed_of("evaluate by ais", self.seed, tile.position),
             )
 
-        at_once = draws_in_a_pass(self.structure, tile.arguments, ROWS_AT_ONCE)
+        at_once = pass_size(self.structure, tile.arguments, ROWS_AT_ONCE)
         chains = min(self.num_samples, at_once)
         return _of_weights(WeightSums.of(self.memory.run(compute, chains)))
 
-    def _hard(self, tally: Tally) -> list[int]:
+    def _hard(self, tally: Moments) -> list[int]:
         """Rows whose error is above the target, or not to be believed."""
         assert self.target_se is not None
         error, khat = standard_error(tally.sums), pareto_khat(tally.sums)
@@ -126,7 +126,7 @@ class Estimator:
         fine |= error <= 1e-3 * self.target_se  # a perfect guide's weights differ by rounding, without a tail
         return (~fine).nonzero()[:, 0].tolist()
 
-    def _more(self, tile: Tile, row: int, tally: Tally) -> Tally:
+    def _more(self, tile: Tile, row: int, tally: Moments) -> Moments:
         """Double a row's draws until its error is below the target, or there would be too many.
 
         The row is a tile of its own, so that its draws depend on no other; but for a guide whose rows are
@@ -141,7 +141,7 @@ class Estimator:
             if more < 1 or not self._hard(tally):
                 return tally
 
-            def compute(chunk_size: int | None, turn: int = turn, more: int = more) -> Tally:
+            def compute(chunk_size: int | None, turn: int = turn, more: int = more) -> Moments:
                 if chunk_size is not None and alone:
                     chunk_size *= ROWS_IN_A_TILE
                 if self.score.compile:
@@ -150,9 +150,9 @@ class Estimator:
                     )  # one graph for every number of draws
                 with stream("evaluate more", self.seed, tile.first + row, turn):
                     drawn = weigh(self.score, self.proposal, arguments, {}, structure, more, chunk_size)
-                    return Tally.of(drawn, self.max_samples).row(0 if alone else row)
+                    return Moments.of(drawn, self.max_samples).row(0 if alone else row)
 
-            draws = draws_in_a_pass(structure, arguments)
+            draws = pass_size(structure, arguments)
             tally = tally.join(self.memory.run(compute, draws), self.max_samples)
         raise AssertionError
 

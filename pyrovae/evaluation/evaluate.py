@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pyrovae.core import distributed
 from pyrovae.core.checks import check_count, check_positive
-from pyrovae.core.context import remembering
+from pyrovae.core.context import caching
 from pyrovae.core.modules import Program, mode, modules_of
 from pyrovae.core.precision import Precision, check_precision, networks_in
 from pyrovae.core.programs import plain_errors
@@ -21,7 +21,7 @@ from pyrovae.core.random import stream
 from pyrovae.data.rows import Data, conventions_of, fingerprint, num_rows
 from pyrovae.evaluation.estimator import Estimator
 from pyrovae.evaluation.importance import log_weights
-from pyrovae.evaluation.ledger import Ledger
+from pyrovae.evaluation.ledger import ResumeLog
 from pyrovae.evaluation.proposals import TRIED, Proposal, choose
 from pyrovae.evaluation.results import FIELDS, Evaluation
 from pyrovae.evaluation.scorer import Scorer, compiled_scorer
@@ -131,7 +131,7 @@ def evaluate(
         >>> torch.allclose(result.log_evidence, oracle.log_evidence(x).double(), atol=1e-4)
         True
     """
-    with distributed.agreed():
+    with distributed.collective():
         check_count("num_samples", num_samples)
         for name, value in (("batch_size", batch_size), ("chunk_size", chunk_size)):
             check_count(name, 1 if value is None else value)
@@ -152,28 +152,28 @@ def evaluate(
         **({"compiled": True} if compile else {}),
         **made_with(modules, precision),
     }
-    distributed.same("evaluate", {**said, "rows": num_rows(data), "kept": resume is not None})
+    distributed.check_same_settings("evaluate", {**said, "rows": num_rows(data), "kept": resume is not None})
     columns: dict[str, list[Tensor]] = {name: [] for name in FIELDS}
     seen, memory, mine = 0, Memory(chunk_size), distributed.is_first()
     lock = nullcontext() if resume is None or not mine else locked(Path(f"{resume}.lock"), passing=True)
     with ExitStack() as stack:
-        with distributed.agreed():
+        with distributed.collective():
             stack.enter_context(lock)
         stack.enter_context(mode(modules, training=False))
         bar = stack.enter_context(progress_bar(num_rows(data), "evaluate", show=progress and mine))
         every = tiles(data, seed, batch_size=batch_size, device=device)
-        with distributed.agreed():
+        with distributed.collective():
             tile = next(every)
             with plain_errors(tile.name), networks_in(precision):
                 structure, first = look(model, guide, tile)
                 memory.fit(model, guide, structure, first, num_samples)
                 chosen = proposal_for(model, guide, proposal, data, first, seed, method, memory)
         said |= chosen.said | ({} if structure.measure is None else {"measure": structure.measure})
-        distributed.same("evaluate", said)
+        distributed.check_same_settings("evaluate", said)
         ledger = None
         if resume is not None:
             probed = said | _probe(model, chosen.program, first)
-            ledger = distributed.from_first(lambda: Ledger(resume, probed))
+            ledger = distributed.from_first(lambda: ResumeLog(resume, probed))
         estimator = Estimator(
             model,
             guide,
@@ -191,7 +191,7 @@ def evaluate(
         bare = structure.rows < ROWS_IN_A_TILE
         every = (each.bare() if bare else each for each in chain([tile], every))
         known = (lambda _: None) if ledger is None else ledger.find
-        for tile, found, new in distributed.dealt(every, known, estimator.columns):
+        for tile, found, new in distributed.scatter_work(every, known, estimator.columns):
             if new and ledger is not None and mine:
                 ledger.add(tile, found)
             for name, values in found.items():
@@ -231,7 +231,7 @@ def proposal_for(
 
 def _probe(model: Program, program: Program, first: Tile) -> dict[str, str]:
     """What programs that hold no parameters are known by again: weights of a few draws."""
-    with stream("evaluate, a probe"), remembering():
+    with stream("evaluate, a probe"), caching():
         weights = log_weights(model, program, *first.arguments, num_samples=2)
     return {"first weights": f"{weights.sum():.10g}"}
 

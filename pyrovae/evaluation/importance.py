@@ -19,27 +19,27 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.core.checks import check_count
-from pyrovae.core.context import chunk_limit, remembering
+from pyrovae.core.context import caching, chunk_limit
 from pyrovae.core.memory import fitting
 from pyrovae.core.modules import Program
 from pyrovae.core.precision import Precision, check_precision, networks_in
 from pyrovae.core.programs import Structure, inspect, sample_sites
-from pyrovae.core.scoring import by_datum, in_place, latents_of, sum_by_datum
+from pyrovae.core.scoring import by_datum, expand_to_site, latents_of, sum_by_datum
 from pyrovae.evaluation.scorer import Scorer, compiled_scorer
 from pyrovae.evaluation.weights import WeightSums, elbo, ess, log_evidence, pareto_khat, standard_error
 
 __all__ = [
     "WeightSums",
     "by_datum",
-    "draws_at_once",
-    "draws_in_a_pass",
-    "draws_that_fit",
+    "default_chunk_size",
     "elbo",
     "ess",
-    "in_place",
+    "expand_to_site",
+    "fitting_chunk_size",
     "log_evidence",
     "log_weights",
     "pareto_khat",
+    "pass_size",
     "standard_error",
     "sum_by_datum",
     "weigh",
@@ -100,11 +100,11 @@ def log_weights(
     check_precision(precision)
     score = compiled_scorer(model, precision) if compile else Scorer(model, precision=precision)
     settled = torch.no_grad() if compile else nullcontext()
-    with remembering(), networks_in(precision), settled:
+    with caching(), networks_in(precision), settled:
         structure = inspect(model, guide, *args, **kwargs)
         if chunk_size is None and not torch.is_grad_enabled():  # a graph keeps all draws in any case
-            most = min(draws_at_once(structure, args), num_samples)
-            chunk_size = draws_that_fit(model, guide, args, kwargs, structure, most)
+            most = min(default_chunk_size(structure, args), num_samples)
+            chunk_size = fitting_chunk_size(model, guide, args, kwargs, structure, most)
         pieces = weigh(score, guide, args, kwargs, structure, num_samples, chunk_size)
         return torch.cat([weights for weights, _ in pieces])
 
@@ -124,8 +124,8 @@ def weigh(
     """
     check_count("num_samples", num_samples)
     score = model if isinstance(model, Scorer) else Scorer(model)
-    at_once = draws_in_a_pass(structure, args)
-    chunk_size = chunk_size if chunk_size is not None else draws_at_once(structure, args)
+    at_once = pass_size(structure, args)
+    chunk_size = chunk_size if chunk_size is not None else default_chunk_size(structure, args)
     check_count("chunk_size", chunk_size)
     size = min(chunk_size, at_once, num_samples)
     for start in range(0, num_samples, at_once):
@@ -143,12 +143,12 @@ def weigh(
             yield log_likelihood - log_ratio, log_ratio
 
 
-def draws_at_once(structure: Structure, args: tuple[Any, ...]) -> int:
+def default_chunk_size(structure: Structure, args: tuple[Any, ...]) -> int:
     """Draws of each datum that the model scores at once, where nobody asked for another number."""
-    return min(chunk_limit.get() or draws_in_a_pass(structure, args), draws_in_a_pass(structure, args))
+    return min(chunk_limit.get() or pass_size(structure, args), pass_size(structure, args))
 
 
-def draws_that_fit(
+def fitting_chunk_size(
     model: Program,
     guide: Program,
     args: tuple[Any, ...],
@@ -168,7 +168,7 @@ def draws_that_fit(
         return fitting(compute, most, _device(args))
 
 
-def draws_in_a_pass(
+def pass_size(
     structure: Structure, args: tuple[Any, ...], rows_at_once: dict[str, int] = ROWS_IN_A_PASS
 ) -> int:
     """Draws of each datum in a pass of so many rows, by the device that the data are on."""

@@ -14,13 +14,13 @@ from pyrovae.data.rows import fingerprint
 from pyrovae.evaluation.tiles import Tile
 from pyrovae.storage.files import write_file
 
-__all__ = ["Ledger"]
+__all__ = ["ResumeLog"]
 
 FOLLOWS = ("chosen", "first weights")
 """What follows from the rest, or is known by a sum alone: of a difference it is the last to be named."""
 
 
-class Ledger:
+class ResumeLog:
     """A file of one JSON line for what is evaluated how, and one for each tile that is done.
 
     A line that a kill cut short is dropped. Floats are written so that they come back to the last bit.

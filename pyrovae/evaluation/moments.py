@@ -10,10 +10,10 @@ from torch import Tensor
 
 from pyrovae.evaluation.weights import WeightSums, elbo, ess, log_evidence, pareto_khat, standard_error
 
-__all__ = ["Tally"]
+__all__ = ["Moments"]
 
 
-class Tally(NamedTuple):
+class Moments(NamedTuple):
     """Sums over draws of each row: of the weights, and of ELBO, reconstruction and KL with their squares.
 
     Attributes:
@@ -27,14 +27,14 @@ class Tally(NamedTuple):
     moments: Tensor
 
     @classmethod
-    def of(cls, pieces: Iterable[tuple[Tensor, Tensor]], most: int) -> Tally:
+    def of(cls, pieces: Iterable[tuple[Tensor, Tensor]], most: int) -> Moments:
         """Of log-weights and log ratios q / p(z), ``[draws, batch]`` each, chunk by chunk.
 
         Args:
             pieces: The chunks, at least one.
             most: Draws that a row may come to have: it sets how many of the largest weights are kept.
         """
-        found: Tally | None = None
+        found: Moments | None = None
         for weights, kl in pieces:
             values = torch.stack([weights, weights + kl, kl])  # ELBO, reconstruction, KL
             origin = values[:, 0].nan_to_num(neginf=0.0) if found is None else found.origin
@@ -45,19 +45,19 @@ class Tally(NamedTuple):
         assert found is not None, "no draws"
         return found
 
-    def join(self, other: Tally, most: int) -> Tally:
+    def join(self, other: Moments, most: int) -> Moments:
         """The tally of both sets of draws."""
         first, second = other.moments
         shift, count = other.origin - self.origin, other.sums.num_samples
         moved = torch.stack([first + count * shift, second + 2 * shift * first + count * shift.square()])
-        return Tally(self.sums.join(other.sums, most), self.origin, self.moments + moved)
+        return Moments(self.sums.join(other.sums, most), self.origin, self.moments + moved)
 
-    def row(self, index: int) -> Tally:
+    def row(self, index: int) -> Moments:
         """Of one row alone."""
         at = slice(index, index + 1)
         count, *tensors = self.sums
         sums = WeightSums(count, *(tensor[..., at] for tensor in tensors))
-        return Tally(sums, self.origin[:, at], self.moments[..., at])
+        return Moments(sums, self.origin[:, at], self.moments[..., at])
 
     def columns(self) -> dict[str, Tensor]:
         """Every column of a result: ``[batch]`` each."""

@@ -22,7 +22,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae.core.context import remembering
+from pyrovae.core.context import caching
 from pyrovae.core.modules import Program
 from pyrovae.core.programs import sample_sites
 from pyrovae.core.random import stream
@@ -155,7 +155,7 @@ class _Tried(NamedTuple):
 
     @classmethod
     def of(cls, model: Program, program: Program, arguments: tuple[Any, ...], seed: int) -> _Tried:
-        with stream("proposals", seed), remembering():
+        with stream("proposals", seed), caching():
             weights = log_weights(model, program, *arguments, num_samples=TRIED)
         return cls(log_evidence(weights).nan_to_num(nan=-torch.inf), pareto_khat(weights))
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pyrovae.core.modules import Program
 from pyrovae.core.programs import Site, Structure, log_density, sample_sites
-from pyrovae.core.scoring import by_datum, in_place, latents_of, run_on
-from pyrovae.evaluation.importance import draws_in_a_pass, draws_that_fit, weigh
+from pyrovae.core.scoring import by_datum, expand_to_site, latents_of, run_on
+from pyrovae.evaluation.importance import fitting_chunk_size, pass_size, weigh
 from pyrovae.evaluation.psis import psis
 
 __all__ = ["Resampled", "Values", "resample"]
@@ -83,8 +83,8 @@ def resample(
         Statistics without Tears, The American Statistician, 1992.
     """
     if chunk_size is None:
-        most = min(draws_in_a_pass(structure, args), max(num_samples, num_draws))
-        chunk_size = draws_that_fit(model, guide, args, {}, structure, most)
+        most = min(pass_size(structure, args), max(num_samples, num_draws))
+        chunk_size = fitting_chunk_size(model, guide, args, {}, structure, most)
     passes: list[poutine.Trace] = []
 
     def recorded(*args: Any, **kwargs: Any) -> None:
@@ -101,7 +101,7 @@ def resample(
         )
     chosen = torch.multinomial(odds.T, num_draws, replacement=True).T
     drawn = _choose(passes, chosen, structure)
-    step = min(chunk_size, draws_in_a_pass(structure, args))
+    step = min(chunk_size, pass_size(structure, args))
     chunks = [slice(first, min(first + step, num_draws)) for first in range(0, num_draws, step)]
     said = [_ask(model, args, drawn, rows, structure, predictive) for rows in chunks]
     latents = [site for site in sample_sites(drawn) if site["name"] in said[0].latent]
@@ -167,7 +167,7 @@ def _choose(passes: list[poutine.Trace], chosen: Tensor, structure: Structure) -
         if site["is_observed"]:  # a factor of the guide
             continue
         values = torch.cat([cast(Tensor, each.nodes[site["name"]]["value"]) for each in passes])
-        index = in_place(chosen, structure, site["fn"].event_dim)
+        index = expand_to_site(chosen, structure, site["fn"].event_dim)
         drawn.add_node(site["name"], **{**site, "value": torch.take_along_dim(values, index, 0)})
     return drawn
 

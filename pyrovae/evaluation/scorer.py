@@ -31,7 +31,7 @@ class Scorer:
 
     def __init__(self, model: Program, *, compile: bool = False, precision: Precision = "float32") -> None:
         self.model, self.compile, self.precision = model, compile, precision
-        self._looked: bool | None = None  # within settled(), whether for edits was looked already
+        self._looked: bool | None = None  # within assume_unchanged(), whether for edits was looked already
         self._how: tuple[dict[str, Any], Structure, str] | None = None
 
     def __call__(
@@ -69,7 +69,7 @@ class Scorer:
             return self._sums(run_on(self.model, latents, args, kwargs, structure, draws, plate), structure)
 
     @contextmanager
-    def settled(self) -> Iterator[None]:
+    def assume_unchanged(self) -> Iterator[None]:
         """Inside, the model stays as it is, and the first call alone looks for edits."""
         self._looked = False
         try:

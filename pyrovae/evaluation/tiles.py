@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
-from pyrovae.core.context import chunk_limit, remembering
+from pyrovae.core.context import caching, chunk_limit
 from pyrovae.core.modules import Program
 from pyrovae.core.programs import Structure, inspect
 from pyrovae.core.random import stream
 from pyrovae.core.tables import counted
 from pyrovae.data.batches import batches
 from pyrovae.data.rows import Data, num_rows
-from pyrovae.evaluation.importance import draws_in_a_pass, draws_that_fit
+from pyrovae.evaluation.importance import fitting_chunk_size, pass_size
 
 __all__ = ["ROWS_IN_A_TILE", "Memory", "Tile", "look", "tiles"]
 
@@ -137,7 +137,7 @@ def look(model: Program, guide: Program, tile: Tile) -> tuple[Structure, Tile]:
     Raises:
         ValueError: As :func:`pyrovae.core.programs.inspect`.
     """
-    with stream("a first look"), remembering():
+    with stream("a first look"), caching():
         if tile.rows < ROWS_IN_A_TILE:
             try:
                 return _inspected(model, guide, tile), tile
@@ -173,8 +173,8 @@ class Memory:
         """Begin with what half of the free memory holds, with a warning where that is less than usual."""
         if self.chunk_size is not None:
             return
-        usual = min(draws_in_a_pass(structure, tile.arguments), num_samples)
-        found = draws_that_fit(model, guide, tile.arguments, {}, structure, usual)
+        usual = min(pass_size(structure, tile.arguments), num_samples)
+        found = fitting_chunk_size(model, guide, tile.arguments, {}, structure, usual)
         if found < usual:
             self.chunk_size = found
             warnings.warn(

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 
 from pyrovae.core.programs import Site, Structure
-from pyrovae.core.scoring import by_datum, in_place
+from pyrovae.core.scoring import by_datum, expand_to_site
 from pyrovae.core.wrap import family_of, support_of
 
 __all__ = ["Coordinates", "coordinates"]
@@ -62,7 +62,7 @@ class Coordinates(NamedTuple):
     def spread(self, values: Tensor, like: Tensor) -> Tensor:
         """Values ``[S or 1, batch]`` in the dims that a point has."""
         values = values.to(like.dtype) if values.is_floating_point() else values
-        return in_place(values, self.structure, like.dim() + self.structure.draws_dim)
+        return expand_to_site(values, self.structure, like.dim() + self.structure.draws_dim)
 
 
 def coordinates(sites: list[Site], again: list[Site], structure: Structure) -> Coordinates:

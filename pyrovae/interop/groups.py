@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.core import __version__
-from pyrovae.evaluation.moments import Tally
+from pyrovae.evaluation.moments import Moments
 from pyrovae.evaluation.resampling import Resampled
 from pyrovae.evaluation.results import FIELDS
 from pyrovae.evaluation.weights import ess, pareto_khat
@@ -97,7 +97,7 @@ def columns_of(
     for name, reduction in (("resampling_khat", pareto_khat), ("resampling_ess", ess)):
         values = torch.stack([reduction(chain.log_weights) for chain in chains])
         found["sample_stats", name] = Column(("chain", "datum"), values)
-    tally = Tally.of(((chain.log_weights, chain.log_ratio) for chain in chains), weights[..., 0].numel())
+    tally = Moments.of(((chain.log_weights, chain.log_ratio) for chain in chains), weights[..., 0].numel())
     found |= {("sample_stats", name): Column(("datum",), each) for name, each in tally.columns().items()}
     return {
         key: Column(dims, values.narrow(dims.index("datum"), 0, rows).cpu())

@@ -22,7 +22,7 @@ from pyrovae.core.programs import plain_errors
 from pyrovae.runs.folder import MODEL, told
 from pyrovae.storage.checkpoints import CHECKPOINTS, Checkpoints
 from pyrovae.storage.files import write_file
-from pyrovae.training.loss import Meter
+from pyrovae.training.loss import TrackedLoss
 from pyrovae.training.optimisers import MakeOptimizer, MakeScheduler, make_optimizer, make_scheduler
 
 __all__ = ["lightning_checkpoints", "lightning_module"]
@@ -113,7 +113,7 @@ class _Steps:
         example: Any,
     ) -> None:
         super().__init__()
-        self.meter = Meter(model, guide, loss)
+        self.meter = TrackedLoss(model, guide, loss)
         if not hasattr(loss, "differentiable_loss"):
             raise TypeError(
                 f"lightning_module: {type(loss).__name__} adds gradients itself, and Lightning "

@@ -24,7 +24,7 @@ from pyrovae.core.programs import (
     traces,
 )
 from pyrovae.core.random import stream
-from pyrovae.core.scoring import in_place
+from pyrovae.core.scoring import expand_to_site
 from pyrovae.core.supports import is_delta
 from pyrovae.objectives.draws import Draws, draw
 from pyrovae.objectives.terms import Term
@@ -311,7 +311,7 @@ class _Paths:
 
     def _shaped(self, weights: Tensor, rank: int, event_dim: int) -> Tensor:
         """The weights, with draws and data in the dims that they have in a site's value."""
-        factors = in_place(weights, self.structure, event_dim)
+        factors = expand_to_site(weights, self.structure, event_dim)
         return factors.reshape(factors.shape[-rank:])  # a single draw goes without a dim, and plates may
 
 

@@ -17,7 +17,7 @@ from pyrovae.core.checks import choose
 from pyrovae.core.wrap import as_pyro
 from pyrovae.data import datasets
 from pyrovae.models.vae import VAE, Model
-from pyrovae.runs.named import NESTED, Named
+from pyrovae.runs.named import NESTED, PartSpec
 from pyrovae.runs.recipe import Recipe
 
 __all__ = ["Offered", "build", "filled", "load_data", "make", "training"]
@@ -77,7 +77,7 @@ def training(recipe: Recipe, num_data: int) -> dict[str, Any]:
         "precision": recipe.precision,
         "seed": recipe.seed,
     }
-    if recipe.schedule != Named("constant"):
+    if recipe.schedule != PartSpec("constant"):
         factor = make("schedules", recipe.schedule, {"num_epochs": lambda: recipe.num_epochs})
         keywords["scheduler"] = partial(torch.optim.lr_scheduler.LambdaLR, lr_lambda=factor)
     return keywords
@@ -128,33 +128,39 @@ class _Parts:
     def _latents(self) -> int:
         return self.recipe.latent_dim
 
-    def _guide(self, named: Named) -> Any:
+    def _guide(self, named: PartSpec) -> Any:
         width: dict[str, Callable[[], Any]] = {"dim": lambda: self.dim, "context": lambda: _context(named)}
         offered: dict[str, Callable[[], Any]] = {
             "dim": lambda: self.dim,
             "features": lambda: self.dim,
             "context": lambda: self.features,
             "net": partial(self._encoder, named, width),
-            "flow": lambda: self._flow(Named("IAF")),
+            "flow": lambda: self._flow(PartSpec("IAF")),
             "prior": lambda: self.prior,
             "model": lambda: Model(self.prior, self.likelihood),
-            "guide": lambda: self._guide(Named("Normal")),
+            "guide": lambda: self._guide(PartSpec("Normal")),
             "num_categories": partial(self._of_prior, "num_categories"),
         }
         return self._made("guides", named, offered)
 
-    def _flow(self, named: Named) -> Any:
+    def _flow(self, named: PartSpec) -> Any:
         return make("flows", named, {"features": lambda: self.dim, "context": lambda: CONTEXT})
 
-    def _encoder(self, owner: Named, width: Offered) -> nn.Module:
+    def _encoder(self, owner: PartSpec, width: Offered) -> nn.Module:
         return self._net("guides", owner, self.recipe.encoder, self.features, self.recipe.hidden, width)
 
-    def _decoder(self, owner: Named, width: Offered) -> nn.Module:
+    def _decoder(self, owner: PartSpec, width: Offered) -> nn.Module:
         hidden = self.recipe.hidden[::-1]
         return self._net("likelihoods", owner, self.recipe.decoder, self.dim, hidden, width)
 
     def _net(
-        self, kind: str, owner: Named, named: Named, inputs: int, hidden: tuple[int, ...], width: Offered
+        self,
+        kind: str,
+        owner: PartSpec,
+        named: PartSpec,
+        inputs: int,
+        hidden: tuple[int, ...],
+        width: Offered,
     ) -> nn.Module:
         offered: dict[str, Callable[[], Any]] = {"in_features": lambda: inputs, "hidden": lambda: hidden}
         rule = getattr(registry.find(kind, owner.name), "net_width", None)
@@ -175,7 +181,7 @@ class _Parts:
             raise ValueError(f"guide '{self.recipe.guide.name}' needs {name}=, and the prior has none")
         return self.recipe.prior.given[name]
 
-    def _made(self, kind: str, named: Named, offered: Offered) -> Any:
+    def _made(self, kind: str, named: PartSpec, offered: Offered) -> Any:
         """Make a part whose arguments may be others of this VAE."""
         for key in ("net", "prior", "model"):
             if key in named.given:
@@ -209,9 +215,9 @@ class _Parts:
             return self.data[:count]
 
 
-def _context(named: Named) -> int:
+def _context(named: PartSpec) -> int:
     flow = named.given.get("flow")
-    return flow.given.get("context", CONTEXT) if isinstance(flow, Named) else CONTEXT
+    return flow.given.get("context", CONTEXT) if isinstance(flow, PartSpec) else CONTEXT
 
 
 def _optimizer(recipe: Recipe) -> Callable[[list[Tensor]], torch.optim.Optimizer]:
@@ -235,7 +241,10 @@ ONLY_PARTS = ("activation", "flow", "guide", "terms")
 
 
 def make(
-    kind: str, named: Named, offered: Offered, convert: Callable[[str, Any], Any] = lambda key, value: value
+    kind: str,
+    named: PartSpec,
+    offered: Offered,
+    convert: Callable[[str, Any], Any] = lambda key, value: value,
 ) -> Any:
     """Make a part, and the parts inside it.
 
@@ -297,18 +306,18 @@ def filled(
 def _inside(label: str, key: str, value: Any, offered: Offered, convert: Callable[[str, Any], Any]) -> Any:
     """A keyword's value, with the parts in it made."""
     several = value if isinstance(value, tuple) else (value,)
-    if key in ONLY_PARTS and not all(isinstance(each, Named) for each in several):
+    if key in ONLY_PARTS and not all(isinstance(each, PartSpec) for each in several):
         raise ValueError(f"{label}: {key} is {value!r}: give a name, see pyrovae list {NESTED[key]}")
     if key == "terms":
         return [make("terms", each, offered) for each in several]
     if key == "activation":
         return _factory(value)
-    if key in ("weight", "target") and isinstance(value, Named):
+    if key in ("weight", "target") and isinstance(value, PartSpec):
         return make(NESTED[key], value, {})
     return convert(key, value)
 
 
-def _factory(named: Named) -> Callable[[], Any]:
+def _factory(named: PartSpec) -> Callable[[], Any]:
     """An activation, made anew for each layer."""
     made = registry.find("activations", named.name)
     return partial(made, **filled(f"activation '{named.name}'", made, named.given, {}))

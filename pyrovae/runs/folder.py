@@ -9,7 +9,7 @@ from shlex import quote
 from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
-from pyrovae.core.launch import speaks
+from pyrovae.core.launch import is_main_process
 from pyrovae.runs.recipe import Recipe, Run, read_run, versions
 from pyrovae.storage.files import check_writable, write_file
 
@@ -71,12 +71,12 @@ class Keeper:
 
     def begin(self) -> None:
         """Write the recipe, by which the run can go on; one that is there stays until fit has taken it up."""
-        if speaks() and not (self.folder / "recipe.json").exists():
+        if is_main_process() and not (self.folder / "recipe.json").exists():
             self._write_recipe()
 
     def __call__(self, training: Training) -> None:
         """After an epoch: what a run that ended, and goes on now, was to be and came to is so no more."""
-        if self.first and speaks():
+        if self.first and is_main_process():
             self.first = False
             (self.folder / "weights.safetensors").unlink(missing_ok=True)
             self._write_recipe()
@@ -98,7 +98,7 @@ class Keeper:
 
     def forget(self) -> None:
         """Take the recipe back, where nothing came of it."""
-        if speaks() and not (self.folder / "checkpoints").exists():
+        if is_main_process() and not (self.folder / "checkpoints").exists():
             (self.folder / "recipe.json").unlink(missing_ok=True)
 
     def _write_recipe(self) -> None:

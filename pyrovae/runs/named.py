@@ -13,7 +13,7 @@ from pydantic_core import core_schema
 
 from pyrovae.core import registry
 
-__all__ = ["NESTED", "Named"]
+__all__ = ["NESTED", "PartSpec"]
 
 NESTED = {
     "activation": "activations",
@@ -26,8 +26,8 @@ NESTED = {
 """Keywords whose value may be a part, or several, and of which kind. Text elsewhere is text."""
 
 
-class Named:
-    """A name with keywords: ``Named("VampPrior", pseudo_inputs=200)``. Hashable, and equal by value.
+class PartSpec:
+    """A name with keywords: ``PartSpec("VampPrior", pseudo_inputs=200)``. Hashable, and equal by value.
 
     On the command line it is a call as Python has it, ``VampPrior(pseudo_inputs=200)``, which is read and
     never run; in a recipe's JSON ``{"name": "VampPrior", "pseudo_inputs": 200}``, and the bare name where
@@ -42,7 +42,7 @@ class Named:
         ValueError: A name of other characters, or a value of another kind.
 
     Example:
-        >>> Named.parse("ELBO(terms=[kl_weight(weight=warmup(length=500)), free_bits(nats=0.05)])")
+        >>> PartSpec.parse("ELBO(terms=[kl_weight(weight=warmup(length=500)), free_bits(nats=0.05)])")
         ELBO(terms=[kl_weight(weight=warmup(length=500)), free_bits(nats=0.05)])
     """
 
@@ -59,13 +59,13 @@ class Named:
         object.__setattr__(self, "keywords", values)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError("a Named part is frozen: make another")
+        raise AttributeError("a PartSpec is frozen: make another")
 
     def __reduce__(self) -> Any:
-        return Named.read, (self.content(),)
+        return PartSpec.read, (self.content(),)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Named) and (self.name, self.keywords) == (other.name, other.keywords)
+        return isinstance(other, PartSpec) and (self.name, self.keywords) == (other.name, other.keywords)
 
     def __hash__(self) -> int:
         return hash((self.name, self.keywords))
@@ -75,7 +75,7 @@ class Named:
         return f"{self.name}({inside})" if inside else self.name
 
     @classmethod
-    def parse(cls, text: str) -> Named:
+    def parse(cls, text: str) -> PartSpec:
         """Read a bare name or a call. Nothing is evaluated: only names, keywords and literals are known.
 
         Raises:
@@ -93,9 +93,9 @@ class Named:
             raise ValueError(f"'{text}' is no part ({error}): write Name(keyword=value, ...)") from error
 
     @classmethod
-    def read(cls, value: Any) -> Named:
+    def read(cls, value: Any) -> PartSpec:
         """A part from text, from a JSON object, or as it is."""
-        if isinstance(value, Named):
+        if isinstance(value, PartSpec):
             return value
         if isinstance(value, str):
             return cls.parse(value)
@@ -109,7 +109,7 @@ class Named:
             return self.name
         return {"name": self.name, **{key: _content(value) for key, value in self.keywords}}
 
-    def canonical(self, kind: str) -> Named:
+    def canonical(self, kind: str) -> PartSpec:
         """With every name in it as it is registered.
 
         Raises:
@@ -118,14 +118,14 @@ class Named:
         inner = {
             key: _canonical(NESTED[key], value) if key in NESTED else value for key, value in self.keywords
         }
-        return Named(registry.canonical(kind, self.name), **inner)
+        return PartSpec(registry.canonical(kind, self.name), **inner)
 
     def names(self, kind: str) -> list[tuple[str, str]]:
         """Every name in it, with its kind."""
         found = [(kind, self.name)]
         for key, value in self.keywords:
             for each in value if isinstance(value, tuple) else (value,):
-                found += each.names(NESTED[key]) if isinstance(each, Named) else []
+                found += each.names(NESTED[key]) if isinstance(each, PartSpec) else []
         return found
 
     @property
@@ -135,8 +135,8 @@ class Named:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> core_schema.CoreSchema:
-        written = core_schema.plain_serializer_function_ser_schema(Named.content)
-        return core_schema.no_info_plain_validator_function(Named.read, serialization=written)
+        written = core_schema.plain_serializer_function_ser_schema(PartSpec.content)
+        return core_schema.no_info_plain_validator_function(PartSpec.read, serialization=written)
 
 
 def _value(key: str, value: Any) -> Any:
@@ -145,9 +145,9 @@ def _value(key: str, value: Any) -> Any:
         raise ValueError(f"'{key}' is no keyword of a part")
     if isinstance(value, (list, tuple)):
         return tuple(_value(key, each) for each in value)
-    if key in NESTED and isinstance(value, (str, Mapping, Named)):
-        return Named.read(value)
-    if isinstance(value, Named):
+    if key in NESTED and isinstance(value, (str, Mapping, PartSpec)):
+        return PartSpec.read(value)
+    if isinstance(value, PartSpec):
         if value.keywords:
             raise ValueError(f"'{key}' takes no part, and {value} is one: parts go to {', '.join(NESTED)}")
         return value.name  # text, whose quotes the shell has eaten
@@ -158,7 +158,7 @@ def _value(key: str, value: Any) -> Any:
     raise ValueError(f"'{key}' is {value!r}: numbers, text, True, False, None and lists of them can be kept")
 
 
-def _of_call(name: str, called: ast.expr) -> Named:
+def _of_call(name: str, called: ast.expr) -> PartSpec:
     if not isinstance(called, ast.Call) or not isinstance(called.func, ast.Name):
         raise ValueError(f"'{name}(...)' is no call of one name")
     if called.args:
@@ -168,14 +168,14 @@ def _of_call(name: str, called: ast.expr) -> Named:
         if each.arg is None or each.arg in keywords:
             raise ValueError(f"{name}: '{ast.unparse(each)}' is no keyword, or one that is there already")
         keywords[each.arg] = _of_expression(each.value)
-    return Named(name, **keywords)
+    return PartSpec(name, **keywords)
 
 
 def _of_expression(node: ast.expr) -> Any:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         return _of_call(node.func.id, node)
     if isinstance(node, ast.Name):
-        return Named(node.id)
+        return PartSpec(node.id)
     if isinstance(node, (ast.List, ast.Tuple)):
         return [_of_expression(each) for each in node.elts]
     try:
@@ -191,10 +191,10 @@ def _written(value: Any) -> str:
 def _content(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_content(each) for each in value]
-    return value.content() if isinstance(value, Named) else value
+    return value.content() if isinstance(value, PartSpec) else value
 
 
 def _canonical(kind: str, value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(_canonical(kind, each) for each in value)
-    return value.canonical(kind) if isinstance(value, Named) else value
+    return value.canonical(kind) if isinstance(value, PartSpec) else value

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pyrovae.core import registry
 from pyrovae.core.checks import choose, one_line
 from pyrovae.core.registry import NAMES
-from pyrovae.runs.named import Named
+from pyrovae.runs.named import PartSpec
 
 __all__ = [
     "FORMAT",
@@ -73,17 +73,17 @@ class Recipe(_Strict):
         None, description="How grey values become bits; the data set's own way by default."
     )
     dequantise: bool = Field(False, description="Grey levels with uniform noise, for a continuous density.")
-    prior: Named = Field(Named("StandardNormal"), description="p(z); as all parts, see pyrovae list.")
-    likelihood: Named = Field(Named("Bernoulli"), description="p(x|z).")
-    guide: Named = Field(Named("Normal"), description="q(z|x).")
-    encoder: Named = Field(Named("MLP"), description="The guide's network.")
-    decoder: Named = Field(Named("MLP"), description="The likelihood's network.")
+    prior: PartSpec = Field(PartSpec("StandardNormal"), description="p(z); as all parts, see pyrovae list.")
+    likelihood: PartSpec = Field(PartSpec("Bernoulli"), description="p(x|z).")
+    guide: PartSpec = Field(PartSpec("Normal"), description="q(z|x).")
+    encoder: PartSpec = Field(PartSpec("MLP"), description="The guide's network.")
+    decoder: PartSpec = Field(PartSpec("MLP"), description="The likelihood's network.")
     latent_dim: int = Field(16, ge=1, description="Width of z.")
     hidden: tuple[int, ...] = Field((400,), description="Hidden widths of encoder and, reversed, decoder.")
-    objective: Named = Field(Named("Trace_ELBO"), description="What is maximised.")
-    optimizer: Named = Field(Named("Adam"), description="One of torch's.")
+    objective: PartSpec = Field(PartSpec("Trace_ELBO"), description="What is maximised.")
+    optimizer: PartSpec = Field(PartSpec("Adam"), description="One of torch's.")
     learning_rate: float = Field(1e-3, gt=0, description="The optimizer's.")
-    schedule: Named = Field(Named("constant"), description="Of the learning rate, by epoch.")
+    schedule: PartSpec = Field(PartSpec("constant"), description="Of the learning rate, by epoch.")
     num_epochs: int = Field(80, ge=1, description="Passes over the training data.")
     batch_size: int = Field(128, ge=1, description="Rows per step.")
     precision: Literal["float32", "tf32", "bfloat16"] = Field(
@@ -98,7 +98,7 @@ class Recipe(_Strict):
 
     @field_validator(*kinds)
     @classmethod
-    def _registered(cls, part: Named, info: Any) -> Named:
+    def _registered(cls, part: PartSpec, info: Any) -> PartSpec:
         return part.canonical(cls.kinds[info.field_name])
 
     @field_validator("hidden")

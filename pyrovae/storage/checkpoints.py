@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyrovae.storage import files as durable
 from pyrovae.storage.files import DamagedError
-from pyrovae.storage.tensors import from_bytes, join, split, to_bytes
+from pyrovae.storage.tensors import flatten, from_bytes, to_bytes, unflatten
 
 if TYPE_CHECKING:
     pass
@@ -103,7 +103,7 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         files, content = {}, {}
         for part, tree in state.items():
-            content[part], tensors = split(tree)
+            content[part], tensors = flatten(tree)
             if tensors:
                 files[f"{part}.safetensors"] = to_bytes(tensors)
         files[STATE] = json.dumps(content).encode()
@@ -144,7 +144,7 @@ def read(path: Path) -> dict[str, Any]:
         raise DamagedError(f"{path}: no {STATE} in it")
     content: dict[str, Any] = json.loads(files.pop(STATE))
     tensors = {Path(name).stem: from_bytes(held, path / name) for name, held in files.items()}
-    return {part: join(tree, tensors.get(part, {})) for part, tree in content.items()}
+    return {part: unflatten(tree, tensors.get(part, {})) for part, tree in content.items()}
 
 
 def _is_one(path: Path) -> bool:

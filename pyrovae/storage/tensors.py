@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from pyrovae.storage.files import DamagedError
 
-__all__ = ["digest", "from_bytes", "hash_of", "join", "mapped", "split", "to_bytes"]
+__all__ = ["digest", "flatten", "from_bytes", "hash_of", "to_bytes", "tree_map", "unflatten"]
 
 PLAIN = (bool, int, float, str, type(None))
 MARKS = ("tensor", "tuple", "items", "counts")
 """Keys, each alone in an object, of what JSON lacks."""
 
 
-def split(tree: Any, name: str = "") -> tuple[Any, dict[str, Tensor]]:
+def flatten(tree: Any, name: str = "") -> tuple[Any, dict[str, Tensor]]:
     """A tree of plain values, lists, tuples, dicts and tensors as JSON, and the tensors by name.
 
     Raises:
@@ -64,7 +64,7 @@ def split(tree: Any, name: str = "") -> tuple[Any, dict[str, Tensor]]:
     return walk(tree, name), tensors
 
 
-def join(content: Any, tensors: Mapping[str, Tensor]) -> Any:
+def unflatten(content: Any, tensors: Mapping[str, Tensor]) -> Any:
     """The tree that :func:`split` took apart.
 
     Example:
@@ -73,7 +73,7 @@ def join(content: Any, tensors: Mapping[str, Tensor]) -> Any:
         {'a': {1: (tensor([1., 1.]), -0.0)}}
     """
     if isinstance(content, list):
-        return [join(each, tensors) for each in content]
+        return [unflatten(each, tensors) for each in content]
     if not isinstance(content, dict):
         return content
     if len(content) == 1:
@@ -81,18 +81,18 @@ def join(content: Any, tensors: Mapping[str, Tensor]) -> Any:
         if mark == "tensor":
             return tensors[value]
         if mark == "tuple":
-            return tuple(join(each, tensors) for each in value)
+            return tuple(unflatten(each, tensors) for each in value)
         if mark == "items":
-            return {join(key, tensors): join(each, tensors) for key, each in value}
+            return {unflatten(key, tensors): unflatten(each, tensors) for key, each in value}
         if mark == "counts":
-            return Counter({join(key, tensors): count for key, count in value})
-    return {key: join(value, tensors) for key, value in content.items()}
+            return Counter({unflatten(key, tensors): count for key, count in value})
+    return {key: unflatten(value, tensors) for key, value in content.items()}
 
 
-def mapped(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
+def tree_map(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
     """The tree with another tensor in the place of each."""
-    content, tensors = split(tree)
-    return join(content, {name: function(tensor) for name, tensor in tensors.items()})
+    content, tensors = flatten(tree)
+    return unflatten(content, {name: function(tensor) for name, tensor in tensors.items()})
 
 
 def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:

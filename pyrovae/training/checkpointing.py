@@ -10,17 +10,17 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from pyrovae.core.checks import differences
-from pyrovae.core.distributed import agreed, check_shared, is_first, world
+from pyrovae.core.checks import diff_settings
+from pyrovae.core.distributed import check_shared, collective, is_first, world
 from pyrovae.core.signals import Interrupts, noticed
 from pyrovae.storage import files as durable
 from pyrovae.storage.checkpoints import CHECKPOINTS, Checkpoints
 from pyrovae.storage.files import check_writable
 from pyrovae.storage.locks import locked
-from pyrovae.storage.tensors import split
-from pyrovae.training.state import Course
+from pyrovae.storage.tensors import flatten
+from pyrovae.training.state import TrainState
 
-__all__ = ["Saver", "keeping"]
+__all__ = ["CheckpointPolicy", "keeping"]
 
 MOST = 12
 """Differences that are listed: another network has as many as it has layers."""
@@ -30,7 +30,7 @@ SHARE = 0.05
 
 
 @contextmanager
-def keeping(folder: str | os.PathLike[str] | None, every: float) -> Iterator[Saver | None]:
+def keeping(folder: str | os.PathLike[str] | None, every: float) -> Iterator[CheckpointPolicy | None]:
     """Keep a training in a folder meanwhile: locked, swept, and with Ctrl-C and SIGTERM noticed.
 
     Args:
@@ -49,20 +49,20 @@ def keeping(folder: str | os.PathLike[str] | None, every: float) -> Iterator[Sav
     folder = Path(folder).absolute()
     checkpoints: Checkpoints | None = None
     with ExitStack() as stack:
-        with agreed():
+        with collective():
             if is_first():
                 _make(folder)
                 checkpoints = Checkpoints(folder / CHECKPOINTS)
                 stack.enter_context(locked(folder / "lock"))
         interrupts = stack.enter_context(noticed(shared=world().size > 1))
         check_shared(folder)
-        with agreed():
+        with collective():
             if is_first():
                 durable.sweep(folder, "weights.safetensors", "history.json", "recipe.json")
                 durable.sweep(folder / CHECKPOINTS)
-        with agreed():
+        with collective():
             checkpoints = checkpoints or Checkpoints(folder / CHECKPOINTS)
-        yield Saver(checkpoints, every, interrupts)
+        yield CheckpointPolicy(checkpoints, every, interrupts)
 
 
 def _make(folder: Path) -> None:
@@ -73,7 +73,7 @@ def _make(folder: Path) -> None:
     check_writable(folder)
 
 
-class Saver:
+class CheckpointPolicy:
     """Keeps a course: amid an epoch every so many seconds, at an epoch's end more often if that is cheap.
 
     At the end of an epoch it is kept where the time since it last was is ``every``, or twenty times what
@@ -93,7 +93,7 @@ class Saver:
         self._warned: set[str] = set()
 
     def take_up(
-        self, course: Course, said: dict[str, Any], environment: dict[str, Any], num_epochs: int
+        self, course: TrainState, said: dict[str, Any], environment: dict[str, Any], num_epochs: int
     ) -> None:
         """Bring the course to where the folder's is, if it holds one.
 
@@ -107,13 +107,13 @@ class Saver:
             ValueError: The folder's is of something else (the differences are listed), or further on.
             TypeError: The course holds what cannot be kept.
         """
-        self.said = split({"said": said, "environment": environment})[0]  # as it is read back
-        split(course.state())
+        self.said = flatten({"said": said, "environment": environment})[0]  # as it is read back
+        flatten(course.state())
         state = self.checkpoints.newest()
         if state is None:
             return
         folder = self.checkpoints.folder.parent
-        different = differences(state["run"]["said"], self.said["said"])
+        different = diff_settings(state["run"]["said"], self.said["said"])
         if different:
             more = f" and {len(different) - MOST} more" if len(different) > MOST else ""
             raise ValueError(
@@ -126,7 +126,7 @@ class Saver:
                 f"fit: {folder} has {epochs} epochs already, and num_epochs is {num_epochs}: ask for as many "
                 f"at least, or name another folder"
             )
-        different = differences(state["run"]["environment"], self.said["environment"])
+        different = diff_settings(state["run"]["environment"], self.said["environment"])
         if different:
             warnings.warn(
                 f"fit: {folder} goes on elsewhere ({'; '.join(different)}): bits may differ from those of a "
@@ -137,26 +137,26 @@ class Saver:
         course.restore(state)
         self.kept = _moment(course)
 
-    def after_step(self, course: Course) -> None:
+    def after_step(self, course: TrainState) -> None:
         """Keep the course if it is time; leave if a signal came."""
         if self.interrupts.caught is not None:
             self.leave(course)
         if time.monotonic() - self.latest >= self.every:
             self.keep(course)
 
-    def after_epoch(self, course: Course, *, last: bool) -> None:
+    def after_epoch(self, course: TrainState, *, last: bool) -> None:
         """Keep the course if it is time, and at the end; leave if a signal came."""
         if last or time.monotonic() - self.latest >= min(self.every, self.cost / SHARE):
             self.keep(course)
         if self.interrupts.caught is not None:
             self.leave(course)
 
-    def leave(self, course: Course) -> None:
+    def leave(self, course: TrainState) -> None:
         """Keep the course, and raise what the signal asks for."""
         self.keep(course)
         self.interrupts.look()
 
-    def keep(self, course: Course) -> None:
+    def keep(self, course: TrainState) -> None:
         """Write a checkpoint, unless this moment has one; a full disk is a warning, and training goes on.
 
         Of several processes the first one writes.
@@ -185,5 +185,5 @@ class Saver:
             warnings.warn(message, UserWarning, stacklevel=4)
 
 
-def _moment(course: Course) -> tuple[int, ...]:
+def _moment(course: TrainState) -> tuple[int, ...]:
     return course.failures, course.epoch, course.step

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pyrovae.core.context import in_parts
-from pyrovae.core.distributed import settle, share_buffers, talking, total, world
+from pyrovae.core.distributed import raise_together, share_buffers, total, translate_errors, world
 from pyrovae.core.signals import Interrupts
-from pyrovae.training.loss import Meter
+from pyrovae.training.loss import TrackedLoss
 
 __all__ = ["SharedLoss", "weighing"]
 
@@ -38,11 +38,11 @@ class SharedLoss:
         interrupts: Signals, which all have to notice at the same step.
     """
 
-    def __init__(self, meter: Meter, parameters: list[Tensor], interrupts: Interrupts | None) -> None:
+    def __init__(self, meter: TrackedLoss, parameters: list[Tensor], interrupts: Interrupts | None) -> None:
         self.meter, self.interrupts = meter, interrupts
         device = parameters[0].device
         share_buffers(meter.module)
-        with talking():
+        with translate_errors():
             self.parallel = DistributedDataParallel(
                 _Holding(parameters),
                 device_ids=[device] if device.type == "cuda" else None,
@@ -67,7 +67,7 @@ class SharedLoss:
         here[4:] = torch.tensor([error is not None, *flags])
         found = total(here)
         if found[4]:
-            settle(error)
+            raise_together(error)
         if self.interrupts is not None:
             self.interrupts.agree(*(found[5:] > 0).tolist())
         return found[:4] if sums is None else found[:4].to(sums)
@@ -77,7 +77,7 @@ class SharedLoss:
 
         Buffers, such as running statistics, become the first process's.
         """
-        with talking():
+        with translate_errors():
             (world().size * loss).backward()
         share_buffers(self.meter.module)
 

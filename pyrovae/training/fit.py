@@ -26,15 +26,15 @@ from pyrovae.data.batches import batches, shares, telling_of_workers
 from pyrovae.data.rows import Data, generators_of, identity_of, num_rows, resident
 from pyrovae.objectives.base import Objective
 from pyrovae.training.callbacks import as_callbacks
-from pyrovae.training.checkpointing import Saver, keeping
+from pyrovae.training.checkpointing import CheckpointPolicy, keeping
 from pyrovae.training.data_parallel import SharedLoss, weighing
 from pyrovae.training.history import History
-from pyrovae.training.identity import described, environment
+from pyrovae.training.identity import describe_settings, environment
 from pyrovae.training.loggers import Logger
-from pyrovae.training.loss import Meter
+from pyrovae.training.loss import TrackedLoss
 from pyrovae.training.optimisers import MakeOptimizer, MakeScheduler, make_optimizer, make_scheduler
-from pyrovae.training.state import Course, Training
-from pyrovae.training.step import Compile, Stepper
+from pyrovae.training.state import Training, TrainState
+from pyrovae.training.step import Compile, TrainStep
 
 __all__ = ["History", "Training", "fit"]
 
@@ -158,7 +158,7 @@ def fit(
     distributed.tell_of_no_group("fit")
     if isinstance(loss, Compiled):
         loss, compile = loss.elbo, True
-    meter = Meter(model, guide, loss if loss is not None else Trace_ELBO())
+    meter = TrackedLoss(model, guide, loss if loss is not None else Trace_ELBO())
     num_rows(data)
     said = {
         "is": "fit",  # so that a setting of a later version is no difference
@@ -166,14 +166,14 @@ def fit(
         "validation": None,
         "batch_size": batch_size,
         "seed": seed,
-        "loss": described(meter.objective) if resume is not None or where.size > 1 else None,
+        "loss": describe_settings(meter.objective) if resume is not None or where.size > 1 else None,
         "precision": precision,
         "compile": compile,
         "clip": clip,
     }
-    distributed.same("fit", said | {"rows": num_rows(data), "num_epochs": num_epochs})
+    distributed.check_same_settings("fit", said | {"rows": num_rows(data), "num_epochs": num_epochs})
     with keeping(resume, checkpoint_every) as saver:
-        with distributed.agreed():
+        with distributed.collective():
             given = data
             data, checked = resident(data, device)
             # As many rows as a process has at most: it may have none.
@@ -189,7 +189,7 @@ def fit(
         steps = len(data) if isinstance(data, DataLoader) else -(-num_rows(data) // batch_size)
         interrupts = None if saver is None else saver.interrupts
         shared = SharedLoss(meter, parameters, interrupts) if where.size > 1 else None
-        stepper = Stepper(
+        stepper = TrainStep(
             meter,
             optimizer,
             parameters,
@@ -199,7 +199,7 @@ def fit(
             clip=clip,
             shared=shared,
         )
-        course = Course(
+        course = TrainState(
             model,
             guide,
             meter=meter,
@@ -211,7 +211,7 @@ def fit(
             generators=generators_of(data, validation) if saver or on_failure == "rollback" else [],
         )
         if saver is not None:
-            with distributed.agreed():
+            with distributed.collective():
                 said["data"] = identity_of(given)
                 said["validation"] = None if validation is None else identity_of(validation)
                 place = environment(parameters[0].device) | where.told
@@ -264,12 +264,12 @@ def fit(
 
 
 def _run_epoch(
-    course: Course,
+    course: TrainState,
     seed: int,
     drawn: Callable[[], Iterator[tuple[tuple[Tensor, ...], int]]],
     validated: Callable[[], dict[str, float] | None],
     callbacks: list[Callable[[Training], bool | None]],
-    saver: Saver | None,
+    saver: CheckpointPolicy | None,
     bar: Any,
 ) -> None:
     """Take the steps that are left of an epoch, validate, and ask the callbacks."""
@@ -305,18 +305,18 @@ def _run_epoch(
 
 
 def _validate(
-    meter: Meter,
+    meter: TrackedLoss,
     data: Data,
     batch_size: int,
     seed: int,
     device: torch.device | str | None,
-    saver: Saver | None,
+    saver: CheckpointPolicy | None,
 ) -> dict[str, float] | None:
     """The plain ELBO and its parts, with the same noise at every epoch; None where a signal came."""
     where, interrupts = distributed.world(), None if saver is None else saver.interrupts
     totals: Tensor | float = 0.0
     rows = 0
-    with stream("validate", seed), distributed.agreed():
+    with stream("validate", seed), distributed.collective():
         drawn = shares(data, batch_size, "validate", seed, rank=where.rank, size=where.size, device=device)
         for step, (batch, whole) in enumerate(drawn):
             if interrupts is not None and interrupts.seen is not None:

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from pyrovae.core import __version__
 from pyrovae.data.rows import fingerprint
 
-__all__ = ["architecture", "attributes", "described", "environment"]
+__all__ = ["architecture", "attributes", "describe_settings", "environment"]
 
 PLAIN = (bool, int, float, str, type(None))
 DEPTH = 6
 """Of what is looked into: a loss of terms of schedules is at 4."""
 
 
-def described(value: Any, depth: int = 0) -> Any:
+def describe_settings(value: Any, depth: int = 0) -> Any:
     """A loss, a schedule or an optimiser as plain data: names of classes and functions, and what they hold.
 
     Example:
@@ -37,7 +37,7 @@ def described(value: Any, depth: int = 0) -> Any:
     name = {"is": getattr(value, "__qualname__", type(value).__qualname__)}
     if depth == DEPTH or isinstance(value, (type, nn.Module)):
         return name
-    below = partial(described, depth=depth + 1)
+    below = partial(describe_settings, depth=depth + 1)
     if hasattr(value, "_fields"):  # a clock, which runs
         return name
     if isinstance(value, Mapping):
@@ -60,7 +60,9 @@ def architecture(modules: Mapping[str, nn.Module]) -> dict[str, dict[str, Any]]:
         found[name] = {"is": type(module).__name__}
         if type(module).__module__.startswith("pyrovae."):
             part = vars(module).get("part")  # a function in the place of a module
-            found[name] |= attributes(module) | ({} if part is None else {"of": described(part)["is"]})
+            found[name] |= attributes(module) | (
+                {} if part is None else {"of": describe_settings(part)["is"]}
+            )
         else:
             found[name]["shows"] = module.extra_repr()
     return found

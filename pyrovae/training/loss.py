@@ -16,10 +16,10 @@ from pyrovae.core.programs import Site, log_density, plain_errors, sample_sites
 from pyrovae.core.random import stream
 from pyrovae.core.supports import check_supports
 
-__all__ = ["Meter"]
+__all__ = ["TrackedLoss"]
 
 
-class Meter:
+class TrackedLoss:
     """A loss over a pair of programs, with what one wants to know of each of its runs.
 
     Args:

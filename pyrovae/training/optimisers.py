@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from pyrovae.training.history import History
-from pyrovae.training.loss import Meter
+from pyrovae.training.loss import TrackedLoss
 
 __all__ = [
     "MakeOptimizer",
@@ -31,7 +31,7 @@ MakeScheduler = Callable[[torch.optim.Optimizer], LRScheduler]
 
 
 def make_optimizer(
-    optimizer: torch.optim.Optimizer | MakeOptimizer | None, parameters: list[Tensor], meter: Meter
+    optimizer: torch.optim.Optimizer | MakeOptimizer | None, parameters: list[Tensor], meter: TrackedLoss
 ) -> torch.optim.Optimizer:
     """The optimiser, made if it must be, and sure to move every parameter."""
     if isinstance(optimizer, PyroOptim):

@@ -16,14 +16,14 @@ from torch.optim.lr_scheduler import LRScheduler
 from pyrovae.core.clock import Clock
 from pyrovae.core.modules import Program, copy_into, modules_by_name, of_programs
 from pyrovae.objectives.base import Objective
-from pyrovae.storage.tensors import mapped
+from pyrovae.storage.tensors import tree_map
 from pyrovae.training.history import History
-from pyrovae.training.identity import architecture, attributes, described
-from pyrovae.training.loss import Meter
+from pyrovae.training.identity import architecture, attributes, describe_settings
+from pyrovae.training.loss import TrackedLoss
 from pyrovae.training.optimisers import advance, slow_down
-from pyrovae.training.step import Stepper
+from pyrovae.training.step import TrainStep
 
-__all__ = ["Course", "Training"]
+__all__ = ["TrainState", "Training"]
 
 MOST_FAILURES = 3
 """Times that a run goes back and slows down before it fails: the rate is an eighth then."""
@@ -43,7 +43,7 @@ class Training:
     optimizer: torch.optim.Optimizer
 
 
-class Course:
+class TrainState:
     """Where a training is.
 
     Args:
@@ -74,12 +74,12 @@ class Course:
         model: Program,
         guide: Program,
         *,
-        meter: Meter,
+        meter: TrackedLoss,
         parameters: list[Tensor],
         optimizer: torch.optim.Optimizer,
         scheduler: LRScheduler | None,
         callbacks: Sequence[Callable[..., Any]],
-        stepper: Stepper,
+        stepper: TrainStep,
         generators: list[torch.Generator],
     ) -> None:
         self.meter, self.stepper = meter, stepper
@@ -107,7 +107,7 @@ class Course:
                 self.meter.objective.clock = self.meter.objective.clock._replace(epoch=self.epoch)
         if remember and (self._good is None or not self.step):
             good = {**self._moving(), "position": self._position(), "random": self._random}
-            self._good = mapped(good, torch.clone)
+            self._good = tree_map(good, torch.clone)
 
     def take_up_noise(self) -> None:
         """Inside the epoch's stream: draw on from where the steps that are done had come to."""
@@ -194,14 +194,15 @@ class Course:
     def settings(self) -> dict[str, Any]:
         """What it is a course of, at its start: another would not fit."""
         groups = [
-            {"is": "group"} | {key: described(value) for key, value in group.items() if key != "params"}
+            {"is": "group"}
+            | {key: describe_settings(value) for key, value in group.items() if key != "params"}
             for group in self.optimizer.param_groups
         ]
         scheduler = None
         if self.scheduler is not None:
-            makers = described(getattr(self.scheduler, "lr_lambdas", None))
+            makers = describe_settings(getattr(self.scheduler, "lr_lambdas", None))
             scheduler = {"is": type(self.scheduler).__name__, "makers": makers}
-            scheduler |= described(self.scheduler.state_dict())
+            scheduler |= describe_settings(self.scheduler.state_dict())
         return {
             "parts": architecture(self._modules()),
             "weights": {
@@ -271,7 +272,7 @@ class Course:
             for key, value in state["attributes"].get(name, {}).items():
                 if getattr(holder, key, None) != value:
                     setattr(holder, key, value)
-        self.optimizer.load_state_dict(mapped(state["optimizer"], torch.clone))
+        self.optimizer.load_state_dict(tree_map(state["optimizer"], torch.clone))
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
         for callback, (_, kept) in zip(self.remembering, state["callbacks"], strict=True):

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from pyrovae.compiler.backend import Code, Result
+from pyrovae.compiler.backend import CompiledGraph, Result
 from pyrovae.compiler.graphs import Graphs
 from pyrovae.compiler.loss import Differentiable
 from pyrovae.core.precision import Precision
@@ -20,9 +20,9 @@ from pyrovae.core.programs import plain_errors
 from pyrovae.training.adam import DirectStep
 from pyrovae.training.ahead import Ahead, runs_ahead
 from pyrovae.training.data_parallel import SharedLoss, weighing
-from pyrovae.training.loss import Meter
+from pyrovae.training.loss import TrackedLoss
 
-__all__ = ["Compile", "Stepper"]
+__all__ = ["Compile", "TrainStep"]
 
 Compile = Literal["auto"] | bool
 
@@ -38,7 +38,7 @@ def seconds_to_compile(nodes: int) -> float:
     return 5.0 + 0.04 * nodes
 
 
-class Stepper:
+class TrainStep:
     """Takes the steps of a run.
 
     Batches of the first one's shape go through a graph, others (the last of an epoch) eagerly: the two
@@ -59,7 +59,7 @@ class Stepper:
 
     def __init__(
         self,
-        meter: Meter,
+        meter: TrackedLoss,
         optimizer: torch.optim.Optimizer,
         parameters: list[Tensor],
         *,
@@ -79,7 +79,7 @@ class Stepper:
         self.shared, self.rows = shared, 0
         self.shape: Any = None
         self.layout: Any = None
-        self.code: Code | None = None
+        self.code: CompiledGraph | None = None
         self.direct = DirectStep(optimizer)
         self.eager_time = math.inf
         self.times: list[float] = []  # of eager steps
@@ -123,17 +123,17 @@ class Stepper:
             return sums
         return self._compiled(code, batch, where, check)
 
-    def _compiled(self, code: Code, batch: tuple[Tensor, ...], where: str, check: bool) -> Tensor:
+    def _compiled(self, code: CompiledGraph, batch: tuple[Tensor, ...], where: str, check: bool) -> Tensor:
         state = _random_state(self.parameters[0].device)
         if self.shared is not None:
             run, blame = partial(self._known, code, batch), partial(self._blame, batch, where, state)
             return self._together(self.shared, run, blame, batch, where)
         return self._taken(self.graphs.take(code, batch, fresh=False), batch, where, state, check=check)
 
-    def _code(self, batch: tuple[Tensor, ...], where: str, *, check: bool) -> Code | None:
+    def _code(self, batch: tuple[Tensor, ...], where: str, *, check: bool) -> CompiledGraph | None:
         """The graph for this batch, looked up where it may be another than for the last."""
         layout = [(tensor.stride(), tensor.dtype, tensor.device) for tensor in batch]
-        outdated = self.code is not None and self.code.outdated()
+        outdated = self.code is not None and self.code.guards_failed()
         if check or outdated or layout != self.layout:
             self.layout = layout
             if not self.graphs.seconds:
@@ -296,7 +296,7 @@ class Stepper:
             loss = Differentiable.apply(loss, gradients, *having)
         return loss, sums
 
-    def _known(self, code: Code, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    def _known(self, code: CompiledGraph, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """The same by a graph."""
         result = self.graphs.take(code, batch, fresh=True)
         return Differentiable.apply(result.loss, result.gradients, *result.leaves), result.more[0]

@@ -10,7 +10,7 @@ import torch
 import pyrovae as pv
 from pyrovae.core.programs import inspect
 from pyrovae.evaluation.importance import weigh
-from pyrovae.evaluation.moments import Tally
+from pyrovae.evaluation.moments import Moments
 from pyrovae.testing import LinearGaussian
 
 ROWS = 70  # a block and a ragged one
@@ -131,8 +131,10 @@ def test_tallies_of_parts_are_those_of_the_whole():
     structure = inspect(pair.model, pair.guide, pair.x)
     pieces = weigh(pair.model, pair.guide, (pair.x,), {}, structure, 300)
     weights, kl = map(torch.cat, zip(*pieces, strict=True))
-    whole = Tally.of([(weights, kl)], 300).columns()
-    joined = Tally.of([(weights[:100], kl[:100])], 300).join(Tally.of([(weights[100:], kl[100:])], 300), 300)
+    whole = Moments.of([(weights, kl)], 300).columns()
+    joined = Moments.of([(weights[:100], kl[:100])], 300).join(
+        Moments.of([(weights[100:], kl[100:])], 300), 300
+    )
     for name, values in joined.columns().items():
         torch.testing.assert_close(values, whole[name], rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(joined.row(3).columns()[name], values[3:4], rtol=1e-12, atol=1e-12)

@@ -12,7 +12,7 @@ from pyro import poutine
 import pyrovae as pv
 from pyrovae.core.programs import inspect
 from pyrovae.core.random import stream
-from pyrovae.evaluation.importance import draws_in_a_pass
+from pyrovae.evaluation.importance import pass_size
 from pyrovae.testing import LinearGaussian
 
 
@@ -124,7 +124,7 @@ def weigh_and_keep(oracle, x, num_samples):
         kept.append(poutine.trace(oracle.guide).get_trace(x).nodes["z"]["value"])
 
     weights = pv.log_weights(oracle.model, guide, x, num_samples=num_samples)
-    at_once = draws_in_a_pass(inspect(oracle.model, oracle.guide, x), (x,))
+    at_once = pass_size(inspect(oracle.model, oracle.guide, x), (x,))
     return weights, torch.cat(kept[-math.ceil(num_samples / at_once) :])
 
 

@@ -21,7 +21,7 @@ from pyrovae.core.checks import one_line
 from pyrovae.core.random import stream
 from pyrovae.models.networks import ConvDecoder
 from pyrovae.runs.build import build, training
-from pyrovae.runs.named import NESTED, Named
+from pyrovae.runs.named import NESTED, PartSpec
 from pyrovae.runs.recipe import FORMAT, Recipe, Run, changes, read_config, read_run
 
 DATA = Path(__file__).parents[1] / "data"
@@ -34,7 +34,7 @@ plain = numbers | st.text(max_size=5)
 values = plain | st.lists(plain, max_size=2)
 
 
-def parts(kind: str, inner: int = 1) -> st.SearchStrategy[Named]:
+def parts(kind: str, inner: int = 1) -> st.SearchStrategy[PartSpec]:
     """Any part of a kind, with keywords of any name, and now and then a part inside."""
     keywords = st.dictionaries(keys, values, max_size=2)
     if inner:
@@ -43,7 +43,7 @@ def parts(kind: str, inner: int = 1) -> st.SearchStrategy[Named]:
         )
         keywords = st.builds(dict.__or__, keywords, st.just({}) | inside)
     return st.builds(
-        lambda name, given: Named(name, **given), st.sampled_from(registry.names(kind)), keywords
+        lambda name, given: PartSpec(name, **given), st.sampled_from(registry.names(kind)), keywords
     )
 
 
@@ -74,8 +74,8 @@ def test_a_recipe_comes_back_from_json_as_it_was(recipe):
 
 @given(st.sampled_from(list(Recipe.kinds.values())).flatmap(lambda kind: parts(kind, 3)))
 def test_a_part_comes_back_from_what_is_typed_as_it_was(part):
-    assert Named.parse(str(part)) == part
-    assert Named.read(json.loads(json.dumps(part.content()))) == part
+    assert PartSpec.parse(str(part)) == part
+    assert PartSpec.read(json.loads(json.dumps(part.content()))) == part
     assert copy.deepcopy(part) == part
     assert pickle.loads(pickle.dumps(part)) == part
 
@@ -83,10 +83,10 @@ def test_a_part_comes_back_from_what_is_typed_as_it_was(part):
 @given(st.text() | st.text(alphabet="Ab(=,[]){}'\"1.-+*:; \n", max_size=40))
 def test_any_text_is_a_part_or_one_error(text):
     try:
-        part = Named.parse(text)
+        part = PartSpec.parse(text)
     except ValueError:
         return
-    assert Named.parse(str(part)) == part
+    assert PartSpec.parse(str(part)) == part
 
 
 @given(st.dictionaries(st.text(max_size=8), values | st.dictionaries(st.text(max_size=4), plain), max_size=4))
@@ -103,19 +103,22 @@ def test_any_json_is_a_recipe_or_one_line(content):
 
 
 def test_what_is_typed_reads_as_python():
-    part = Named.parse(
+    part = PartSpec.parse(
         "ELBO(terms=[kl_weight(weight=warmup(length=500)), free_bits(nats=0.05)], gradient=stl)"
     )
-    assert part == Named(
+    assert part == PartSpec(
         "ELBO",
-        terms=[Named("kl_weight", weight=Named("warmup", length=500)), Named("free_bits", nats=0.05)],
+        terms=[
+            PartSpec("kl_weight", weight=PartSpec("warmup", length=500)),
+            PartSpec("free_bits", nats=0.05),
+        ],
         gradient="stl",
     )
     assert part.content()["terms"][0] == {"name": "kl_weight", "weight": {"name": "warmup", "length": 500}}
-    assert Named.parse("vamp-prior(pseudo_inputs=3)").canonical("priors") == Named(
+    assert PartSpec.parse("vamp-prior(pseudo_inputs=3)").canonical("priors") == PartSpec(
         "VampPrior", pseudo_inputs=3
     )
-    assert Named("MLP", activation="Tanh") == Named.parse("MLP(activation=Tanh)")
+    assert PartSpec("MLP", activation="Tanh") == PartSpec.parse("MLP(activation=Tanh)")
 
 
 @pytest.mark.parametrize(
@@ -141,13 +144,13 @@ def test_what_is_typed_reads_as_python():
 )
 def test_nothing_that_is_typed_is_run(text, message):
     with pytest.raises(ValueError, match=message) as raised:
-        Named.parse(text)
+        PartSpec.parse(text)
     assert isinstance(raised.value, ValueError)
 
 
 def test_a_part_is_frozen():
     with pytest.raises(AttributeError, match="frozen"):
-        Named("Laplace").name = "Normal"
+        PartSpec("Laplace").name = "Normal"
 
 
 # ------------------------------------------------------------------------------- strictness

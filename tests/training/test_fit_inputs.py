@@ -86,12 +86,12 @@ def test_a_data_loader_keeps_its_own_batches(x):
     sizes = []
     vae = a_vae()
 
-    class Noting(Trace_ELBO):
+    class RecordingClock(Trace_ELBO):
         def differentiable_loss(self, model, guide, x):
             sizes.append(len(x))
             return super().differentiable_loss(model, guide, x)
 
-    fit(vae, DataLoader(TensorDataset(x), batch_size=30, shuffle=True), loss=Noting(), num_epochs=1)
+    fit(vae, DataLoader(TensorDataset(x), batch_size=30, shuffle=True), loss=RecordingClock(), num_epochs=1)
     assert sizes[1:] == [30, 20]
 
 

@@ -17,18 +17,18 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 import pyrovae as pv
-from pyrovae.compiler.backend import Code
+from pyrovae.compiler.backend import CompiledGraph
 from pyrovae.core.signals import noticed
 from pyrovae.objectives import ELBO, kl_weight, warmup
 from pyrovae.storage.checkpoints import Checkpoints
 from pyrovae.training.callbacks import Averaged, KeepBest, Log
-from pyrovae.training.step import Stepper
+from pyrovae.training.step import TrainStep
 
 
 @pytest.fixture
 def as_captured(monkeypatch):
     """Graphs run as they are captured: the compiler has tests of its own, and takes seconds."""
-    monkeypatch.setattr(Code, "compile", lambda self, tensors: None)
+    monkeypatch.setattr(CompiledGraph, "compile", lambda self, tensors: None)
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def test_divergence_goes_back_too():
 def test_gradients_are_clipped_by_torchs_own_norm(x, compile, monkeypatch):
     """With plain SGD of rate 1 a step is minus the gradient, and its norm the limit."""
     steps = []
-    taken = Stepper.step
+    taken = TrainStep.step
 
     def measured(self, *args, **keywords):
         before = weights_of(self.meter.module)
@@ -196,7 +196,7 @@ def test_gradients_are_clipped_by_torchs_own_norm(x, compile, monkeypatch):
         steps.append((weights_of(self.meter.module) - before).norm().item())
         return sums
 
-    monkeypatch.setattr(Stepper, "step", measured)
+    monkeypatch.setattr(TrainStep, "step", measured)
     sgd = lambda parameters: torch.optim.SGD(parameters, lr=1.0)  # noqa: E731
     fit(a_vae(), x, optimizer=sgd, clip=0.01, compile=compile)
     assert steps == pytest.approx([0.01] * 12, rel=1e-3)

@@ -14,7 +14,7 @@ from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, RandomSampler, Subset, TensorDataset
 
 import pyrovae as pv
-from pyrovae.compiler.backend import Code
+from pyrovae.compiler.backend import CompiledGraph
 from pyrovae.objectives import ELBO, IWAE, WakeSleep, kl_weight, warmup
 from pyrovae.training.callbacks import Averaged, KeepBest
 
@@ -212,7 +212,7 @@ LOSSES = {
 )
 def test_objectives_and_their_clocks_go_on(tmp_path, x, name, compile, monkeypatch):
     """The compiler has tests of its own, and takes seconds: graphs run as they are captured."""
-    monkeypatch.setattr(Code, "compile", lambda self, tensors: None)
+    monkeypatch.setattr(CompiledGraph, "compile", lambda self, tensors: None)
     assert_resumes(tmp_path, a_vae, lambda: x, 5, loss=LOSSES[name], compile=compile)
 
 
@@ -240,7 +240,7 @@ def test_goes_on_at_another_device(tmp_path, x, places):
 @pytest.mark.parametrize("cut", [3, 6])
 def test_compiled_steps_know_which_batches_are_ragged(tmp_path, x, cut, monkeypatch):
     """The first batch after the cut is the epoch's last, of 3 rows."""
-    monkeypatch.setattr(Code, "compile", lambda self, tensors: None)
+    monkeypatch.setattr(CompiledGraph, "compile", lambda self, tensors: None)
     assert_resumes(tmp_path, a_vae, lambda: x, cut, compile=True, clip=1.0)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyrovae as pv
-from pyrovae.compiler.backend import Code
+from pyrovae.compiler.backend import CompiledGraph
 from pyrovae.compiler.loss import Compiled
 from pyrovae.core.random import generator
 from pyrovae.objectives import ELBO, IWAE, kl_weight, warmup
@@ -24,7 +24,7 @@ from pyrovae.training import step as stepping
 @pytest.fixture
 def as_captured(monkeypatch):
     """Graphs run as they are captured: the compiler has tests of its own, and takes seconds."""
-    monkeypatch.setattr(Code, "compile", lambda self, tensors: None)
+    monkeypatch.setattr(CompiledGraph, "compile", lambda self, tensors: None)
 
 
 @pytest.fixture

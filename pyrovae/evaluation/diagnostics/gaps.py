@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.core.checks import check_count
-from pyrovae.core.context import remembering
+from pyrovae.core.context import caching
 from pyrovae.core.modules import Program
 from pyrovae.core.random import seed_of
 from pyrovae.core.tables import mean_errors, shown, table
@@ -176,7 +176,7 @@ def gaps(
     def of(program: Program, purpose: str) -> Evaluation:
         key = seed_of(f"gaps, {purpose}", seed)
         sizes: Any = {"num_samples": num_samples, "chunk_size": chunk_size, "device": device}
-        with remembering():  # from the first look on, or the first tile is refined three times
+        with caching():  # from the first look on, or the first tile is refined three times
             return evaluate(model, program, tuple(drawn), seed=key, progress=progress, **sizes)
 
     before, after = (_told(of(*each), data) for each in ((guide, "guide"), (refined, "refined")))

@@ -9,7 +9,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyrovae.core.checks import check_count, check_positive
-from pyrovae.core.context import once
+from pyrovae.core.context import cached
 from pyrovae.core.modules import Program
 from pyrovae.core.programs import log_density, sample_sites
 from pyrovae.core.random import stream
@@ -98,7 +98,7 @@ class Refined(nn.Module):
                 "Refined takes gradient steps, which inference mode forbids: use torch.no_grad"
             )
         start = self.guide.net(x)
-        refined = once(self, (x,), lambda: self._refine(x, start.detach()))
+        refined = cached(self, (x,), lambda: self._refine(x, start.detach()))
         return self.guide.given(start + (refined - start).detach())
 
     def _refine(self, x: Tensor, start: Tensor) -> Tensor:
