@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pyrovae.reports import plots
     from pyrovae.reports.report import report
     from pyrovae.runs import recipe as recipes
-    from pyrovae.runs.folder import load, save
+    from pyrovae.runs.saving import load, save
     from pyrovae.training import callbacks, loggers
     from pyrovae.training.callbacks import KeepBest
     from pyrovae.training.fit import fit
@@ -54,13 +54,13 @@ _HOMES = {
     "evaluate": "evaluation.evaluate",
     "expectation": "evaluation.psis",
     "fit": "training.fit",
-    "load": "runs.folder",
+    "load": "runs.saving",
     "log_evidence": "evaluation.weights",
     "log_weights": "evaluation.importance",
     "pareto_khat": "evaluation.weights",
     "psis": "evaluation.psis",
     "report": "reports.report",
-    "save": "runs.folder",
+    "save": "runs.saving",
     "standard_error": "evaluation.weights",
 }
 """Each public name with its module."""

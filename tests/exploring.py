@@ -11,8 +11,9 @@ import torch
 import uvicorn
 
 from pyrovae.runs.build import build, load_data
-from pyrovae.runs.folder import describe, save
+from pyrovae.runs.folder import describe
 from pyrovae.runs.recipe import Recipe
+from pyrovae.runs.saving import save
 
 HERE = "http://127.0.0.1"
 

@@ -17,7 +17,8 @@ import pytest
 import torch
 
 import pyrovae as pv
-from pyrovae import cli, flows, guides, likelihoods, networks, priors, registry
+from pyrovae import flows, guides, likelihoods, networks, priors, registry
+from pyrovae.cli.app import _parse as parse
 from pyrovae.evaluation import adaptive
 
 ROOT = Path(__file__).parents[1]
@@ -101,7 +102,7 @@ def test_commands_run_in_their_order(at_home, monkeypatch, capsys):
     }
     for words in COMMANDS:
         name, *rest = words[words.index("pyrovae") + 1 :]
-        command = cli._parse([name, *rest, *few.get(name, [])])
+        command = parse([name, *rest, *few.get(name, [])])
         if name not in ("explore", "report"):
             assert command.run() == 0, words
     assert "prior-VampPrior-pseudo_inputs-200" in capsys.readouterr().out

@@ -102,7 +102,7 @@ class Evaluate:
         from pyrovae.evaluation.certify import certify
         from pyrovae.evaluation.evaluate import evaluate
         from pyrovae.runs.build import load_data
-        from pyrovae.runs.folder import load
+        from pyrovae.runs.saving import load
 
         with all_agree():
             if is_main_process():

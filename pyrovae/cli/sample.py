@@ -74,7 +74,7 @@ class Sample:
             raise ValueError(f"{path.parent} is no folder: make it, or name another file by --out")
         check_writable(path.parent)
 
-        from pyrovae.runs.folder import load
+        from pyrovae.runs.saving import load
         from pyrovae.storage.files import write_file
 
         drawn = draw(load(self.folder), self.num_samples, self.seed, means=self.means)

@@ -16,8 +16,9 @@ from typing import Any
 from pyrovae.core.modules import modules_of
 from pyrovae.evaluation.results import Evaluation
 from pyrovae.interop.cards import card
-from pyrovae.runs.folder import WEIGHTS, check_folder, load, prepare
+from pyrovae.runs.folder import check_folder, prepare
 from pyrovae.runs.recipe import RECIPE, Run, read_run
+from pyrovae.runs.saving import WEIGHTS, load
 from pyrovae.storage.files import write_file
 from pyrovae.storage.locks import locked
 from pyrovae.storage.tensors import from_bytes, hash_of
@@ -64,7 +65,7 @@ def push(
 
     Example:
         >>> from pyrovae.runs.build import build
-        >>> from pyrovae.runs.folder import save
+        >>> from pyrovae.runs.saving import save
         >>> from pyrovae.runs.recipe import Recipe
         >>> recipe = Recipe(latent_dim=2, hidden=(8,))
         >>> said = dict(recipe=recipe, features=9, shape=(3, 3), conventions={}, versions={})

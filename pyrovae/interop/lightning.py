@@ -19,7 +19,7 @@ from torch import Tensor
 from pyrovae.core.clock import Clock
 from pyrovae.core.modules import Program, copy_into, of_programs
 from pyrovae.core.programs import plain_errors
-from pyrovae.runs.folder import MODEL, told
+from pyrovae.runs.saving import MODEL, told
 from pyrovae.storage.checkpoints import CHECKPOINTS, Checkpoints
 from pyrovae.storage.files import write_file
 from pyrovae.training.loss import TrackedLoss

@@ -145,7 +145,7 @@ def _read(
 
 
 def _model(folder: Path) -> Any:
-    from pyrovae.runs.folder import load
+    from pyrovae.runs.saving import load
 
     return load(folder).eval()  # dropout and batch statistics belong to training
 

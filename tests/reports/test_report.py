@@ -6,6 +6,7 @@ import io
 import json
 import re
 import shutil
+import sys
 from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -24,7 +25,6 @@ from pyrovae import cli
 from pyrovae.core.random import stream
 from pyrovae.data.sharding import write_shards
 from pyrovae.reports import numbers, pictures
-from pyrovae.reports import report as document
 from pyrovae.reports.blocks import picture
 from pyrovae.reports.plots.style import BLUE, ORANGE
 from pyrovae.reports.report import REFERENCES
@@ -33,6 +33,8 @@ from pyrovae.runs.build import build, load_data
 from pyrovae.runs.folder import describe, prepare
 from pyrovae.runs.recipe import Recipe
 from pyrovae.training.history import History
+
+document = sys.modules["pyrovae.reports.report"]  # the folder's own attribute of that name is the function
 
 STRANGE = '<script>alert("&1")'
 VOID = {"meta", "link", "img", "br"}

@@ -24,8 +24,8 @@ from pyrovae.reports.explorer.asked import MOST_SAMPLES, Code, Datum, Draw, Eval
 from pyrovae.reports.explorer.drawings import as_datum, takes_drawings
 from pyrovae.reports.explorer.latents import Space, moments, space_of
 from pyrovae.runs.build import load_data
-from pyrovae.runs.folder import load
 from pyrovae.runs.recipe import Run, check_data, read_run
+from pyrovae.runs.saving import load
 
 __all__ = ["Explored", "StoppedError", "explored", "word_for"]
 
