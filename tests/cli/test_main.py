@@ -245,8 +245,11 @@ def test_save_and_load_a_model_of_the_users_own(tmp_path):
     assert pv.load(tmp_path, vaes[1]) is vaes[1]
     for a, b in zip(vaes[0].parameters(), vaes[1].parameters(), strict=True):
         assert torch.equal(a, b)
-    parts = r"prior pyrovae\.models\.priors\.real\.StandardNormal, likelihood .*Bernoulli of net MLP, guide .*Normal of"
-    said = rf"weights of pyrovae\.models\.vae\.VAE with {parts} .*, without a recipe\.json: build the model they are of"
+    said = (
+        r"weights of pyrovae\.models\.vae\.VAE with prior pyrovae\.models\.priors\.real\.StandardNormal, "
+        r"likelihood .*Bernoulli of net MLP, guide .*Normal of .*, without a recipe\.json: build the model "
+        r"they are of"
+    )
     with pytest.raises(FileNotFoundError, match=said):
         pv.load(tmp_path)
 
