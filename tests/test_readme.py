@@ -1,4 +1,4 @@
-"""The README's code runs as it is printed, block after block, as a reader would type it."""
+"""The README's code, the commands of the documentation and the tables of parts run as printed."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ import torch
 import pyrovae as pv
 from pyrovae import flows, guides, likelihoods, networks, priors, registry
 from pyrovae.cli.app import _parse as parse
-from pyrovae.evaluation import adaptive
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PARTS = (ROOT / "docs" / "parts.md").read_text()
+COMMAND_LINE = (ROOT / "docs" / "how-to" / "command-line.md").read_text()
 
 
 def fewer(train, test, load, *args, **keywords):
@@ -47,26 +48,21 @@ def capped(function, **most):
     """With some keywords no larger than these."""
 
     def call(*args, **keywords):
-        given = {"num_samples": 1000, **keywords} if "num_samples" in most else keywords
-        return function(*args, **given | {name: min(most[name], given[name]) for name in most.keys() & given})
+        return function(*args, **keywords | {name: min(most[name], keywords[name]) for name in most})
 
     return call
 
 
 @pytest.mark.parametrize("rows", [(1000, 12), pytest.param(None, marks=pytest.mark.slow)])
 def test_python_blocks_run(rows, tmp_path, monkeypatch, capsys):
-    """As they are printed, or with fewer digits, epochs, draws and rounds."""
+    """As they are printed, or with fewer digits, epochs and draws."""
     monkeypatch.chdir(tmp_path)
     if rows is not None:
         monkeypatch.setattr(pv.datasets, "load", partial(fewer, *rows, pv.datasets.load))
         monkeypatch.setattr(pv, "fit", capped(pv.fit, num_epochs=3))
-        for name in ("evaluate", "bdmc", "certify"):
-            most = {"num_samples": 100, "num_temperatures": 4, "num_checked": 2}
-            monkeypatch.setattr(pv, name, capped(getattr(pv, name), **most))
-        fit = adaptive.fit
-        monkeypatch.setattr(adaptive, "fit", lambda path, rounds, *rest: fit(path, min(rounds, 2), *rest))
+        monkeypatch.setattr(pv, "evaluate", capped(pv.evaluate, num_samples=100))
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) >= 4
+    assert len(blocks) == 3
     namespace: dict = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), namespace)
@@ -80,15 +76,15 @@ def test_python_blocks_run(rows, tmp_path, monkeypatch, capsys):
 
 COMMANDS = [
     shlex.split(line, comments=True)
-    for line in re.findall(r"^    ((?:pyrovae|torchrun) .*)", README, re.MULTILINE)
+    for line in re.findall(r"^    ((?:pyrovae|torchrun) .*)", README + COMMAND_LINE, re.MULTILINE)
 ]
 
 
 @pytest.fixture
 def at_home(tmp_path, monkeypatch):
-    """In a folder that holds the sweep of the README, and nothing else."""
+    """In a folder that holds the sweep of the documentation, and nothing else."""
     monkeypatch.chdir(tmp_path)
-    [sweep] = re.findall(r"```json\n(.*?)```", README, re.DOTALL)
+    [sweep] = re.findall(r"```json\n(.*?)```", COMMAND_LINE, re.DOTALL)
     Path("sweep.json").write_text(sweep)
 
 
@@ -139,7 +135,7 @@ def test_make_targets_exist():
 
 @pytest.mark.parametrize("kind", ["priors", "likelihoods", "guides"])
 def test_the_swap_table_and_list_cite_the_same(kind):
-    swap = README[README.index("## Swap a part") : README.index("**Whole models**")]
+    swap = PARTS[: PARTS.index("## Whole models")]
     for name in registry._built_in(kind):
         rows = [line for line in swap.splitlines() if re.search(rf"`(flows|{kind})\.{name}\(", line)]
         cited = registry.reference(kind, name).replace("arXiv:", "arxiv.org/abs/").replace("doi:", "doi.org/")
@@ -147,7 +143,7 @@ def test_the_swap_table_and_list_cite_the_same(kind):
 
 
 def test_every_part_is_in_the_swap_table_and_every_line_of_it_builds():
-    swap = README[README.index("## Swap a part") : README.index("**Whole models**")]
+    swap = PARTS[: PARTS.index("## Whole models")]
     lines = [line.split("|")[1] for line in swap.splitlines() if line.startswith("| `") and ".` " not in line]
     code = [span for line in lines for span in re.findall(r"`([^`]+)`", line) if not span.endswith("= ")]
     x = torch.rand(500, 784)
