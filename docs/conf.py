@@ -15,6 +15,10 @@ import pyrovae  # noqa: E402 (found by the line above)
 # Napoleon takes "log p(x): nats" in a property's docstring for a type and its description. Ours are prose.
 GoogleDocstring._consume_inline_attribute = lambda self: ("", self._dedent(self._consume_to_end()))
 
+# Pages show the names that users type: ``pyrovae.priors``, not the module behind it.
+for name in pyrovae._MODULES:
+    sys.modules.setdefault(f"pyrovae.{name}", getattr(pyrovae, name))
+
 project = "pyrovae"
 author = "the pyrovae developers"
 release = version = pyrovae.__version__
@@ -68,6 +72,6 @@ nitpick_ignore_regex = [
     ),
     (
         r"py:.*",
-        r"Tensor|np\.ndarray|ArrayLike|Figure|Program|Data|pyrovae\.distributed\.(Item|Value)|Training|Site|Structure|Values|nn\.Module|dict\[str|pyrovae\.programs\.Structure",
+        r"Tensor|np\.ndarray|ArrayLike|Figure|Program|Data|pyrovae\.core\.distributed\.(Item|Value)|Training|Site|Structure|Values|nn\.Module|dict\[str|pyrovae\.core\.programs\.Structure",
     ),
 ]

@@ -12,7 +12,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from pyrovae.cli import main as cli
+from pyrovae import cli
 
 __all__ = ["commands", "help_of", "setup"]
 

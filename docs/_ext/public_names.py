@@ -6,7 +6,6 @@ The names are those of ``__all__``, so that a part that is added is in the refer
 from __future__ import annotations
 
 from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 from docutils import nodes
@@ -43,20 +42,12 @@ class Public(SphinxDirective):
 
 def rst(module: str, names: list[str]) -> str:
     """The directives of Sphinx's own that it stands for; of a whole module its docstring comes first."""
-    home = resolve(module)
+    home = import_module(module)
     shown = names or home.__all__
-    place = home.__name__
-    head = [f".. automodule:: {place}" if not names else f".. currentmodule:: {place}", ""]
+    head = [f".. automodule:: {module}" if not names else f".. currentmodule:: {module}", ""]
     table = [".. autosummary::", "   :nosignatures:", "", *(f"   {name}" for name in shown), ""]
     blocks = [line for name in shown for line in (*described(name, getattr(home, name)), "")]
     return "\n".join([*head, *table, *blocks])
-
-
-def resolve(module: str) -> ModuleType:
-    """The module of a dotted name; ``pyrovae.priors`` is the root's name of ``pyrovae.models.priors``."""
-    package, _, name = module.partition(".")
-    root = import_module(package)
-    return getattr(root, name) if name in getattr(root, "__all__", ()) else import_module(module)
 
 
 def described(name: str, value: Any) -> list[str]:
