@@ -220,7 +220,7 @@ HUGE = (2**62).to_bytes(8, "little") + b"{}"
     ("content", "message"),
     [
         (b"", "the file is empty"),
-        (b"<!DOCTYPE html><html></html>", "a web page: download the file itself"),
+        (b"<!DOCTYPE html><html></html>", "a web page: what was fetched is not the file"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "a Git LFS pointer"),
         (PICKLE, "a pickle of torch.save, which can run code and is never read"),
         (b"PK\x03\x04 as torch.save writes", "a pickle of torch.save"),
