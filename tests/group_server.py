@@ -281,10 +281,12 @@ def several():
     found["gather"] = distributed.gather(where.rank)
     found["total"] = distributed.total(torch.tensor([1.0, where.rank])).tolist()
     found["first"] = distributed.from_first(lambda: f"of {where.rank}")
-    found["dealt"] = list(distributed.dealt([1, 2, 3, 4], {2: "two"}.get, lambda i: f"{i} by {where.rank}"))
+    found["dealt"] = list(
+        distributed.scatter_work([1, 2, 3, 4], {2: "two"}.get, lambda i: f"{i} by {where.rank}")
+    )
 
     def fail(rank, error):
-        with distributed.agreed():
+        with distributed.collective():
             if where.rank == rank:
                 raise error
 

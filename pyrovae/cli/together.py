@@ -1,4 +1,4 @@
-"""What a command does as one of several processes, which torchrun or Slurm started. Torch only then."""
+"""What a command does as one of several processes, which torchrun started. Torch only then."""
 
 from __future__ import annotations
 

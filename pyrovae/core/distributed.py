@@ -1,14 +1,14 @@
-r"""Several processes as one: who this one is, what all agree on, what all found. By torch.distributed.
+r"""Several processes as one, by torch.distributed: ranks, sums, shared errors and shared work.
 
-Every function is the identity, and costs nothing, in a process by itself. A process group that is there is
-used as it is; :func:`join` makes one of what torchrun or Slurm say. :func:`pyrovae.fit` and
-:func:`pyrovae.evaluate` are then called by every process alike.
+In a single process every function is the identity and costs nothing. :func:`join` makes the process group
+that torchrun's environment describes; a group that exists already is used as it is. Then every process calls
+:func:`pyrovae.fit` and :func:`pyrovae.evaluate` alike.
 
-A batch is cut among the processes without overlap, padding or repetition:
+A batch is cut among the W processes without overlap, padding or repetition:
 
 .. math:: \nabla L = \sum_r \nabla L_r = \frac1W \sum_{r=1}^W \nabla (W L_r)
 
-the mean that DistributedDataParallel takes, of losses of each process's rows, of which some may have none.
+which is the mean that DistributedDataParallel takes, where some processes may have no rows.
 """
 
 from __future__ import annotations
@@ -28,68 +28,40 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pyrovae.core import launch as ranks
 from pyrovae.core.checks import diff_settings
-from pyrovae.core.launch import part
+from pyrovae.core.launch import part as part
+from pyrovae.core.launch import place
 from pyrovae.core.random import stream
 
-__all__ = [
-    "World",
-    "barrier",
-    "check_same_settings",
-    "check_shared",
-    "collective",
-    "from_first",
-    "gather",
-    "is_first",
-    "join",
-    "joined",
-    "own_stream",
-    "part",
-    "refuse_sharded",
-    "scatter_work",
-    "share_buffers",
-    "tell_of_no_group",
-    "total",
-    "translate_errors",
-    "world",
-]
+__all__ = ["World", "barrier", "from_first", "gather", "is_first", "join", "joined", "total", "world"]
 
-KINDS = (
-    *(FileNotFoundError, PermissionError, ConnectionError, OSError),
-    *(FloatingPointError, ValueError, TypeError, MemoryError, RuntimeError),
-)
-"""Errors that come to the other processes as what they are; others as a RuntimeError."""
+KINDS = (OSError, FloatingPointError, ValueError, TypeError, MemoryError, RuntimeError)
+"""Errors that the other processes raise by the same class; all others are raised as a RuntimeError."""
 
-OF_THE_GROUP = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "timed out")
-"""What torch says, among other things, where a process is gone; gloo's errors have no class of their own."""
+GROUP_ERRORS = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "timed out")
+"""Words in torch's messages when a process is gone; gloo's errors have no class of their own."""
 
 PATIENCE = 5.0
-"""Seconds until a file that another machine wrote is to be seen here."""
+"""Seconds until a file that another machine wrote must be visible here."""
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 
 class World(NamedTuple):
-    """This process among all.
-
-    Attributes:
-        rank: Which one it is.
-        size: How many there are.
-    """
+    """The rank of this process and the number of processes."""
 
     rank: int
     size: int
 
     @property
     def told(self) -> dict[str, int]:
-        """How many there are, where it is another number than one: what the last bits depend on."""
+        """The number of processes if there are several, since the last bits of a result depend on it."""
         return {"processes": self.size} if self.size > 1 else {}
 
 
 def world() -> World:
-    """Which process this is, of how many; the first of one where there is no process group.
+    """The rank of this process and the number of processes; 0 and 1 without a process group.
 
     Example:
         >>> world()
@@ -100,94 +72,80 @@ def world() -> World:
     return World(0, 1)
 
 
-def tell_of_no_group(owner: str) -> None:
-    """Warn a script that torchrun started, and that forgot to join: each process would do all of the work."""
-    if world().size == 1 and "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
-        warnings.warn(
-            f"{owner}: torchrun started {os.environ['WORLD_SIZE']} processes, and there is no process group, "
-            f"so that each does all of the work: call pyrovae.distributed.join() first",
-            UserWarning,
-            stacklevel=3,
-        )
-
-
 def is_first() -> bool:
     """Whether this process is the one that writes, prints and draws."""
     return world().rank == 0
 
 
 def join(backend: str | None = None, timeout: float | None = None) -> World:
-    """Join the process group that torchrun's or Slurm's environment speaks of, unless there is one.
+    """Join the process group that torchrun's environment describes, unless there is a group already.
 
     Args:
-        backend: Of torch.distributed; gloo for tensors on the CPU, and NCCL for those on GPUs where there are
-            any, if not given.
-        timeout: Seconds to wait for the others, here and later; $PYROVAE_TIMEOUT, or ten minutes.
-
-    Returns:
-        Where this process is.
+        backend: Backend of torch.distributed; by default gloo on the CPU, and NCCL on GPUs.
+        timeout: Seconds to wait for the others, here and later; by default $PYROVAE_TIMEOUT, else 600.
 
     Raises:
-        ValueError: The environment contradicts itself; NCCL without a GPU for this process.
-        ConnectionError: The others, or some of them, do not come.
+        ValueError: The environment contradicts itself, or NCCL is asked for without a GPU for this process.
+        ConnectionError: Some processes do not come.
     """
-    if dist.is_available() and dist.is_initialized():
-        return world()
-    where = ranks.place()
-    if where is None:
+    here = place() if world().size == 1 else None
+    if here is None:
         return world()
     gpus = torch.cuda.device_count()
-    backend = backend or os.environ.get("PYROVAE_BACKEND") or ("cpu:gloo,cuda:nccl" if gpus else "gloo")
-    if "nccl" in backend and where.local >= gpus:
-        mend = "use gloo" if not gpus else f"start {gpus} processes a machine"
+    backend = backend or ("cpu:gloo,cuda:nccl" if gpus else "gloo")
+    if "nccl" in backend and here.local >= gpus:
+        mend = f"start {gpus} processes a machine" if gpus else "use gloo"
         raise ValueError(
-            f"NCCL takes a GPU for each process, and this machine has {gpus}: process {where.local} of it "
-            f"has none: {mend}"
+            f"NCCL takes a GPU for each process, and this machine has {gpus}: process {here.local} of it has "
+            f"none: {mend}"
         )
-    if gpus and "nccl" in backend:
-        torch.cuda.set_device(where.local)
-    seconds = ranks.seconds_to_wait() if timeout is None else timeout
+    if "nccl" in backend:
+        torch.cuda.set_device(here.local)
+    seconds = float(os.environ.get("PYROVAE_TIMEOUT", 600)) if timeout is None else timeout
     try:
-        dist.init_process_group(
-            backend,
-            init_method=None if where.launcher == "torchrun" else f"tcp://{where.address}:{where.port}",
-            rank=-1 if where.launcher == "torchrun" else where.rank,
-            world_size=-1 if where.launcher == "torchrun" else where.size,
-            timeout=timedelta(seconds=seconds),
-        )
+        dist.init_process_group(backend, timeout=timedelta(seconds=seconds))
         dist.barrier() if backend == "nccl" else gather(None)
     except (RuntimeError, ValueError, OSError) as error:
-        said = _short(error)
+        meeting = f"{here.address}:{here.port} within {seconds:g} s ({_short(error)})"
+        mend = "start all of them by one torchrun, on machines that reach the first"
         raise ConnectionError(
-            f"{ranks.told(where)}: the {where.size} processes do not meet at {where.address}:{where.port} "
-            f"within {seconds:g} s ({said}): start all of them by one {where.launcher}, on machines that "
-            f"reach the first"
+            f"{here}: the {here.size} processes do not meet at {meeting}: {mend}"
         ) from error
     return world()
 
 
 @contextmanager
 def joined(backend: str | None = None) -> Iterator[World]:
-    """Inside, in the process group; at the end it is left, if it was made here."""
-    before = dist.is_available() and dist.is_initialized()
+    """Join the process group for a block, and leave it at the end if it was made here."""
+    before = world()
     yield join(backend)
-    if not before and world().size > 1:  # and after an error the process ends, which the others notice
+    if before.size < world().size:  # after an error the process ends, which the others notice
         dist.destroy_process_group()
 
 
+def tell_of_no_group(owner: str) -> None:
+    """Warn a script that was started several times without a group: each process would do all of the work."""
+    launcher, number, mend = "torchrun", "WORLD_SIZE", "call pyrovae.distributed.join() first"
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        launcher, number, mend = "srun", "SLURM_STEP_NUM_TASKS", "start them by `srun torchrun`"
+    if world().size == 1 and os.environ.get(number, "1") != "1":
+        message = f"{launcher} started {os.environ[number]} processes, and there is no process group"
+        warnings.warn(f"{owner}: {message}, so that each does all of the work: {mend}", stacklevel=3)
+
+
 def own_stream(purpose: str, *key: int) -> Any:
-    """A stream of this process's own, by the key and its rank; of a process by itself, the one around it."""
-    where = world()
-    return stream(f"{purpose}, of a process", *key, where.rank) if where.size > 1 else nullcontext()
+    """A random stream for this process, by key and rank; for a single process the surrounding stream."""
+    here = world()
+    return stream(f"{purpose}, of a process", *key, here.rank) if here.size > 1 else nullcontext()
 
 
 def barrier() -> None:
-    """Wait for all."""
+    """Wait for all processes."""
     gather(None)
 
 
 def gather(value: Value) -> list[Value]:
-    """The values of all processes, by rank; pickled on the way.
+    """The values of all processes, by rank; they are pickled on the way.
 
     Example:
         >>> gather("here")
@@ -195,26 +153,26 @@ def gather(value: Value) -> list[Value]:
     """
     if world().size == 1:
         return [value]
-    found: list[Any] = [None] * world().size
+    values: list[Any] = [None] * world().size
     with translate_errors():
-        dist.all_gather_object(found, value)
-    return found
+        dist.all_gather_object(values, value)
+    return values
 
 
 def total(values: Tensor) -> Tensor:
-    """Their sum over all processes, the same to the last bit on each; where and what they are."""
+    """The sum of tensors over all processes, in float64 and equal to the last bit on each."""
     if world().size == 1:
         return values
-    # By NCCL where it is: gloo's ring takes a turn of every process, of 512 longer than a step.
-    place = f"cuda:{torch.cuda.current_device()}" if "nccl" in dist.get_backend_config() else "cpu"
-    summed = values.detach().to(place, torch.float64, copy=True)
+    # NCCL where it is there: gloo's ring takes a turn for each process, which for 512 is longer than a step.
+    device = f"cuda:{torch.cuda.current_device()}" if "nccl" in dist.get_backend_config() else "cpu"
+    result = values.detach().to(device, torch.float64, copy=True)
     with translate_errors():
-        dist.all_reduce(summed)
-    return summed.to(values)
+        dist.all_reduce(result)
+    return result.to(values)
 
 
 def share_buffers(module: nn.Module) -> None:
-    """Give all processes the first one's buffers: running statistics are of what each one saw."""
+    """Give all processes the first one's buffers, such as running statistics."""
     if world().size > 1:
         with translate_errors():
             for buffer in module.buffers():
@@ -222,21 +180,17 @@ def share_buffers(module: nn.Module) -> None:
 
 
 def from_first(compute: Callable[[], Value]) -> Value:
-    """What the first process computes, on all; its error too."""
+    """The value, or the error, that the first process computes."""
     if world().size == 1:
         return compute()
-    value = None
     with collective():
-        value = compute() if is_first() else None
-    found: list[Any] = [value]
-    with translate_errors():
-        dist.broadcast_object_list(found, 0)
-    return found[0]
+        value: Any = compute() if is_first() else None
+    return gather(value)[0]
 
 
 @contextmanager
 def collective() -> Iterator[None]:
-    """All leave the block together: an error of one is raised on every process.
+    """A block that all processes leave together: an error of one is raised on every process.
 
     Raises:
         ConnectionError: A process is gone.
@@ -247,7 +201,7 @@ def collective() -> Iterator[None]:
     error: Exception | None = None
     try:
         yield
-    except ConnectionError:  # nobody left to tell
+    except ConnectionError:  # nobody is left to hear of it
         raise
     except Exception as caught:
         error = caught
@@ -256,106 +210,78 @@ def collective() -> Iterator[None]:
 
 def raise_together(error: Exception | None) -> None:
     """Raise, on every process, the error of the first one that has any."""
-    mine = None if error is None else (type(error).__name__, str(error))
-    found = gather(mine)
-    owner = next((rank for rank, each in enumerate(found) if each is not None), None)
+    kind = next((i for i, each in enumerate(KINDS) if isinstance(error, each)), -1)
+    text = str(error) if kind >= 0 else f"{type(error).__name__}: {error}"
+    messages = gather(None if error is None else (kind, text))
+    owner = next((rank for rank, each in enumerate(messages) if each is not None), None)
     if owner is None:
         return
     if owner == world().rank and error is not None:
         raise _common(error)
-    name, message = found[owner]  # type: ignore[misc]
-    kind = next((kind for kind in KINDS if kind.__name__ == name), RuntimeError)
-    message = message if kind.__name__ == name else f"{name}: {message}"
-    raise _common(kind(message if owner == 0 else f"{message} (process {owner})")) from error
+    kind, text = messages[owner]  # type: ignore[misc]
+    raise _common(KINDS[kind](text if owner == 0 else f"{text} (process {owner})")) from error
 
 
 def _common(error: Exception) -> Exception:
-    """An error that all have: the first one tells it."""
+    """Mark an error that all processes have, so that the first one alone prints it."""
     error.common = True  # type: ignore[attr-defined]
     return error
 
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Say what it means where torch.distributed fails: a process is gone, or does not answer."""
+    """Turn torch.distributed's error for a process that is gone or silent into a ConnectionError."""
     try:
         yield
     except RuntimeError as error:
-        said = _short(error)
-        of_group = isinstance(error, dist.DistError) or any(
-            word in str(error).lower() for word in OF_THE_GROUP
-        )
-        if world().size == 1 or not of_group:
+        known = isinstance(error, dist.DistError) or any(word in str(error).lower() for word in GROUP_ERRORS)
+        if world().size == 1 or not known:
             raise
-        gone = ConnectionError(
-            f"another of the {world().size} processes ended, or did not answer in time ({said}): look "
-            f"at what it said; what was kept goes on by --resume, or resume="
-        )
-        raise _common(gone) from error
+        lost = f"another of the {world().size} processes ended, or did not answer in time ({_short(error)})"
+        mend = "look at what it said; a run with checkpoints goes on by --resume, or resume="
+        raise _common(ConnectionError(f"{lost}: {mend}")) from error
 
 
 def _short(error: Exception) -> str:
-    """What torch says, without the place in its source and its surmises."""
-    said = re.sub(r"^\[[^\]]*\] ?", "", " ".join(str(error).split()))
-    return re.split(r" ?(Exception raised from|This may|. This)", said)[0][:160]
+    """Torch's message without the place in its source and its guesses."""
+    text = re.sub(r"^\[[^\]]*\] ?", "", " ".join(str(error).split()))
+    return re.split(r" ?(Exception raised from|This may|. This)", text)[0][:160]
 
 
-def check_same_settings(owner: str, said: dict[str, Any]) -> None:
-    """Refuse processes that were started with different settings.
-
-    Raises:
-        ValueError: They differ; the first difference is named.
-    """
-    if world().size == 1:
-        return
-    found = gather(said)
-    for rank, other in enumerate(found):
-        different = diff_settings(other, found[0])
-        if different:
-            told = different[0].replace(" there and ", f" on process {rank} and ").removesuffix(" here")
-            error = ValueError(
-                f"{owner}: {told} on process 0: start every process with the same data, model and settings"
-            )
-            raise _common(error)
+def check_same_settings(owner: str, settings: dict[str, Any]) -> None:
+    """Refuse processes that were started with different settings; the error names the first difference."""
+    first, *others = gather(settings)
+    for rank, other in enumerate(others, 1):
+        for difference in diff_settings(other, first):
+            text = difference.replace(" there and ", f" on process {rank} and ").removesuffix(" here")
+            mend = "start every process with the same data, model and settings"
+            raise _common(ValueError(f"{owner}: {text} on process 0: {mend}"))
 
 
 def check_shared(folder: Path) -> None:
-    """Make sure that every process sees what the first one writes into a folder.
-
-    Raises:
-        OSError: It is not shared.
-    """
+    """Check that every process sees what the first one writes into a folder."""
     if world().size == 1:
         return
-    name = from_first(lambda: f".shared-{secrets.token_hex(8)}")
-    path = folder / name
+    path = folder / from_first(lambda: f".shared-{secrets.token_hex(8)}")
     with collective():
         if is_first():
-            path.write_text(name)
-    try:
-        with collective():
-            until = time.monotonic() + PATIENCE
-            while not path.is_file() and time.monotonic() < until:
-                time.sleep(0.05)
-            if not path.is_file():
-                raise OSError(
-                    f"{folder}: process {world().rank} does not see what process 0 writes there: name a "
-                    f"folder that all machines share"
-                )
-    finally:
-        if is_first():
-            path.unlink(missing_ok=True)
+            path.touch()
+    until = time.monotonic() + PATIENCE
+    while not path.is_file() and time.monotonic() < until:
+        time.sleep(0.05)
+    blind = [rank for rank, seen in enumerate(gather(path.is_file())) if not seen]
+    if is_first():
+        path.unlink(missing_ok=True)
+    if blind:
+        message = f"process {blind[0]} does not see what process 0 writes there: name a folder that all share"
+        raise _common(OSError(f"{folder}: {message}"))
 
 
 def refuse_sharded(owner: str, modules: Iterable[nn.Module]) -> None:
-    """Refuse modules of which each process holds a part.
-
-    Raises:
-        ValueError: One is under FSDP, or has parameters that are DTensors.
-    """
+    """Refuse modules of which each process holds a part: under FSDP, or with parameters that are DTensors."""
     for module in modules:
-        sharded = any(type(each).__name__ == "FullyShardedDataParallel" for each in module.modules())
-        if sharded or any(type(each).__name__ == "DTensor" for each in module.parameters()):
+        kinds = {type(each).__name__ for each in (*module.modules(), *module.parameters())}
+        if kinds & {"FullyShardedDataParallel", "DTensor"}:
             raise ValueError(
                 f"{owner}: the parameters are sharded (FSDP), and each process computes its rows with all of "
                 f"them: train by FSDP's own loop with Trace_ELBO()(model, guide) as the loss; evaluate the "
@@ -366,48 +292,31 @@ def refuse_sharded(owner: str, modules: Iterable[nn.Module]) -> None:
 def scatter_work(
     items: Iterable[Item], known: Callable[[Item], Value | None], compute: Callable[[Item], Value]
 ) -> Iterator[tuple[Item, Value, bool]]:
-    """Each item, in order, with what is known of it or else computed by one of the processes.
+    """Compute a value for each item, each by one process, and give all values to every process in order.
 
-    Every process gets all of it: those that are not known go round by turns, as many at a time as there are
-    processes, without padding.
-
-    Args:
-        items: The same on every process.
-        known: The same on every process.
-        compute: By the item alone.
-
-    Yields:
-        The item, its value, and whether it was computed now.
+    Items and values that are ``known`` (else None) are the same on every process. With each item comes its
+    value and whether it was computed now.
 
     Example:
-        >>> list(dealt([1, 2], {1: "one"}.get, str))
+        >>> list(scatter_work([1, 2], {1: "one"}.get, str))
         [(1, 'one', False), (2, '2', True)]
     """
-    where, waiting, open_ = world(), [], 0
+    waiting: list[tuple[Item, Value | None]] = []
     for item in items:
-        found = known(item)
-        waiting.append((item, found))
-        open_ += found is None
-        if open_ == where.size or where.size == 1:
-            yield from _settled(waiting, compute)
-            waiting, open_ = [], 0
-    yield from _settled(waiting, compute)
+        waiting.append((item, known(item)))
+        if sum(value is None for _, value in waiting) == world().size or world().size == 1:
+            yield from _round(waiting, compute)
+            waiting = []
+    yield from _round(waiting, compute)
 
 
-def _settled(
-    waiting: list[tuple[Item, Value | None]], compute: Callable[[Item], Value]
-) -> Iterator[tuple[Item, Value, bool]]:
-    """What is open of a round computed, each by one process, and given to all."""
-    where = world()
-    mine = [item for item, found in waiting if found is None][where.rank : where.rank + 1]
-    if all(found is not None for _, found in waiting):
-        values: Iterator[Any] = iter(())
-    else:
+def _round(waiting: list[tuple[Item, Value | None]], compute: Callable[[Item], Value]) -> Iterator[Any]:
+    """Compute the unknown values of a round, at most one by each process."""
+    here, new = world(), [item for item, value in waiting if value is None]
+    computed: Iterator[Any] = iter(())
+    if new:
         with collective():
-            here = [compute(item) for item in mine]
-        values = iter([value for some in gather(here) for value in some])
-    for item, found in waiting:
-        if found is not None:
-            yield item, found, False
-        else:
-            yield item, next(values), True
+            mine = [compute(item) for item in new[here.rank : here.rank + 1]]
+        computed = iter([value for values in gather(mine) for value in values])
+    for item, value in waiting:
+        yield (item, next(computed), True) if value is None else (item, value, False)

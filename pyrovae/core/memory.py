@@ -1,4 +1,4 @@
-"""How much memory there is and what a computation takes of it, so that draws come in chunks that fit."""
+"""Free memory and the memory that a computation takes, so that draws come in chunks that fit."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from pyrovae.core.random import stream
 __all__ = ["fitting", "free_bytes", "peak_bytes"]
 
 SHARE = 0.5
-"""Of the free memory that a chunk may take: the rest is for its sums, and for whoever else computes here."""
+"""Share of the free memory that a chunk may take; the rest is for sums and for other programs."""
 
 SYSTEM = Path("/")
-"""Where Linux says how much memory a container, or a job, may have."""
+"""Root of the file system in which Linux describes the memory limits of containers and jobs."""
 
 FEW = 2, 4
-"""Draws that are measured: what they take and what the network takes whatever they are is told apart."""
+"""Numbers of draws that are measured, to separate the memory of a draw from the fixed part."""
 
 
 def free_bytes(device: torch.device | str = "cpu") -> int:
-    """Memory that is free on a device: what torch holds of a GPU and does not use counts as free.
+    """Bytes free on a device, where memory that torch has reserved on a GPU and does not use counts as free.
 
-    On the CPU it is what the system can give without swapping, within the limits of containers and jobs,
-    divided by the processes that torchrun started on this machine.
+    On the CPU these are the bytes available without swapping, within the limits of containers and jobs,
+    divided by the number of processes that torchrun started on this machine.
 
     Example:
         >>> free_bytes() > 2**20
@@ -41,50 +41,49 @@ def free_bytes(device: torch.device | str = "cpu") -> int:
     """
     device = torch.device(device)
     if device.type == "cuda":
-        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + held
-    free = min([int(psutil.virtual_memory().available), *_left_by_control_groups()])
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + unused
+    free = min([int(psutil.virtual_memory().available), *_free_in_cgroups()])
     return max(free, 0) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
-def _left_by_control_groups() -> Iterator[int]:
-    """Of each group of Linux that this process is in and that has a limit; a cache of files gives way."""
-    versions = {
-        "": ("sys/fs/cgroup", "memory.max", "memory.current", ""),
-        "memory": ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
-    }
+def _free_in_cgroups() -> Iterator[int]:
+    """Bytes free in each control group (v1 or v2) that limits this process; cached files count as free."""
     try:
-        groups = (SYSTEM / "proc/self/cgroup").read_text().splitlines()
+        lines = (SYSTEM / "proc/self/cgroup").read_text().splitlines()
     except OSError:
         return
-    for _, controllers, path in (line.split(":", 2) for line in groups):
-        if controllers not in versions:
+    for _, controller, path in (line.split(":", 2) for line in lines):
+        if controller not in ("", "memory"):
             continue
-        base, limit, usage, prefix = versions[controllers]
-        own = Path(path.lstrip("/"))
-        for group in (SYSTEM / base / each for each in (own, *own.parents)):
-            with suppress(OSError, ValueError, KeyError):  # not to be seen from here, or no limit: "max"
-                stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-                files = sum(int(stat[f"{prefix}{kind}_file"]) for kind in ("inactive", "active"))
-                yield int((group / limit).read_text()) - int((group / usage).read_text()) + files
+        limit, usage, total = (
+            ("limit_in_bytes", "usage_in_bytes", "total_") if controller else ("max", "current", "")
+        )
+        group = Path(path.lstrip("/"))
+        for folder in (SYSTEM / "sys/fs/cgroup" / controller / each for each in (group, *group.parents)):
+            with suppress(OSError, ValueError, KeyError):  # an invisible group, or the limit "max"
+                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                cached = int(stat[f"{total}inactive_file"]) + int(stat[f"{total}active_file"])
+                used = int((folder / f"memory.{usage}").read_text()) - cached
+                yield int((folder / f"memory.{limit}").read_text()) - used
 
 
 def peak_bytes(compute: Callable[[], Any]) -> int:
-    """Most bytes of tensors that were made by a computation and alive at once, the result among them.
+    """Largest number of bytes in tensors that a computation creates and keeps alive at once.
 
-    What a kernel takes for itself is not seen. The noise of the computation is a stream's of its own.
+    The memory that kernels take internally is not counted. The computation has its own random stream.
 
     Example:
         >>> peak_bytes(lambda: torch.zeros(1000).exp().sum())  # zeros and their exponentials, float32
         8000
     """
-    with stream("memory"), _Counting() as counting:
+    with stream("memory"), _Counter() as counter:
         compute()
-    return counting.peak
+    return counter.peak
 
 
-class _Counting(TorchDispatchMode):
-    """Counts the bytes of storages from when an operation makes them until they are freed."""
+class _Counter(TorchDispatchMode):
+    """Counts the bytes of storages from the operation that creates them until they are freed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,13 +92,13 @@ class _Counting(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing compiles here, and torch would import its compiler, of seconds and 150 MB
+        return False  # nothing compiles here, and torch would import its compiler: seconds and 150 MB
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {id(storage) for storage in _storages((args, kwargs))}
+        inputs = {id(storage) for storage in _storages((args, kwargs))}
         result = func(*args, **(kwargs or {}))
         for storage in _storages(result):
-            if id(storage) not in given and storage not in self._known:
+            if id(storage) not in inputs and storage not in self._known:
                 self._known.add(storage)
                 self.now += storage.nbytes()
                 weakref.finalize(storage, self._freed, storage.nbytes()).atexit = False
@@ -111,20 +110,16 @@ class _Counting(TorchDispatchMode):
 
 
 def _storages(tree: Any) -> Iterator[Any]:
-    """Of all tensors but those that have none of their own, such as sparse ones."""
     for leaf in tree_leaves(tree):
         if isinstance(leaf, Tensor):
-            with suppress(NotImplementedError, RuntimeError):
+            with suppress(NotImplementedError, RuntimeError):  # a sparse tensor has no storage of its own
                 yield leaf.untyped_storage()
 
 
 def fitting(compute: Callable[[int], Any], most: int, device: torch.device | str) -> int:
-    """How many draws half of the free memory holds at once: ``most``, or a smaller power of two, or 1.
+    """The number of draws that fit into half of the free memory: ``most``, or a smaller power of two.
 
-    Args:
-        compute: What is computed of so many draws; it runs twice, of few.
-        most: No more are wanted.
-        device: Where it runs.
+    ``compute`` is run twice, with few draws, to measure what a draw takes.
 
     Example:
         >>> fitting(lambda draws: torch.zeros(draws, 1000), most=100, device="cpu")

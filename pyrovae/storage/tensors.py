@@ -1,4 +1,4 @@
-"""Nested state as JSON with its tensors beside it, and tensors as safetensors bytes. Nothing is pickled."""
+"""Nested state as JSON and named tensors, and tensors as safetensors bytes. Nothing is pickled."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from pyrovae.storage.files import DamagedError
+from pyrovae.storage.files import DamagedError, what_is
 
 __all__ = ["digest", "flatten", "from_bytes", "hash_of", "to_bytes", "tree_map", "unflatten"]
 
 PLAIN = (bool, int, float, str, type(None))
 MARKS = ("tensor", "tuple", "items", "counts")
-"""Keys, each alone in an object, of what JSON lacks."""
+"""Keys of JSON objects that stand for what JSON lacks; each is the only key of its object."""
 
 
 def flatten(tree: Any, name: str = "") -> tuple[Any, dict[str, Tensor]]:
-    """A tree of plain values, lists, tuples, dicts and tensors as JSON, and the tensors by name.
+    """Split a tree of plain values, lists, tuples, dicts and tensors into JSON and tensors by name.
 
     Raises:
-        TypeError: Something else is in it; the message says where.
+        TypeError: The tree holds another type; the message says where.
 
     Example:
         >>> import torch
-        >>> split({"lr": 0.1, "state": {0: (torch.ones(2), None)}})
+        >>> flatten({"lr": 0.1, "state": {0: (torch.ones(2), None)}})
         ({'lr': 0.1, 'state': {'items': [[0, {'tuple': [{'tensor': 'state.0.0'}, None]}]]}},
          {'state.0.0': tensor([1., 1.])})
     """
@@ -65,11 +65,11 @@ def flatten(tree: Any, name: str = "") -> tuple[Any, dict[str, Tensor]]:
 
 
 def unflatten(content: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The tree that :func:`split` took apart.
+    """The tree that :func:`flatten` split.
 
     Example:
         >>> import torch
-        >>> join(*split({"a": {1: (torch.ones(2), -0.0)}}))
+        >>> unflatten(*flatten({"a": {1: (torch.ones(2), -0.0)}}))
         {'a': {1: (tensor([1., 1.]), -0.0)}}
     """
     if isinstance(content, list):
@@ -90,59 +90,51 @@ def unflatten(content: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def tree_map(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """The tree with another tensor in the place of each."""
+    """Apply a function to each tensor of a tree."""
     content, tensors = flatten(tree)
     return unflatten(content, {name: function(tensor) for name, tensor in tensors.items()})
 
 
 def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    """Tensors as safetensors, with a hash over names, types, shapes and values in the header."""
-    there = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    return save(there, {"sha256": digest(there)})  # and no more: safetensors puts several in any order
+    """Tensors as safetensors, with a hash of names, types, shapes and values in the header."""
+    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    return save(copies, {"sha256": digest(copies)})  # safetensors writes several entries in any order
 
 
 def from_bytes(content: bytes, path: Path) -> dict[str, Tensor]:
-    """The tensors of :func:`to_bytes`.
+    """The tensors of :func:`to_bytes`, verified.
 
     Args:
         content: The bytes.
-        path: Where they are of, for errors.
+        path: The file that holds them, for error messages.
 
     Raises:
-        DamagedError: They are not what was written, or something else altogether.
+        DamagedError: The bytes are damaged, or are no safetensors of this package.
     """
     try:
         tensors = load(content)
-        said = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        seal = header.get("__metadata__", {}).get("sha256")
     except (SafetensorError, ValueError, RuntimeError, KeyError, AttributeError, OverflowError) as error:
-        reason = _known(content) or " ".join(str(error).split())
+        reason = what_is(path)
+        if content.startswith((b"PK\x03\x04", b"\x80")):
+            reason = (
+                "is a pickle of torch.save, which can run code and is never read: save it by pyrovae.save"
+            )
+        reason = f"the file {reason}" if reason else " ".join(str(error).split())
         raise DamagedError(f"{path}: not the weights of this model: {reason}") from error
-    if "sha256" not in said:
+    if seal is None:
         raise DamagedError(
             f"{path}: without the hash that pyrovae.save writes, so that damage could not be told: if you "
             f"trust the file, safetensors.torch.load_model(vae, path) reads it"
         )
-    if digest(tensors) != said["sha256"]:
+    if digest(tensors) != seal:
         raise DamagedError(f"{path}: damaged, its SHA-256 is another than when it was written: take a copy")
     return tensors
 
 
-def _known(content: bytes) -> str | None:
-    """What people find in the place of weights."""
-    start = content[:200].lstrip().lower()
-    if not content:
-        return "the file is empty"
-    if start.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, and not the file: git lfs pull"
-    if start.startswith(b"<"):
-        return "a web page: download the file itself"
-    if content.startswith((b"PK\x03\x04", b"\x80")):
-        return "a pickle of torch.save, which can run code and is never read: save it by pyrovae.save"
-    return None
-
-
 def hash_of(modules: list[nn.Module]) -> str:
-    """A hash of the modules' parameters and buffers, by name.
+    """A hash of the parameters and buffers of modules, by name.
 
     Example:
         >>> net = torch.nn.Linear(2, 1)
@@ -156,10 +148,10 @@ def hash_of(modules: list[nn.Module]) -> str:
 
 def digest(*states: Mapping[str, Any]) -> str:
     """SHA-256 of tensors: their names, types, shapes and values."""
-    found = sha256()
+    result = sha256()
     for state in states:
         for name, value in sorted(state.items()):
             if isinstance(value, Tensor):
-                found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-                found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+                result.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+                result.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return result.hexdigest()

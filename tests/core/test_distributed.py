@@ -18,7 +18,7 @@ import torch
 
 import pyrovae as pv
 from pyrovae import distributed
-from pyrovae.core import launch as ranks
+from pyrovae.core import launch
 from pyrovae.data.batches import batches, shares
 
 SERVER = Path(__file__).parents[1] / "group_server.py"
@@ -231,7 +231,7 @@ def test_torchrun(tmp_path):
         words = [*map(str, words)]
         return subprocess.run(words, capture_output=True, text=True, timeout=300, env=here | more)
 
-    port = str(ranks.PORTS + os.getpid() % 10_000)
+    port = str(20_000 + os.getpid() % 10_000)
     done = ran(*torchrun, port, "-m", "pyrovae", "train", tmp_path / "run", *small)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("recipe.json") == 1
@@ -250,7 +250,6 @@ def test_torchrun(tmp_path):
     assert lonely.stderr.count("\n") == 1
 
 
-SLURM = {"SLURM_PROCID": "1", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0", "SLURM_NODELIST": "n[1-2]"}
 TORCHRUN = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
 
 
@@ -261,22 +260,20 @@ TORCHRUN = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "a
             TORCHRUN | {"RANK": "2"},
             "RANK is 2 and WORLD_SIZE is 2: ranks go from 0 to 1: start all processes by",
         ),
-        ({"WORLD_SIZE": "2"}, "RANK is not set, beside WORLD_SIZE=2: start all processes by one torchrun"),
+        ({"WORLD_SIZE": "2"}, "RANK is not set: start all processes by one torchrun"),
         (
             TORCHRUN | {"WORLD_SIZE": "two"},
-            "WORLD_SIZE is 'two', expected a number: start all by one",
+            "WORLD_SIZE is 'two', expected a number: start all processes by one torchrun",
         ),
         (
             {"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "1"},
-            "nothing says where the first one is: set",
+            "MASTER_ADDR is not set: start all processes by one torchrun",
         ),
-        (SLURM | {"SLURM_PROCID": "4"}, "SLURM_PROCID is 4 and SLURM_NTASKS is 4: ranks go from 0 to 3"),
-        ({"SLURM_PROCID": "1", "SLURM_NTASKS": "4"}, "srun started 4 processes, and nothing says where the"),
     ],
 )
 def test_an_environment_that_contradicts_itself_is_one_line(environ, message):
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
-        ranks.place(environ)
+        launch.place(environ)
     assert "\n" not in str(caught.value)
 
 
@@ -287,11 +284,18 @@ def test_a_script_that_forgot_to_join_is_told(monkeypatch):
         distributed.tell_of_no_group("fit")
 
 
-def test_two_runs_at_once_have_ports_of_their_own():
-    jobs = [SLURM | {"SLURM_JOB_ID": job, "SLURM_STEP_ID": step} for job in "78" for step in "01"]
-    assert len({ranks.place(each).port for each in jobs}) == 4
-    assert ranks.place(TORCHRUN | {"WORLD_SIZE": "1"}) is None
-    assert ranks.place({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}) is None
+def test_tasks_of_a_plain_srun_are_told(monkeypatch):
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    with pytest.warns(
+        UserWarning, match="evaluate: srun started 4 processes.*: start them by `srun torchrun`"
+    ):
+        distributed.tell_of_no_group("evaluate")
+
+
+def test_one_process_is_no_group():
+    assert launch.place(TORCHRUN | {"WORLD_SIZE": "1"}) is None
+    assert launch.place({"SLURM_PROCID": "1", "SLURM_NTASKS": "4"}) is None
 
 
 def test_parts_of_batches_are_the_batches():
@@ -319,6 +323,6 @@ def test_alone_all_of_it_is_the_identity(tmp_path):
     assert distributed.total(x) is x
     assert distributed.from_first(lambda: x) is x
     distributed.check_shared(tmp_path / "nowhere")
-    distributed.same("fit", {"seed": 1})
-    with pytest.raises(KeyError), distributed.agreed():
+    distributed.check_same_settings("fit", {"seed": 1})
+    with pytest.raises(KeyError), distributed.collective():
         raise KeyError

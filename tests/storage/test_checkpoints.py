@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -23,7 +24,6 @@ from stored_run import fit_the_stored_run
 
 import pyrovae as pv
 from pyrovae.storage import files as durable
-from pyrovae.storage import locks
 from pyrovae.storage import tensors as trees
 from pyrovae.storage.checkpoints import Checkpoints, read
 from pyrovae.storage.files import DamagedError
@@ -193,11 +193,23 @@ def test_a_fork_does_not_hold_its_parents_lock(tmp_path):
 def test_a_lock_is_let_go_of_though_a_fork_that_just_began_has_it_open(tmp_path):
     path = tmp_path / "lock"
     with locked(path):
-        [(descriptor, _)] = [held for name, held in locks._held.items() if name == path.resolve()]
-        other = os.dup(descriptor)
+        held = [
+            int(each.name) for each in Path("/proc/self/fd").iterdir() if each.resolve() == path.resolve()
+        ]
+        other = os.dup(held[0])
         assert subprocess.run(["flock", "-n", path, "true"], check=False).returncode == 1
     assert subprocess.run(["flock", "-n", path, "true"], check=False).returncode == 0
     os.close(other)
+
+
+def test_a_file_system_without_locks_is_used_with_a_warning(tmp_path, monkeypatch):
+    def unsupported(lock, **keywords):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", unsupported)
+    warned = pytest.warns(UserWarning, match=r"no locks \(No locks available\): run one process at a time")
+    with warned, locked(tmp_path / "lock"):
+        pass
 
 
 PICKLE = pickle.dumps({"a": 1})
@@ -208,7 +220,7 @@ HUGE = (2**62).to_bytes(8, "little") + b"{}"
     ("content", "message"),
     [
         (b"", "the file is empty"),
-        (b"<!DOCTYPE html><html></html>", "a web page: download the file itself"),
+        (b"<!DOCTYPE html><html></html>", "a web page: what was fetched is not the file"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "a Git LFS pointer"),
         (PICKLE, "a pickle of torch.save, which can run code and is never read"),
         (b"PK\x03\x04 as torch.save writes", "a pickle of torch.save"),

@@ -33,7 +33,7 @@ def test_at_random_moments_of_training_keeping_and_evaluating(tmp_path, kills):
 
 @pytest.mark.parametrize("stride", [41, pytest.param(1, marks=pytest.mark.slow)])
 def test_between_the_files_of_a_checkpoint(tmp_path, stride):
-    """At each point, or each 41st, where a file is written, looked at, renamed or deleted."""
+    """At each point, or each 41st, where a file is written, flushed, renamed or deleted."""
     found = served(tmp_path, "points", stride)
     print(f"{found['kills']} kills, {found['same']} of {found['runs']} runs end the same")
     assert found["same"] == found["runs"] > 2
