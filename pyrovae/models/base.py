@@ -1,4 +1,4 @@
-"""How a network's output is cut into the parameters of a distribution, and what is refused."""
+"""What the parts share: base classes, and how a network's output becomes parameters of a distribution."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
@@ -13,19 +14,73 @@ from torch.distributions import Distribution
 
 from pyrovae.core.checks import check_positive
 
-__all__ = ["Part", "ProgramModule", "Scale", "as_module", "as_wide", "blocks", "cut", "loc_and_scale"]
+__all__ = [
+    "NetGuide",
+    "NetLikelihood",
+    "Part",
+    "ProgramModule",
+    "Scale",
+    "as_module",
+    "blocks",
+    "check_at_least_two",
+    "cut",
+    "loc_and_scale",
+    "width_hint",
+]
+
+
+class NetGuide(nn.Module):
+    """A guide q(z | x) whose parameters are the output of a network.
+
+    Args:
+        net: Maps ``[..., *event]`` to ``[..., net_width(dim)]``.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    @staticmethod
+    def net_width(dim: int) -> int:
+        """Width of the network's output for ``dim`` latents."""
+        return dim
+
+    def forward(self, x: Tensor) -> Distribution:
+        """q(z | x): batch shape ``[...]``, event shape ``[dim]``."""
+        return self.given(self.net(x))
+
+    def given(self, parameters: Tensor) -> Distribution:
+        """The distribution whose parameters are ``parameters``, an output of the network."""
+        raise NotImplementedError
+
+
+class NetLikelihood(nn.Module):
+    """A likelihood p(x | z) whose parameters are the output of a network.
+
+    Args:
+        net: Maps ``[..., dim]`` to ``[..., net_width(features)]``.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    @staticmethod
+    def net_width(features: int) -> int:
+        """Width of the network's output for ``features`` features of x."""
+        return features
+
+    def forward(self, z: Tensor) -> dist.TorchDistribution:
+        """p(x | z): batch shape ``[...]``, event shape ``[features]``."""
+        return self.given(self.net(z))
+
+    def given(self, parameters: Tensor) -> dist.TorchDistribution:
+        """The distribution whose parameters are ``parameters``, an output of the network."""
+        raise NotImplementedError
 
 
 def blocks(owner: str, parameters: Tensor, *names: str) -> tuple[Tensor, ...]:
-    """Cut ``[..., k * width]`` into k blocks of the same width, one after the other.
-
-    Args:
-        owner: Whose network it is, for the error.
-        parameters: The network's output.
-        names: What each block is.
-
-    Raises:
-        ValueError: The width does not divide.
+    """Cut ``[..., k * width]`` into k consecutive blocks of the same width; errors name the owner.
 
     Example:
         >>> [block.shape for block in blocks("guides.Normal", torch.zeros(5, 8), "loc", "log variance")]
@@ -39,10 +94,7 @@ def blocks(owner: str, parameters: Tensor, *names: str) -> tuple[Tensor, ...]:
 
 
 def cut(owner: str, parameters: Tensor, **widths: int) -> tuple[Tensor, ...]:
-    """Cut ``[..., sum of widths]`` into blocks of these widths, one after the other.
-
-    Raises:
-        ValueError: The network gives another width.
+    """Cut ``[..., sum of widths]`` into consecutive blocks of these widths; errors name the owner.
 
     Example:
         >>> [part.shape for part in cut("guides.LowRankNormal", torch.zeros(5, 8), loc=2, factor=6)]
@@ -58,18 +110,38 @@ def cut(owner: str, parameters: Tensor, **widths: int) -> tuple[Tensor, ...]:
 
 
 def loc_and_scale(owner: str, parameters: Tensor) -> tuple[Tensor, Tensor]:
-    """Loc and scale of a network's loc and log variance, ``[..., 2 * dim]``."""
+    """Loc and scale, each ``[..., dim]``, of a network's loc and log variance, ``[..., 2 * dim]``."""
     loc, log_variance = blocks(owner, parameters, "loc", "log variance")
     return loc, (log_variance / 2).exp()
 
 
+def width_hint(have: int, want: int) -> str:
+    """Say how to change a network's output from one width to another.
+
+    Example:
+        >>> width_hint(392, 784), width_hint(1568, 784), width_hint(9, 10)
+        ('2 times as wide', '1/2 as wide', 'another width, which its docstring tells')
+    """
+    if have and want % have == 0:
+        return f"{want // have} times as wide"
+    if want and have % want == 0:
+        return f"1/{have // want} as wide"
+    return "another width, which its docstring tells"
+
+
+def check_at_least_two(name: str, value: int, mend: str = "") -> None:
+    """Refuse an argument below 2."""
+    if value < 2:
+        raise ValueError(f"{name} must be at least 2, got {value}{mend}")
+
+
 class Scale(nn.Module):
-    """A positive scale that is no network's: fixed or learned, one for all or one for each dim.
+    """A positive scale that no network computes: fixed or learned, ``[]`` or ``[dim]``.
 
     Args:
-        owner: Whose scale it is, for the error.
-        value: The scale, or where learning starts.
-        learn: Whether it is a parameter.
+        owner: The part that has the scale, for errors.
+        value: The scale, or its start if it is learned.
+        learn: Whether the scale is a parameter.
     """
 
     log_value: Tensor
@@ -93,12 +165,12 @@ _serial = itertools.count()
 
 
 def as_module(part: Part) -> nn.Module:
-    """The part as a module: a module is handed back, a function or a Distribution is wrapped.
+    """The part as a module: a module is returned as it is, a function or a Distribution is wrapped.
 
-    Of a VAE's ``vae.guide``, a Pyro program, the part is what it was made of, ``vae.guide.part``.
+    For ``vae.guide``, which is a Pyro program, the part is ``vae.guide.part``.
 
     Raises:
-        TypeError: It is none of the three.
+        TypeError: The part is no module, function or Distribution.
 
     Example:
         >>> import torch
@@ -112,22 +184,8 @@ def as_module(part: Part) -> nn.Module:
     return part if isinstance(part, nn.Module) else _Part(part)
 
 
-def as_wide(have: int, want: int) -> str:
-    """How wide a network's output has to be, told by how wide it is.
-
-    Example:
-        >>> as_wide(392, 784), as_wide(1568, 784), as_wide(9, 10)
-        ('2 times as wide', '1/2 as wide', 'another width, which its docstring tells')
-    """
-    if have and want % have == 0:
-        return f"{want // have} times as wide"
-    if want and have % want == 0:
-        return f"1/{have // want} as wide"
-    return "another width, which its docstring tells"
-
-
 class _Part(nn.Module):
-    """A function, or a fixed Distribution, in the place of a module."""
+    """A module that calls a function, or returns a fixed Distribution."""
 
     def __init__(self, part: Callable[..., Distribution] | Distribution) -> None:
         super().__init__()
@@ -138,10 +196,10 @@ class _Part(nn.Module):
 
 
 class ProgramModule(PyroModule):
-    """A Pyro program with a root name of its own, its copies too.
+    """A Pyro program with a unique root name; a copy of it gets another one.
 
-    Pyro's parameter store knows parameters by name: of two programs with the same names SVI would
-    train only the first, and of a part that was swapped the one before.
+    Pyro's parameter store finds parameters by name. If two programs had the same names, SVI would train
+    only the first; if a new part had the names of the part it replaces, SVI would train the old one.
     """
 
     def __init__(self) -> None:
@@ -154,7 +212,7 @@ class ProgramModule(PyroModule):
     def __setattr__(self, name: str, value: Any) -> None:
         swapped = isinstance(value, nn.Module) and name in self.__dict__.get("_modules", ())
         super().__setattr__(name, value)
-        if swapped:  # the store would give the new part the old one's parameters
+        if swapped:  # else the store would keep the old part's parameters
             self._rename()
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 
 from pyrovae.core.programs import plain_errors
 from pyrovae.core.wrap import as_pyro, family_of
-from pyrovae.models.base import Part, ProgramModule, as_module, as_wide
+from pyrovae.models.base import Part, ProgramModule, as_module, width_hint
 from pyrovae.models.likelihoods import check_support
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ class Model(ProgramModule):
             raise ValueError(
                 f"site 'z': the guide gives shape {tuple(z.shape)}, the prior has events of "
                 f"shape {tuple(prior.event_shape)}: give both the same width, the guide's network an output "
-                f"{as_wide(z.shape[-1], prior.event_shape.numel())}"
+                f"{width_hint(z.shape[-1], prior.event_shape.numel())}"
             )
         likelihood = self._likelihood(z, z.shape[: z.dim() - len(prior.event_shape)])
         if x is not None:

@@ -1,7 +1,9 @@
 """Guides q(z | x): modules whose ``forward(x)`` returns the distribution of z for each row of x.
 
-A guide of ours is a network and, as ``given``, the distribution that its output stands for. A
-conditional flow of zuko, such as ``zuko.flows.NSF(16, 784)``, is a guide as it is.
+Most guides have a network: ``forward(x)`` is ``given(net(x))``, where ``given`` makes a distribution of the
+network's output, and ``net_width`` tells how wide that output must be; another width is a ValueError. A
+conditional flow of zuko, such as ``zuko.flows.NSF(16, 784)``, is a guide too.
+
 """
 
 from pyrovae.models.guides.bounded import Dirichlet, LogisticNormal, LogNormal, PowerSpherical

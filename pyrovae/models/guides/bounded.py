@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import pyro.distributions as dist
 from torch import Tensor, nn
-from torch.nn.functional import softplus
+from torch.nn.functional import normalize, softplus
 
-from pyrovae.models.base import cut, loc_and_scale
-from pyrovae.models.distributions import Dirichlet as Proportions
-from pyrovae.models.distributions import LogisticNormal as BrokenStick
-from pyrovae.models.distributions import PowerSpherical as OnSphere
+from pyrovae.models import distributions
+from pyrovae.models.base import NetGuide, check_at_least_two, cut, loc_and_scale
 
 __all__ = ["Dirichlet", "LogNormal", "LogisticNormal", "PowerSpherical"]
 
 
-class LogNormal(nn.Module):
+class LogNormal(NetGuide):
     r"""Positive latents, such as rates: the exponential of a diagonal normal.
 
     .. math:: \log z \mid x \sim \mathcal N(\mu(x), \operatorname{diag} \sigma^2(x)), \qquad
@@ -33,26 +31,16 @@ class LogNormal(nn.Module):
         torch.Size([16])
     """
 
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
     @staticmethod
     def net_width(dim: int) -> int:
-        """How wide the network's output is for so many latents."""
         return 2 * dim
 
-    def forward(self, x: Tensor) -> dist.TorchDistribution:
-        """q(z | x): batch shape ``[...]``, event shape ``[dim]``."""
-        return self.given(self.net(x))
-
     def given(self, parameters: Tensor) -> dist.TorchDistribution:
-        """The distribution that the network's output stands for."""
         loc, scale = loc_and_scale("guides.LogNormal", parameters)
         return dist.LogNormal(loc, scale, validate_args=False).to_event(1)
 
 
-class Dirichlet(nn.Module):
+class Dirichlet(NetGuide):
     r"""Proportions; draws have implicit gradients.
 
     .. math:: q(z \mid x) = \mathrm{Dirichlet}(z; \alpha(x)), \qquad \log \alpha = \mathrm{net}(x)
@@ -70,25 +58,11 @@ class Dirichlet(nn.Module):
         torch.Size([16])
     """
 
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    @staticmethod
-    def net_width(dim: int) -> int:
-        """How wide the network's output is for so many latents."""
-        return dim
-
-    def forward(self, x: Tensor) -> dist.TorchDistribution:
-        """q(z | x): batch shape ``[...]``, event shape ``[dim]``."""
-        return self.given(self.net(x))
-
     def given(self, parameters: Tensor) -> dist.TorchDistribution:
-        """The distribution that the network's output stands for."""
-        return Proportions(parameters.exp(), validate_args=False)
+        return distributions.Dirichlet(parameters.exp(), validate_args=False)
 
 
-class LogisticNormal(nn.Module):
+class LogisticNormal(NetGuide):
     r"""Proportions made of a normal vector by breaking a stick.
 
     .. math:: z = \mathrm{stick}(u), \quad u \mid x \sim \mathcal N(\mu(x), \operatorname{diag}
@@ -110,26 +84,15 @@ class LogisticNormal(nn.Module):
         torch.Size([16])
     """
 
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
     @staticmethod
     def net_width(dim: int) -> int:
-        """How wide the network's output is for so many latents."""
         return 2 * (dim - 1)
 
-    def forward(self, x: Tensor) -> dist.TorchDistribution:
-        """q(z | x): batch shape ``[...]``, event shape ``[dim]``."""
-        return self.given(self.net(x))
-
     def given(self, parameters: Tensor) -> dist.TorchDistribution:
-        """The distribution that the network's output stands for."""
-        loc, scale = loc_and_scale("guides.LogisticNormal", parameters)
-        return BrokenStick(loc, scale)
+        return distributions.LogisticNormal(*loc_and_scale("guides.LogisticNormal", parameters))
 
 
-class PowerSpherical(nn.Module):
+class PowerSpherical(NetGuide):
     r"""A direction with some spread, for the prior :class:`pyrovae.priors.UniformSphere`.
 
     .. math:: q(z \mid x) \propto (1 + \mu^\top z)^\kappa, \qquad \mu = m / \lVert m \rVert, \;
@@ -138,9 +101,6 @@ class PowerSpherical(nn.Module):
     Args:
         net: Maps ``[..., *event]`` to ``[..., dim + 1]``: m, then c.
         dim: Width of z, at least 2.
-
-    Raises:
-        ValueError: The network's output has another width.
 
     References:
         De Cao and Aziz, The Power Spherical Distribution, 2020. arXiv:2006.04437
@@ -153,21 +113,14 @@ class PowerSpherical(nn.Module):
     """
 
     def __init__(self, net: nn.Module, dim: int) -> None:
-        super().__init__()
-        if dim < 2:
-            raise ValueError(f"guides.PowerSpherical: dim must be at least 2, got {dim}")
-        self.net, self.dim = net, dim
+        super().__init__(net)
+        check_at_least_two("guides.PowerSpherical: dim", dim)
+        self.dim = dim
 
     @staticmethod
     def net_width(dim: int) -> int:
-        """How wide the network's output is for so many latents."""
         return dim + 1
 
-    def forward(self, x: Tensor) -> dist.TorchDistribution:
-        """q(z | x): batch shape ``[...]``, event shape ``[dim]``."""
-        return self.given(self.net(x))
-
     def given(self, parameters: Tensor) -> dist.TorchDistribution:
-        """The distribution that the network's output stands for."""
         loc, concentration = cut("guides.PowerSpherical", parameters, direction=self.dim, concentration=1)
-        return OnSphere(nn.functional.normalize(loc, dim=-1), softplus(concentration[..., 0]))
+        return distributions.PowerSpherical(normalize(loc, dim=-1), softplus(concentration[..., 0]))

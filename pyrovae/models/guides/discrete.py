@@ -1,4 +1,4 @@
-"""Guides over discrete codes, as vectors of noughts and ones; their ELBO is trained by the score."""
+"""Guides over discrete codes, vectors of zeros and ones, and their relaxations."""
 
 from __future__ import annotations
 
@@ -8,23 +8,14 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 
 from pyrovae.core.checks import check_count, check_positive
-from pyrovae.models.base import Part, as_module
-from pyrovae.models.distributions import (
-    Bits,
-    OneHots,
-    RelaxedOneHots,
-    StraightThroughBits,
-    StraightThroughOneHots,
-    as_pyro,
-    check_temperature,
-    family_of,
-)
+from pyrovae.models import distributions
+from pyrovae.models.base import NetGuide, Part, as_module
 
 __all__ = ["Bernoulli", "Categorical", "RelaxedCategorical", "StraightThrough"]
 
 
-class Bernoulli(nn.Module):
-    r"""Independent bits.
+class Bernoulli(NetGuide):
+    r"""Independent bits; the gradient of the ELBO is estimated by the score function.
 
     .. math:: q(z \mid x) = \prod_i \pi_i(x)^{z_i} (1 - \pi_i(x))^{1 - z_i}, \qquad
         \operatorname{logit} \pi = \mathrm{net}(x)
@@ -43,37 +34,22 @@ class Bernoulli(nn.Module):
         torch.Size([16])
     """
 
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    @staticmethod
-    def net_width(dim: int) -> int:
-        """How wide the network's output is for so many latents."""
-        return dim
-
-    def forward(self, x: Tensor) -> dist.TorchDistribution:
-        """q(z | x): batch shape ``[...]``, event shape ``[dim]``."""
-        return self.given(self.net(x))
-
     def given(self, parameters: Tensor) -> dist.TorchDistribution:
-        """The distribution that the network's output stands for."""
-        return Bits(parameters)
+        return distributions.Bits(parameters)
 
 
-class Categorical(nn.Module):
+class Categorical(NetGuide):
     r"""Independent categorical variables as one-hot vectors, side by side.
 
     .. math:: q(z \mid x) = \prod_i \pi_{i, z_i}(x), \qquad
         \operatorname{softmax}^{-1} \pi_i = \mathrm{net}(x)_i
 
+    The gradient of the ELBO is estimated by the score function.
+
     Args:
         net: Maps ``[..., *event]`` to ``[..., size * num_categories]``: the logits of the first
             variable, then those of the second, and so on.
         num_categories: Values of each variable.
-
-    Raises:
-        ValueError: The network's output is no multiple of ``num_categories``.
 
     References:
         Jang et al., Categorical Reparameterization with Gumbel-Softmax, 2017. arXiv:1611.01144
@@ -87,22 +63,12 @@ class Categorical(nn.Module):
     """
 
     def __init__(self, net: nn.Module, *, num_categories: int) -> None:
-        super().__init__()
+        super().__init__(net)
         check_count("guides.Categorical: num_categories", num_categories)
-        self.net, self.num_categories = net, num_categories
-
-    @staticmethod
-    def net_width(dim: int) -> int:
-        """How wide the network's output is for so many latents."""
-        return dim
-
-    def forward(self, x: Tensor) -> dist.TorchDistribution:
-        """q(z | x): batch shape ``[...]``, event shape ``[size * num_categories]``."""
-        return self.given(self.net(x))
+        self.num_categories = num_categories
 
     def given(self, parameters: Tensor) -> dist.TorchDistribution:
-        """The distribution that the network's output stands for."""
-        return OneHots(self.logits(parameters))
+        return distributions.OneHots(self.logits(parameters))
 
     def logits(self, parameters: Tensor) -> Tensor:
         """The network's output by variable: ``[..., size, num_categories]``."""
@@ -120,17 +86,14 @@ class RelaxedCategorical(Categorical):
     .. math:: z_i = \operatorname{softmax} \big((\mathrm{net}(x)_i + g_i) / \tau\big), \qquad
         g_{ik} \text{ Gumbel}
 
-    For a prior over the same proportions, such as ``priors.RelaxedCategorical``. Gradients are those of
-    the relaxed model, without bias; it is the model that is another than the discrete one.
+    The prior must be over the same proportions, such as ``priors.RelaxedCategorical``. Gradients are
+    unbiased for the relaxed model, which is another model than the discrete one.
 
     Args:
         net: Maps ``[..., *event]`` to ``[..., size * num_categories]``: the logits of the first
             variable, then those of the second, and so on.
         num_categories: Proportions of each variable.
-        temperature: tau, at least 0.1; the lower the nearer to one-hot, and the noisier the gradient.
-
-    Raises:
-        ValueError: The network's output is no multiple of ``num_categories``.
+        temperature: tau, at least 0.1. Lower values give draws nearer to one-hot and noisier gradients.
 
     References:
         Maddison et al., The Concrete Distribution, 2017. arXiv:1611.00712; Jang et al., Categorical
@@ -146,27 +109,25 @@ class RelaxedCategorical(Categorical):
 
     def __init__(self, net: nn.Module, *, num_categories: int, temperature: float = 0.5) -> None:
         super().__init__(net, num_categories=num_categories)
-        check_temperature("guides.RelaxedCategorical", temperature)
+        distributions.check_temperature("guides.RelaxedCategorical", temperature)
         self.temperature = temperature
 
     def given(self, parameters: Tensor) -> dist.TorchDistribution:
-        """The distribution that the network's output stands for."""
-        return RelaxedOneHots(self.logits(parameters), self.temperature)
+        return distributions.RelaxedOneHots(self.logits(parameters), self.temperature)
 
 
 class StraightThrough(nn.Module):
     r"""A discrete guide whose draws have the gradient of their Gumbel-softmax relaxation.
 
-    Draws, density, ELBO and log p(x) are the discrete guide's; only the gradient is another, with less
-    noise than the score function's and a bias that no number of draws removes. The prior may be any over
-    discrete codes.
+    Draws, density, ELBO and log p(x) are those of the discrete guide. The gradient has less noise than the
+    score function's, and a bias that no number of draws removes. The prior may be any over discrete codes.
 
     Args:
         guide: :class:`Bernoulli`, :class:`Categorical`, or any guide with such a distribution.
-        temperature: Of the relaxation; a plain attribute, which a callback of ``fit`` may lower.
+        temperature: Temperature of the relaxation; a callback of ``fit`` may lower the attribute.
 
     Raises:
-        ValueError: A guide over something else.
+        ValueError: The guide is over other values.
 
     References:
         Bengio et al., Estimating or Propagating Gradients Through Stochastic Neurons, 2013.
@@ -194,19 +155,19 @@ class StraightThrough(nn.Module):
         return self.guide.net
 
     def forward(self, x: Tensor) -> dist.TorchDistribution:
-        """q(z | x): batch and event shapes are the guide's."""
+        """q(z | x), with the batch and event shapes of the guide."""
         return self._through(self.guide(x))
 
     def given(self, parameters: Tensor) -> dist.TorchDistribution:
-        """The distribution that the network's output stands for."""
+        """The distribution whose parameters are ``parameters``, an output of the network."""
         return self._through(self.guide.given(parameters))
 
     def _through(self, q: Any) -> dist.TorchDistribution:
-        if isinstance(q, OneHots):
-            return StraightThroughOneHots(q.logits, self.temperature)
-        if isinstance(q, Bits):
-            return StraightThroughBits(q.logits, self.temperature)
+        if isinstance(q, distributions.OneHots):
+            return distributions.StraightThroughOneHots(q.logits, self.temperature)
+        if isinstance(q, distributions.Bits):
+            return distributions.StraightThroughBits(q.logits, self.temperature)
         raise ValueError(
             f"StraightThrough: takes a guide over bits or one-hot vectors, such as guides.Bernoulli or "
-            f"guides.Categorical, got {family_of(as_pyro(q))}"
+            f"guides.Categorical, got {distributions.family_of(distributions.as_pyro(q))}"
         )

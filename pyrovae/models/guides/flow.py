@@ -7,16 +7,18 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from pyrovae.models.base import NetGuide
+
 __all__ = ["Flow"]
 
 
-class Flow(nn.Module):
-    r"""A flow whose context is a network's.
+class Flow(NetGuide):
+    r"""A flow whose context is the output of a network.
 
     .. math:: z = g(\epsilon; h), \quad \epsilon \sim \mathcal N(0, I), \quad h = \mathrm{net}(x)
 
     ``flows.IAF`` draws in one pass and is the one for training; ``flows.NSF`` and ``flows.MAF``
-    take a pass for each latent to draw.
+    need a pass for each latent to draw.
 
     Args:
         net: Maps ``[..., *event]`` to the flow's context, ``[..., context]``.
@@ -36,19 +38,12 @@ class Flow(nn.Module):
     """
 
     def __init__(self, net: nn.Module, flow: nn.Module | Callable[[Tensor], Distribution]) -> None:
-        super().__init__()
-        self.net = net
+        super().__init__(net)
         self.flow = flow
 
     @staticmethod
     def net_width(context: int) -> int:
-        """How wide the network's output is, which is the flow's context."""
         return context
 
-    def forward(self, x: Tensor) -> Distribution:
-        """q(z | x): batch shape ``[...]``, event shape ``[dim]``."""
-        return self.given(self.net(x))
-
     def given(self, parameters: Tensor) -> Distribution:
-        """The distribution that the network's output stands for."""
         return self.flow(parameters)

@@ -1,4 +1,4 @@
-"""A guide whose parameters are improved for each datum by some steps of its own."""
+"""A guide whose parameters are improved for each datum by gradient steps."""
 
 from __future__ import annotations
 
@@ -21,30 +21,29 @@ __all__ = ["Refined"]
 
 
 class Refined(nn.Module):
-    r"""Semi-amortised inference: Adam steps on each datum's own parameters, from where the net puts them.
+    r"""Semi-amortised inference: Adam steps on each datum's parameters, starting at the network's output.
 
     .. math:: \lambda_0 = \mathrm{net}(x), \qquad
         \lambda_{t+1} = \lambda_t + \eta \, \nabla_\lambda \mathrm{ELBO}(x; \lambda_t)
 
-    What is left of the gap afterwards is due to the family of q and no longer to amortisation. The
-    steps' noise is fixed by the seed and a datum's place in its batch, so q is the same at each call;
-    at another place its parameters differ by that noise, which more particles lessen. In training the
-    network gets the gradient at the refined parameters (the steps' own derivatives are left out). In a
-    guide of your own, call it before the data plate is entered: it runs the model, with its own plates.
+    The gap that remains is due to the family of q and no longer to amortisation. The noise of the steps
+    depends on the seed and on a datum's place in its batch alone, so q is the same at each call; at another
+    place its parameters differ by that noise, which more particles reduce. In training the network gets the
+    gradient at the refined parameters; derivatives of the steps are left out. Within a program, call it
+    before the data plate is entered: it runs the model, which has plates.
 
     Args:
-        guide: One of ours, or any module with a ``net`` and ``given(net's output)``, whose draws have
-            gradients.
-        model: Pyro program of p(x, z), such as ``vae.model``; its parameters stay its own.
-        steps: Adam steps.
+        guide: A guide with a ``net`` and ``given(net's output)``, whose draws have gradients.
+        model: Pyro program of p(x, z), such as ``vae.model``; its parameters are not the guide's.
+        steps: Number of Adam steps.
         learning_rate: eta, on the scale of the network's output.
         num_particles: Draws of the ELBO in each step.
-        site: The latent's name in the model.
-        seed: Of the steps' noise.
+        site: Name of the latent in the model.
+        seed: Seed of the steps' noise.
 
     Raises:
-        ValueError: A guide without parameters to refine, or without gradients, or whose values the
-            model's prior does not give; a model without the site.
+        ValueError: The guide has no parameters to refine, its draws have no gradients, or the model's prior
+            does not give its values; the model lacks the site.
 
     References:
         Kim et al., Semi-Amortized Variational Autoencoders, 2018. arXiv:1802.02550; Cremer et al.,
@@ -88,11 +87,11 @@ class Refined(nn.Module):
 
     @property
     def net(self) -> nn.Module:
-        """The network that gives where the steps start."""
+        """The network that gives the start of the steps."""
         return self.guide.net
 
     def forward(self, x: Tensor) -> Any:
-        """q(z | x) after the steps: batch and event shapes are the guide's."""
+        """q(z | x) after the steps, with the batch and event shapes of the guide."""
         if torch.is_inference_mode_enabled():
             raise RuntimeError(
                 "Refined takes gradient steps, which inference mode forbids: use torch.no_grad"
@@ -113,7 +112,7 @@ class Refined(nn.Module):
         return free.detach()
 
     def _draws(self, x: Tensor, parameters: Tensor) -> tuple[int, ...]:
-        """The shape of a step's draws: a dim of their own, left of every plate of the model."""
+        """The shape of a step's draws, which have a dim of their own left of the model's plates."""
         with torch.no_grad():
             q = as_pyro(self.guide.given(parameters))
             z = q.sample()
@@ -136,8 +135,8 @@ class Refined(nn.Module):
     def _bound(self, x: Tensor, parameters: Tensor, draws: tuple[int, ...]) -> Tensor:
         """The ELBO summed over the batch; its gradient goes through the draws alone.
 
-        The gradient of log q at fixed draws is nought on average, and without it the noise dies down
-        as q nears the posterior (Roeder et al., 2017).
+        The gradient of log q at fixed draws is zero on average, and without it the noise vanishes
+        as q approaches the posterior (Roeder et al., 2017).
         """
         q = as_pyro(self.guide.given(parameters))
         if not q.has_rsample:

@@ -1,4 +1,4 @@
-"""Guides around another guide, safer to weigh with: stretched, or mixed with the prior."""
+"""Guides made from another guide for safer importance weights: stretched, or mixed with the prior."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ class Widened(nn.Module):
     .. math:: z' = m(x) + s \, (z - m(x)), \qquad z \sim q(z \mid x)
 
     A guide trained by the ELBO is narrower than the posterior, and importance weights then have
-    heavy tails; some 1.1 to 1.5 in scale often mends them.
+    heavy tails; a scale of 1.1 to 1.5 often helps.
 
     Args:
         guide: ``guide(x)`` returns q(z | x), with a mean.
         scale: s, positive.
 
     Raises:
-        ValueError: A scale that is not positive; a guide whose distribution has no mean.
+        ValueError: The scale is not positive; the guide's distribution has no mean, or another support.
 
     References:
         Owen, Monte Carlo Theory, Methods and Examples, 2013, chapter 9, on tails,
-        https://artowen.su.domains/mc/; Vehtari et al., Pareto Smoothed Importance Sampling, 2024, on what
-        light ones do. arXiv:1507.02646
+        https://artowen.su.domains/mc/; Vehtari et al., Pareto Smoothed Importance Sampling, 2024, on the
+        effect of light ones. arXiv:1507.02646
 
     Example:
         >>> import torch
@@ -49,7 +49,7 @@ class Widened(nn.Module):
         self.guide, self.scale = as_module(guide), scale
 
     def forward(self, x: Tensor) -> distributions.Widened:
-        """The wider q(z | x): batch and event shapes are the guide's."""
+        """The wider q(z | x), with the batch and event shapes of the guide."""
         base = as_pyro(self.guide(x))
         support = support_of(base)
         if support is not None and not support.check(-1.5 * torch.ones(base.event_shape)).all():
@@ -58,7 +58,7 @@ class Widened(nn.Module):
                 f"support: use Defensive"
             )
         try:
-            base.mean  # noqa: B018 (asked for, to see whether there is one)
+            base.mean  # noqa: B018 (a test whether there is one)
         except NotImplementedError as error:
             raise ValueError(
                 f"Widened: {family_of(base)} has no mean to be stretched about: use Defensive, or widen the "
@@ -75,11 +75,11 @@ class Defensive(nn.Module):
 
     Args:
         guide: ``guide(x)`` returns q(z | x).
-        prior: ``prior()`` returns p(z); the very module of the model.
+        prior: ``prior()`` returns p(z); the model's own module.
         weight: alpha, strictly between 0 and 1.
 
     Raises:
-        ValueError: A weight outside (0, 1), or a guide and a prior that do not fit.
+        ValueError: The weight is outside (0, 1); guide and prior differ in width or kind of values.
 
     References:
         Hesterberg, Weighted Average Importance Sampling and Defensive Mixture Distributions, 1995.
@@ -100,7 +100,7 @@ class Defensive(nn.Module):
         self.guide, self.prior, self.weight = as_module(guide), as_module(prior), weight
 
     def forward(self, x: Tensor) -> distributions.Defensive:
-        """The mixture: batch and event shapes are the guide's."""
+        """The mixture, with the batch and event shapes of the guide."""
         first, second = as_pyro(self.guide(x)), as_pyro(self.prior())
         if first.event_shape != second.event_shape:
             raise ValueError(

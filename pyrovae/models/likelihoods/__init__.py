@@ -1,7 +1,8 @@
 """Likelihoods p(x | z): modules whose ``forward(z)`` returns the distribution of x for each z.
 
-A network gives the parameters of all features in blocks: of D features the first D numbers are the
-first parameter of each, the next D the second.
+``forward(z)`` is ``given(net(z))``, where ``given`` makes a distribution of the network's output, and
+``net_width`` tells how wide that output must be; another width is a ValueError. The output has the parameters
+in blocks: of D features the first D numbers are the first parameter of each, the next D the second.
 """
 
 from pyrovae.models.likelihoods.binary import Bernoulli

@@ -6,22 +6,23 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.models import distributions
+from pyrovae.models.base import NetLikelihood
 from pyrovae.models.networks import set_output_bias
 
 __all__ = ["Bernoulli"]
 
 
-class Bernoulli(nn.Module):
+class Bernoulli(NetLikelihood):
     r"""Binary data, such as binarised images.
 
     .. math:: p(x \mid z) = \prod_i \pi_i^{x_i} (1 - \pi_i)^{1 - x_i}, \qquad
         \operatorname{logit} \pi = \mathrm{net}(z)
 
-    The logits go straight into the log density: no probability is ever clamped.
+    The log density is computed from the logits: no probability is ever clamped.
 
     Args:
         net: Maps ``[..., dim]`` to logits ``[..., *event]`` with one event dim.
-        data_mean: Means of the training data, ``[*event]``. Their logits, taken within
+        data_mean: Means of the training data, ``[*event]``. Their logits, of means clamped to
             [0.001, 0.999], become the bias of the network's last layer, so that training starts
             from the average image.
 
@@ -37,16 +38,9 @@ class Bernoulli(nn.Module):
     """
 
     def __init__(self, net: nn.Module, *, data_mean: Tensor | None = None) -> None:
-        super().__init__()
-        self.net = net
+        super().__init__(net)
         if data_mean is not None:
             set_output_bias(net, torch.logit(data_mean, eps=1e-3))
 
-    @staticmethod
-    def net_width(features: int) -> int:
-        """How wide the network's output is for so many features of x."""
-        return features
-
-    def forward(self, z: Tensor) -> distributions.Bernoulli:
-        """p(x | z): batch shape ``[...]``, event shape ``[*event]``."""
-        return distributions.Bernoulli(self.net(z))
+    def given(self, parameters: Tensor) -> distributions.Bernoulli:
+        return distributions.Bernoulli(parameters)

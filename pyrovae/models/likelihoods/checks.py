@@ -9,7 +9,7 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
 from pyrovae.core.wrap import family_of, support_of
-from pyrovae.models.base import as_wide
+from pyrovae.models.base import width_hint
 
 __all__ = ["check_support"]
 
@@ -34,7 +34,7 @@ def check_support(distribution: Any, x: Tensor) -> None:
     name = family_of(distribution)
     event = distribution.event_shape
     if x.shape[x.dim() - len(event) :] != event:
-        wide = as_wide(event[-1], x.shape[-1]) if event and x.dim() else "as wide as the data"
+        wide = width_hint(event[-1], x.shape[-1]) if event and x.dim() else "as wide as the data"
         raise ValueError(
             f"site 'x': data of shape {tuple(x.shape)}, and the likelihood's {name} has rows of "
             f"{tuple(event)}: make its network's output {wide}"

@@ -1,4 +1,4 @@
-"""Likelihoods of counts: up to a limit, without one, with too many noughts, and of words."""
+"""Likelihoods of counts: up to a limit, without one, with too many zeros, and of words."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from pyrovae.core.checks import check_count
 from pyrovae.models import distributions
-from pyrovae.models.base import blocks
+from pyrovae.models.base import NetLikelihood, blocks
 
 __all__ = ["Binomial", "Multinomial", "NegativeBinomial", "Poisson", "ZeroInflatedNegativeBinomial"]
 
 
-class Binomial(nn.Module):
+class Binomial(NetLikelihood):
     r"""Counts out of n, such as grey levels out of 255 or reads out of a depth.
 
     .. math:: p(x \mid z) = \prod_i \binom{n}{x_i} \pi_i^{x_i} (1 - \pi_i)^{n - x_i}, \qquad
@@ -33,24 +33,16 @@ class Binomial(nn.Module):
     """
 
     def __init__(self, net: nn.Module, *, total_count: int) -> None:
-        super().__init__()
+        super().__init__(net)
         check_count("likelihoods.Binomial: total_count", total_count)
-        self.net = net
         self.total_count = total_count
 
-    @staticmethod
-    def net_width(features: int) -> int:
-        """How wide the network's output is for so many features of x."""
-        return features
-
-    def forward(self, z: Tensor) -> dist.TorchDistribution:
-        """p(x | z): batch shape ``[...]``, event shape ``[D]``."""
-        logits = self.net(z)
-        count = logits.new_full((), self.total_count)
-        return distributions.Binomial(count, logits=logits, validate_args=False).to_event(1)
+    def given(self, parameters: Tensor) -> dist.TorchDistribution:
+        count = parameters.new_full((), self.total_count)
+        return distributions.Binomial(count, logits=parameters, validate_args=False).to_event(1)
 
 
-class Poisson(nn.Module):
+class Poisson(NetLikelihood):
     r"""Counts without a limit whose variance is their mean.
 
     .. math:: p(x \mid z) = \prod_i \frac{\lambda_i^{x_i} e^{-\lambda_i}}{x_i!}, \qquad
@@ -68,21 +60,11 @@ class Poisson(nn.Module):
         torch.Size([8])
     """
 
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    @staticmethod
-    def net_width(features: int) -> int:
-        """How wide the network's output is for so many features of x."""
-        return features
-
-    def forward(self, z: Tensor) -> dist.TorchDistribution:
-        """p(x | z): batch shape ``[...]``, event shape ``[D]``."""
-        return distributions.Poisson(self.net(z)).to_event(1)
+    def given(self, parameters: Tensor) -> dist.TorchDistribution:
+        return distributions.Poisson(parameters).to_event(1)
 
 
-class NegativeBinomial(nn.Module):
+class NegativeBinomial(NetLikelihood):
     r"""Counts whose variance exceeds their mean: mu + mu^2 / r.
 
     .. math:: p(x \mid z) = \prod_i \frac{\Gamma(x_i + r_i)}{x_i! \, \Gamma(r_i)}
@@ -104,27 +86,25 @@ class NegativeBinomial(nn.Module):
     """
 
     def __init__(self, net: nn.Module, *, features: int) -> None:
-        super().__init__()
-        check_count("likelihoods.NegativeBinomial: features", features)
-        self.net = net
+        super().__init__(net)
+        check_count(f"likelihoods.{type(self).__name__}: features", features)
         self.log_dispersion = nn.Parameter(torch.zeros(features))
 
-    @staticmethod
-    def net_width(features: int) -> int:
-        """How wide the network's output is for so many features of x."""
-        return features
-
-    def forward(self, z: Tensor) -> dist.TorchDistribution:
-        """p(x | z): batch shape ``[...]``, event shape ``[D]``."""
-        log_mean = self.net(z)
-        _check_features("likelihoods.NegativeBinomial", log_mean, self.log_dispersion)
-        logits = log_mean - self.log_dispersion
-        count = self.log_dispersion.exp()
+    def given(self, parameters: Tensor) -> dist.TorchDistribution:
+        count, logits = self._count_and_logits(parameters)
         return distributions.NegativeBinomial(count, logits=logits, validate_args=False).to_event(1)
 
+    def _count_and_logits(self, log_mean: Tensor) -> tuple[Tensor, Tensor]:
+        if log_mean.shape[-1] != len(self.log_dispersion):
+            raise ValueError(
+                f"likelihoods.{type(self).__name__}: {len(self.log_dispersion)} features, and the network "
+                f"gives means of {log_mean.shape[-1]}: make the two the same"
+            )
+        return self.log_dispersion.exp(), log_mean - self.log_dispersion
 
-class ZeroInflatedNegativeBinomial(nn.Module):
-    r"""Negative binomial counts of which some were lost to nought.
+
+class ZeroInflatedNegativeBinomial(NegativeBinomial):
+    r"""Negative binomial counts of which some were lost and read as zero.
 
     .. math:: p(x \mid z) = \prod_i \big[ \gamma_i 1_{x_i = 0} +
         (1 - \gamma_i) \, \mathrm{NB}(x_i; \mu_i, r_i) \big], \qquad
@@ -145,38 +125,28 @@ class ZeroInflatedNegativeBinomial(nn.Module):
         torch.Size([8])
     """
 
-    def __init__(self, net: nn.Module, *, features: int) -> None:
-        super().__init__()
-        check_count("likelihoods.ZeroInflatedNegativeBinomial: features", features)
-        self.net = net
-        self.log_dispersion = nn.Parameter(torch.zeros(features))
-
     @staticmethod
     def net_width(features: int) -> int:
-        """How wide the network's output is for so many features of x."""
         return 2 * features
 
-    def forward(self, z: Tensor) -> dist.TorchDistribution:
-        """p(x | z): batch shape ``[...]``, event shape ``[D]``."""
+    def given(self, parameters: Tensor) -> dist.TorchDistribution:
         owner = "likelihoods.ZeroInflatedNegativeBinomial"
-        log_mean, gate_logits = blocks(owner, self.net(z), "log mean", "the logit of loss")
-        _check_features(owner, log_mean, self.log_dispersion)
-        logits = log_mean - self.log_dispersion
-        count = self.log_dispersion.exp()
+        log_mean, gate_logits = blocks(owner, parameters, "log mean", "the logit of loss")
+        count, logits = self._count_and_logits(log_mean)
         return distributions.ZeroInflatedNegativeBinomial(
             count, logits=logits, gate_logits=gate_logits, validate_args=False
         ).to_event(1)
 
 
-class Multinomial(nn.Module):
-    r"""Bags of words: counts over a vocabulary, given how many words a row has.
+class Multinomial(NetLikelihood):
+    r"""Bags of words: counts over a vocabulary, given the number of words in a row.
 
     .. math:: p(x \mid z, n) = \frac{n!}{\prod_i x_i!} \prod_i \pi_i^{x_i}, \qquad
         \operatorname{softmax}^{-1} \pi = \mathrm{net}(z), \quad n = \sum_i x_i
 
     Args:
         net: Maps ``[..., dim]`` to logits ``[..., vocabulary]``.
-        total_count: Words in a row that is generated; rows of data have totals of their own.
+        total_count: Words in a generated row; rows of data have totals of their own.
 
     References:
         Miao et al., Neural Variational Inference for Text Processing, 2016. arXiv:1511.06038; Liang
@@ -190,24 +160,9 @@ class Multinomial(nn.Module):
     """
 
     def __init__(self, net: nn.Module, *, total_count: int = 100) -> None:
-        super().__init__()
+        super().__init__(net)
         check_count("likelihoods.Multinomial: total_count", total_count)
-        self.net = net
         self.total_count = total_count
 
-    @staticmethod
-    def net_width(features: int) -> int:
-        """How wide the network's output is for so many features of x."""
-        return features
-
-    def forward(self, z: Tensor) -> dist.TorchDistribution:
-        """p(x | z): batch shape ``[...]``, event shape ``[vocabulary]``."""
-        return distributions.Words(self.net(z), self.total_count)
-
-
-def _check_features(owner: str, log_mean: Tensor, log_dispersion: Tensor) -> None:
-    if log_mean.shape[-1] != len(log_dispersion):
-        raise ValueError(
-            f"{owner}: {len(log_dispersion)} features, and the network gives means of "
-            f"{log_mean.shape[-1]}: make the two the same"
-        )
+    def given(self, parameters: Tensor) -> dist.TorchDistribution:
+        return distributions.Words(parameters, self.total_count)

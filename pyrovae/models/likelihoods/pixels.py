@@ -5,22 +5,23 @@ from __future__ import annotations
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
 from pyrovae.core.checks import check_count
 from pyrovae.models import distributions
-from pyrovae.models.base import blocks
+from pyrovae.models.base import NetLikelihood, blocks, check_at_least_two
 
 __all__ = ["Beta", "Categorical", "ContinuousBernoulli", "DiscretizedLogistic"]
 
 
-class ContinuousBernoulli(nn.Module):
-    r"""A density over [0, 1], for grey values as they are.
+class ContinuousBernoulli(NetLikelihood):
+    r"""A density over [0, 1], for grey values without dequantisation.
 
     .. math:: p(x \mid z) = \prod_i C(l_i) \, \pi_i^{x_i} (1 - \pi_i)^{1 - x_i}, \qquad
         l = \operatorname{logit} \pi = \mathrm{net}(z), \quad C(l) = l / \tanh(l / 2)
 
-    C is what is missing where a Bernoulli is given grey values. It is a density: on values that are
-    not dequantised its log p(x) has no meaning in bits.
+    C is the constant that is missing where a Bernoulli is given grey values. As it is a density, log p(x)
+    has no meaning in bits on values that are not dequantised.
 
     Args:
         net: Maps ``[..., dim]`` to logits ``[..., D]``.
@@ -35,21 +36,11 @@ class ContinuousBernoulli(nn.Module):
         torch.Size([32])
     """
 
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    @staticmethod
-    def net_width(features: int) -> int:
-        """How wide the network's output is for so many features of x."""
-        return features
-
-    def forward(self, z: Tensor) -> dist.TorchDistribution:
-        """p(x | z): batch shape ``[...]``, event shape ``[D]``."""
-        return distributions.ContinuousBernoulli(self.net(z)).to_event(1)
+    def given(self, parameters: Tensor) -> dist.TorchDistribution:
+        return distributions.ContinuousBernoulli(parameters).to_event(1)
 
 
-class Beta(nn.Module):
+class Beta(NetLikelihood):
     r"""A density over (0, 1) with a mean and a concentration for each feature.
 
     .. math:: p(x \mid z) = \prod_i \mathrm{Beta}(x_i; \mu_i \nu_i, (1 - \mu_i) \nu_i), \qquad
@@ -70,26 +61,20 @@ class Beta(nn.Module):
         torch.Size([8])
     """
 
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
     @staticmethod
     def net_width(features: int) -> int:
-        """How wide the network's output is for so many features of x."""
         return 2 * features
 
-    def forward(self, z: Tensor) -> dist.TorchDistribution:
-        """p(x | z): batch shape ``[...]``, event shape ``[D]``."""
+    def given(self, parameters: Tensor) -> dist.TorchDistribution:
         names = "the logit of the mean", "log concentration"
-        logits, log_concentration = blocks("likelihoods.Beta", self.net(z), *names)
-        ones = log_concentration + nn.functional.logsigmoid(logits)
-        noughts = log_concentration + nn.functional.logsigmoid(-logits)
-        return distributions.OpenBeta(ones.exp(), noughts.exp(), validate_args=False).to_event(1)
+        logits, log_concentration = blocks("likelihoods.Beta", parameters, *names)
+        ones = (log_concentration + logsigmoid(logits)).exp()
+        zeros = (log_concentration + logsigmoid(-logits)).exp()
+        return distributions.OpenBeta(ones, zeros, validate_args=False).to_event(1)
 
 
-class Categorical(nn.Module):
-    r"""A probability for each level of each pixel, free of any order among them.
+class Categorical(NetLikelihood):
+    r"""A probability for each level of each pixel, without any order among them.
 
     .. math:: p(x = \tfrac{k}{L - 1} \mid z) = \prod_i \pi_{i, k_i}, \qquad
         \operatorname{softmax}^{-1} \pi_i = \mathrm{net}(z)_i
@@ -112,19 +97,15 @@ class Categorical(nn.Module):
     """
 
     def __init__(self, net: nn.Module, *, levels: int = 256) -> None:
-        super().__init__()
-        _check_levels("likelihoods.Categorical", levels)
-        self.net = net
+        super().__init__(net)
+        check_at_least_two("likelihoods.Categorical: levels", levels)
         self.levels = levels
 
     @staticmethod
     def net_width(features: int, levels: int = 256) -> int:
-        """How wide the network's output is for so many features of x."""
         return levels * features
 
-    def forward(self, z: Tensor) -> dist.TorchDistribution:
-        """p(x | z): batch shape ``[...]``, event shape ``[D]``."""
-        parameters = self.net(z)
+    def given(self, parameters: Tensor) -> dist.TorchDistribution:
         if parameters.shape[-1] % self.levels:
             raise ValueError(
                 f"likelihoods.Categorical: the network must give {self.levels} logits a feature, a multiple "
@@ -134,7 +115,7 @@ class Categorical(nn.Module):
         return distributions.Levels(logits).to_event(1)
 
 
-class DiscretizedLogistic(nn.Module):
+class DiscretizedLogistic(NetLikelihood):
     r"""A mixture of rounded logistic variables for each pixel; the end bins reach to infinity.
 
     .. math:: p(x \mid z) = \prod_i \sum_{m=1}^M \pi_{im} \Big[
@@ -162,22 +143,19 @@ class DiscretizedLogistic(nn.Module):
     """
 
     def __init__(self, net: nn.Module, *, components: int = 1, levels: int = 256) -> None:
-        super().__init__()
+        super().__init__(net)
         check_count("likelihoods.DiscretizedLogistic: components", components)
-        _check_levels("likelihoods.DiscretizedLogistic", levels)
-        self.net = net
+        check_at_least_two("likelihoods.DiscretizedLogistic: levels", levels)
         self.components = components
         self.levels = levels
 
     @staticmethod
     def net_width(features: int, components: int = 1) -> int:
-        """How wide the network's output is for so many features of x."""
         return (2 if components == 1 else 3 * components) * features
 
-    def forward(self, z: Tensor) -> dist.TorchDistribution:
-        """p(x | z): batch shape ``[...]``, event shape ``[D]``."""
+    def given(self, parameters: Tensor) -> dist.TorchDistribution:
         names = ["loc", "log scale"] if self.components == 1 else ["loc", "log scale", "logit"]
-        parts = blocks("likelihoods.DiscretizedLogistic", self.net(z), *names * self.components)
+        parts = blocks("likelihoods.DiscretizedLogistic", parameters, *names * self.components)
         each = [
             torch.stack(parts[i : i + self.components], -1) for i in range(0, len(parts), self.components)
         ]
@@ -187,8 +165,3 @@ class DiscretizedLogistic(nn.Module):
         weights = dist.Categorical(logits=each[2], validate_args=False)
         bins = distributions.DiscretizedLogistic(loc, scale, self.levels)
         return dist.MixtureSameFamily(weights, bins, validate_args=False).to_event(1)
-
-
-def _check_levels(owner: str, levels: int) -> None:
-    if levels < 2:
-        raise ValueError(f"{owner}: levels must be at least 2, got {levels}")

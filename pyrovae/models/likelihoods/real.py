@@ -1,4 +1,4 @@
-"""Likelihoods of real values, which differ in their tails and in whose the scale is."""
+"""Likelihoods of real values, with normal, Laplace or Student's t noise."""
 
 from __future__ import annotations
 
@@ -7,12 +7,46 @@ from torch import Tensor, nn
 
 from pyrovae.core.checks import check_positive
 from pyrovae.models import distributions
-from pyrovae.models.base import Scale, blocks
+from pyrovae.models.base import NetLikelihood, Scale, blocks
 
 __all__ = ["Laplace", "Normal", "StudentT"]
 
 
-class Normal(nn.Module):
+class _LocScale(NetLikelihood):
+    """A likelihood with a loc from the network, and a scale from the network, fixed or learned."""
+
+    def __init__(
+        self, net: nn.Module, *, scale: float | Tensor | None = None, learn_scale: bool = False
+    ) -> None:
+        super().__init__(net)
+        if scale is None and learn_scale:
+            raise ValueError(
+                f"{self._owner}: learn_scale needs a scale to start from: scale=0.1, or [D] of them"
+            )
+        self.scale = None if scale is None else Scale(self._owner, scale, learn=learn_scale)
+
+    @staticmethod
+    def net_width(features: int, scale: float | None = None) -> int:
+        return features if scale is not None else 2 * features
+
+    @property
+    def _owner(self) -> str:
+        return f"likelihoods.{type(self).__name__}"
+
+    def _loc_and_log_scale(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        if self.scale is None:
+            loc, log_variance = blocks(self._owner, parameters, "loc", "log variance")
+            return loc, log_variance / 2
+        log_scale = self.scale.log_value
+        if log_scale.dim() and log_scale.shape != parameters.shape[-1:]:
+            raise ValueError(
+                f"{self._owner}: {len(log_scale)} scales for {parameters.shape[-1]} features: give the "
+                f"network one number for each scale"
+            )
+        return parameters, log_scale
+
+
+class Normal(_LocScale):
     r"""Real values with normal noise.
 
     .. math:: p(x \mid z) = \prod_i \mathcal N(x_i; \mu_i(z), \sigma_i^2)
@@ -24,17 +58,17 @@ class Normal(nn.Module):
     ``Normal(net, scale=torch.full((D,), 0.1), learn_scale=True)`` one learned for each dimension
     ============================================================== ======================================
 
-    A scale that is the network's may shrink to nothing on data that z explains exactly, and the
-    density then has no bound: watch for log p(x) that rises without end.
+    A scale from the network may shrink to zero on data that z explains exactly, and the density then has no
+    bound: watch for log p(x) that rises without end.
 
     Args:
         net: Maps ``[..., dim]`` to loc ``[..., D]``, or, where no scale is given, to ``[..., 2 * D]``:
-            loc, then log variance.
+            loc, then log variance, twice the log of the scale.
         scale: sigma, a positive number or ``[D]``.
-        learn_scale: Whether the given scale is where learning starts.
+        learn_scale: Whether the scale is learned, starting at ``scale``.
 
     Raises:
-        ValueError: A scale that is not positive; ``learn_scale`` without a scale.
+        ValueError: The scale is not positive; ``learn_scale`` without a scale.
 
     References:
         Lucas et al., Don't Blame the ELBO!, 2019, for learning one scale. arXiv:1911.02469; Rybkin et
@@ -48,39 +82,25 @@ class Normal(nn.Module):
         (torch.Size([5]), torch.Size([8]))
     """
 
-    def __init__(
-        self, net: nn.Module, *, scale: float | Tensor | None = None, learn_scale: bool = False
-    ) -> None:
-        super().__init__()
-        self.net = net
-        self.scale = _scale("likelihoods.Normal", scale, learn_scale)
-
-    @staticmethod
-    def net_width(features: int, scale: float | None = None) -> int:
-        """How wide the network's output is for so many features of x."""
-        return features if scale is not None else 2 * features
-
-    def forward(self, z: Tensor) -> dist.TorchDistribution:
-        """p(x | z): batch shape ``[...]``, event shape ``[D]``."""
-        return distributions.Normal(*_loc_and_log_scale("likelihoods.Normal", self.net(z), self.scale))
+    def given(self, parameters: Tensor) -> dist.TorchDistribution:
+        return distributions.Normal(*self._loc_and_log_scale(parameters))
 
 
-class Laplace(nn.Module):
-    r"""Real values with Laplace noise: the median where Normal has the mean, and heavier tails.
+class Laplace(_LocScale):
+    r"""Real values with Laplace noise, whose loc is a median and whose tails are heavier.
 
     .. math:: p(x \mid z) = \prod_i \frac{1}{2 b_i} e^{-|x_i - \mu_i(z)| / b_i}
 
     Args:
-        net: Maps ``[..., dim]`` to loc ``[..., D]``, or, where no scale is given, to ``[..., 2 * D]``:
-            loc, then twice the log of the scale.
+        net: Maps ``[..., dim]`` to loc, or to loc and twice the log of the scale, as for :class:`Normal`.
         scale: b, a positive number or ``[D]``.
-        learn_scale: Whether the given scale is where learning starts.
+        learn_scale: Whether the scale is learned, starting at ``scale``.
 
     Raises:
-        ValueError: A scale that is not positive; ``learn_scale`` without a scale.
+        ValueError: The scale is not positive; ``learn_scale`` without a scale.
 
     References:
-        Koenker and Bassett, Regression Quantiles, 1978, for the median's. doi:10.2307/1913643
+        Koenker and Bassett, Regression Quantiles, 1978, for the median. doi:10.2307/1913643
 
     Example:
         >>> import torch
@@ -89,38 +109,24 @@ class Laplace(nn.Module):
         torch.Size([8])
     """
 
-    def __init__(
-        self, net: nn.Module, *, scale: float | Tensor | None = None, learn_scale: bool = False
-    ) -> None:
-        super().__init__()
-        self.net = net
-        self.scale = _scale("likelihoods.Laplace", scale, learn_scale)
-
-    @staticmethod
-    def net_width(features: int, scale: float | None = None) -> int:
-        """How wide the network's output is for so many features of x."""
-        return features if scale is not None else 2 * features
-
-    def forward(self, z: Tensor) -> dist.TorchDistribution:
-        """p(x | z): batch shape ``[...]``, event shape ``[D]``."""
-        loc, log_scale = _loc_and_log_scale("likelihoods.Laplace", self.net(z), self.scale)
+    def given(self, parameters: Tensor) -> dist.TorchDistribution:
+        loc, log_scale = self._loc_and_log_scale(parameters)
         return dist.Laplace(loc, log_scale.exp(), validate_args=False).to_event(1)
 
 
-class StudentT(nn.Module):
+class StudentT(_LocScale):
     r"""Real values with Student's t noise: an outlier costs its logarithm, not its square.
 
     .. math:: p(x \mid z) = \prod_i \mathrm t_\nu\big((x_i - \mu_i(z)) / s_i\big) / s_i
 
     Args:
-        net: Maps ``[..., dim]`` to loc ``[..., D]``, or, where no scale is given, to ``[..., 2 * D]``:
-            loc, then twice the log of the scale.
+        net: Maps ``[..., dim]`` to loc, or to loc and twice the log of the scale, as for :class:`Normal`.
         df: Degrees of freedom, nu.
         scale: s, a positive number or ``[D]``.
-        learn_scale: Whether the given scale is where learning starts.
+        learn_scale: Whether the scale is learned, starting at ``scale``.
 
     Raises:
-        ValueError: ``df`` or a scale that is not positive; ``learn_scale`` without a scale.
+        ValueError: ``df`` or the scale is not positive; ``learn_scale`` without a scale.
 
     References:
         Takahashi et al., Student-t Variational Autoencoder for Robust Density Estimation, 2018,
@@ -142,40 +148,11 @@ class StudentT(nn.Module):
         scale: float | Tensor | None = None,
         learn_scale: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(net, scale=scale, learn_scale=learn_scale)
         check_positive("likelihoods.StudentT: df", df)
-        self.net = net
         self.df = df
-        self.scale = _scale("likelihoods.StudentT", scale, learn_scale)
 
-    @staticmethod
-    def net_width(features: int, scale: float | None = None) -> int:
-        """How wide the network's output is for so many features of x."""
-        return features if scale is not None else 2 * features
-
-    def forward(self, z: Tensor) -> dist.TorchDistribution:
-        """p(x | z): batch shape ``[...]``, event shape ``[D]``."""
-        loc, log_scale = _loc_and_log_scale("likelihoods.StudentT", self.net(z), self.scale)
+    def given(self, parameters: Tensor) -> dist.TorchDistribution:
+        loc, log_scale = self._loc_and_log_scale(parameters)
         df = loc.new_full((), self.df)
         return distributions.StudentT(df, loc, log_scale.exp(), validate_args=False).to_event(1)
-
-
-def _scale(owner: str, scale: float | Tensor | None, learn: bool) -> Scale | None:
-    if scale is not None:
-        return Scale(owner, scale, learn=learn)
-    if learn:
-        raise ValueError(f"{owner}: learn_scale needs a scale to start from: scale=0.1, or [D] of them")
-    return None
-
-
-def _loc_and_log_scale(owner: str, parameters: Tensor, scale: Scale | None) -> tuple[Tensor, Tensor]:
-    if scale is None:
-        loc, log_variance = blocks(owner, parameters, "loc", "log variance")
-        return loc, log_variance / 2
-    value = scale.log_value
-    if value.dim() and value.shape != parameters.shape[-1:]:
-        raise ValueError(
-            f"{owner}: {len(value)} scales for {parameters.shape[-1]} features: give the network one "
-            f"number for each scale"
-        )
-    return parameters, value

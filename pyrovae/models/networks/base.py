@@ -1,4 +1,4 @@
-"""What all networks share: rows ``[..., d]`` in and out, and one wording for what they refuse."""
+"""Helpers of all networks: rows of any leading dims, checks of inputs and widths, and the output's bias."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["by_rows", "check_rows", "check_widths", "set_output_bias"]
 
 
 def by_rows(layers: nn.Module, x: Tensor, out_features: int) -> Tensor:
-    """Run layers that take one batch dim, as ``Conv2d`` does, on any leading dims.
+    """Run layers that take one batch dim, such as ``Conv2d``, on any leading dims.
 
     Args:
         layers: Maps ``[n, in_features]`` to ``[n, out_features]``.
         x: Rows, ``[..., in_features]``.
-        out_features: Width of the output; not inferred, as it could not be from an empty batch.
+        out_features: Width of the output, which an empty batch could not tell.
 
     Returns:
         ``[..., out_features]``.
@@ -31,19 +31,10 @@ def by_rows(layers: nn.Module, x: Tensor, out_features: int) -> Tensor:
 
 
 def check_rows(net: nn.Module, x: Tensor, in_features: int) -> None:
-    """Refuse an input that a network cannot take, in one line that names the mend.
-
-    Args:
-        net: The network, for its name and the dtype of its weights.
-        x: The input, which should be ``[..., in_features]``.
-        in_features: Width of a row.
-
-    Raises:
-        ValueError: An input of another width, or not of the weights' floating point.
-    """
+    """Refuse an input that is not ``[..., in_features]``, or not of the weights' floating-point dtype."""
     name = type(net).__name__
     if x.shape[-1:] != (in_features,):
-        # Start 0, a single image, comes last: a leading 1 is more often a batch of one.
+        # Start 0, for a single image, comes last: a leading 1 is more often a batch of one.
         starts = [*range(1, x.dim() - 1), 0] if x.dim() > 2 else []
         start = next((start for start in starts if math.prod(x.shape[start:]) == in_features), None)
         mend = "" if start is None else f": flatten the rows, x.flatten({start})"
@@ -57,17 +48,7 @@ def check_rows(net: nn.Module, x: Tensor, in_features: int) -> None:
 
 
 def check_widths(net: nn.Module, argument: str, widths: Sequence[int], **others: int) -> None:
-    """Refuse widths below 1, and a number where a list of widths is meant.
-
-    Args:
-        net: The network, for its name.
-        argument: The name of the list.
-        widths: Its widths.
-        **others: The network's other widths, by name.
-
-    Raises:
-        ValueError: A number for a list, or a width below 1.
-    """
+    """Refuse a width below 1, in a list of widths or another argument, and a number in place of the list."""
     name = type(net).__name__
     if isinstance(widths, int):
         raise ValueError(f"{name}: {argument} is a list of widths, {argument}=[{widths}]")
@@ -78,14 +59,15 @@ def check_widths(net: nn.Module, argument: str, widths: Sequence[int], **others:
 
 @torch.no_grad()
 def set_output_bias(net: nn.Module, value: Tensor) -> None:
-    """Set the bias of a network's last layer, so that it starts out at a sensible constant.
+    """Set the bias of a network's last layer, so that training starts from a sensible constant.
 
     Args:
         net: A network whose last module with parameters has a bias of the value's shape.
         value: The bias.
 
     Raises:
-        ValueError: The network has no such bias.
+        ValueError: The last module with parameters has no bias of this shape.
+
 
     Example:
         >>> from pyrovae import networks

@@ -1,12 +1,11 @@
 """Convolutional networks, whose rows are flattened images ``[..., C * H * W]``.
 
-Each is a ladder of resolutions, every one half of the one before, rounded up: 28, 14, 7, 4, 2, 1. At each
-there may be residual blocks; the plain networks are those with none. None normalises over the batch: a
-density must not depend on which other rows are in it.
+Each network has a sequence of resolutions, every one half of the one before, rounded up: 28, 14, 7, 4, 2, 1.
+Each resolution may have residual blocks. No network normalises over the batch: a density must not depend on
+the other rows of its batch.
 
-The nonlinearity is SiLU unless another is given. With ReLU and Adam at its usual rate, a VAE of these
-networks is apt to give up its latents in the first epochs and draw the average image; with residual blocks
-it can stay there.
+The default nonlinearity is SiLU. With ReLU and Adam at its usual rate, a VAE of these networks tends to
+ignore its latents from the first epochs on and to draw the average image; with residual blocks it may stay so.
 """
 
 from __future__ import annotations
@@ -20,30 +19,25 @@ from torch import Tensor, nn
 
 from pyrovae.models.networks.base import by_rows, check_rows, check_widths
 
-__all__ = [
-    "Activation",
-    "ConvDecoder",
-    "ConvEncoder",
-    "ResidualDecoder",
-    "ResidualEncoder",
-    "decoder",
-    "encoder",
-]
+__all__ = ["ConvDecoder", "ConvEncoder", "ResidualDecoder", "ResidualEncoder"]
+
+Activation = Callable[[], nn.Module]
 
 
 class ConvEncoder(nn.Module):
-    """Convolutions that halve an image, then a linear layer.
+    r"""Convolutions that halve an image, then a linear layer.
 
     The input is ``[..., C * H * W]``, flattened images; the output is ``[..., out_features]``.
 
     Args:
-        shape: Of an image, ``(C, H, W)`` or ``(H, W)``; any size.
+        shape: Shape of an image, ``(C, H, W)`` or ``(H, W)``; any size.
         out_features: Width of the output, which is linear.
         channels: Channels after each halving of the image.
+        blocks: Residual blocks at each resolution; see :class:`ResidualEncoder`.
         activation: Makes the nonlinearity after each convolution.
 
     Raises:
-        ValueError: A shape or a width below 1; more halvings than the image allows; an input of another
+        ValueError: A shape or a width is below 1; more halvings than the image allows; an input of another
             width, or not of floating point.
 
     Example:
@@ -58,10 +52,17 @@ class ConvEncoder(nn.Module):
         out_features: int,
         *,
         channels: Sequence[int] = (32, 64),
+        blocks: int = 0,
         activation: Activation = nn.SiLU,
     ) -> None:
         super().__init__()
-        self.layers = encoder(self, shape, out_features, channels, 0, activation)
+        colours, sizes = _resolutions(self, shape, channels, out_features=out_features)
+        layers: list[nn.Module] = [nn.Unflatten(1, (colours, *sizes[0]))]
+        for width, next_width in pairwise([colours, *channels]):
+            layers.append(nn.Conv2d(width, next_width, 3, stride=2, padding=1))
+            layers += _stage(next_width, blocks, activation)
+        output = nn.Linear(channels[-1] * math.prod(sizes[-1]), out_features)
+        self.layers = nn.Sequential(*layers, nn.Flatten(), output)
         self.in_features = math.prod(shape)
         self.out_features = out_features
 
@@ -80,13 +81,14 @@ class ConvDecoder(nn.Module):
 
     Args:
         in_features: Width of the input.
-        shape: Of an image, ``(C, H, W)`` or ``(H, W)``; any size.
+        shape: Shape of an image, ``(C, H, W)`` or ``(H, W)``; any size.
         channels: Channels before each doubling of the image, coarsest first.
         parameters: Parameters of the likelihood for each value of the image.
+        blocks: Residual blocks at each resolution but the finest; see :class:`ResidualDecoder`.
         activation: Makes the nonlinearity before each doubling.
 
     Raises:
-        ValueError: A shape or a width below 1; more doublings than the image allows; an input of another
+        ValueError: A shape or a width is below 1; more doublings than the image allows; an input of another
             width, or not of floating point.
 
     References:
@@ -108,12 +110,21 @@ class ConvDecoder(nn.Module):
         *,
         channels: Sequence[int] = (64, 32),
         parameters: int = 1,
+        blocks: int = 0,
         activation: Activation = nn.SiLU,
     ) -> None:
         super().__init__()
-        self.layers = decoder(self, in_features, shape, channels, parameters, 0, activation)
+        colours, sizes = _resolutions(self, shape, channels, in_features=in_features, parameters=parameters)
+        coarsest = (channels[0], *sizes[-1])
+        layers: list[nn.Module] = [nn.Linear(in_features, math.prod(coarsest)), nn.Unflatten(1, coarsest)]
+        widths = [*channels, parameters * colours]
+        for (width, next_width), size in zip(pairwise(widths), sizes[-2::-1], strict=True):
+            layers += [*_stage(width, blocks, activation), nn.Upsample(size)]
+            # The finest convolution has its bias from _OutputBias.
+            layers.append(nn.Conv2d(width, next_width, 3, padding=1, bias=size != sizes[0]))
         self.in_features = in_features
         self.out_features = parameters * math.prod(shape)
+        self.layers = nn.Sequential(*layers, nn.Flatten(), _OutputBias(self.out_features))
 
     def forward(self, z: Tensor) -> Tensor:
         """Map ``[..., in_features]`` to ``[..., parameters * C * H * W]``."""
@@ -121,23 +132,17 @@ class ConvDecoder(nn.Module):
         return by_rows(self.layers, z, self.out_features)
 
 
-class ResidualEncoder(nn.Module):
-    r"""A ``ConvEncoder`` with residual blocks after each halving.
+class ResidualEncoder(ConvEncoder):
+    r"""A :class:`ConvEncoder` with residual blocks after each halving.
 
     .. math:: h \leftarrow h + W_2 * a(W_1 * a(h))
 
-    The input is ``[..., C * H * W]``, flattened images; the output is ``[..., out_features]``.
-
     Args:
-        shape: Of an image, ``(C, H, W)`` or ``(H, W)``; any size.
+        shape: Shape of an image, ``(C, H, W)`` or ``(H, W)``; any size.
         out_features: Width of the output, which is linear.
         channels: Channels after each halving of the image.
-        blocks: Residual blocks at each resolution.
+        blocks: Residual blocks at each resolution, at least 1.
         activation: Makes the nonlinearity a.
-
-    Raises:
-        ValueError: A shape, a width or blocks below 1; more halvings than the image allows; an input of
-            another width, or not of floating point.
 
     References:
         He et al., Identity Mappings in Deep Residual Networks, 2016. arXiv:1603.05027
@@ -157,37 +162,22 @@ class ResidualEncoder(nn.Module):
         blocks: int = 1,
         activation: Activation = nn.SiLU,
     ) -> None:
-        super().__init__()
         _check_blocks(self, blocks)
-        self.layers = encoder(self, shape, out_features, channels, blocks, activation)
-        self.in_features = math.prod(shape)
-        self.out_features = out_features
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``[..., C * H * W]`` to ``[..., out_features]``."""
-        check_rows(self, x, self.in_features)
-        return by_rows(self.layers, x, self.out_features)
+        super().__init__(shape, out_features, channels=channels, blocks=blocks, activation=activation)
 
 
-class ResidualDecoder(nn.Module):
-    r"""A ``ConvDecoder`` with residual blocks before each doubling.
+class ResidualDecoder(ConvDecoder):
+    r"""A :class:`ConvDecoder` with residual blocks before each doubling.
 
     .. math:: h \leftarrow h + W_2 * a(W_1 * a(h))
 
-    The input is ``[..., in_features]``; the output is ``[..., parameters * C * H * W]``, in blocks of
-    C * H * W, one for each parameter.
-
     Args:
         in_features: Width of the input.
-        shape: Of an image, ``(C, H, W)`` or ``(H, W)``; any size.
+        shape: Shape of an image, ``(C, H, W)`` or ``(H, W)``; any size.
         channels: Channels before each doubling of the image, coarsest first.
         parameters: Parameters of the likelihood for each value of the image.
-        blocks: Residual blocks at each resolution but the finest, which has none.
+        blocks: Residual blocks at each resolution but the finest, at least 1.
         activation: Makes the nonlinearity a.
-
-    Raises:
-        ValueError: A shape, a width or blocks below 1; more doublings than the image allows; an input of
-            another width, or not of floating point.
 
     References:
         He et al., Identity Mappings in Deep Residual Networks, 2016. arXiv:1603.05027
@@ -208,16 +198,15 @@ class ResidualDecoder(nn.Module):
         blocks: int = 1,
         activation: Activation = nn.SiLU,
     ) -> None:
-        super().__init__()
         _check_blocks(self, blocks)
-        self.layers = decoder(self, in_features, shape, channels, parameters, blocks, activation)
-        self.in_features = in_features
-        self.out_features = parameters * math.prod(shape)
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Map ``[..., in_features]`` to ``[..., parameters * C * H * W]``."""
-        check_rows(self, z, self.in_features)
-        return by_rows(self.layers, z, self.out_features)
+        super().__init__(
+            in_features,
+            shape,
+            channels=channels,
+            parameters=parameters,
+            blocks=blocks,
+            activation=activation,
+        )
 
 
 def _check_blocks(net: nn.Module, blocks: int) -> None:
@@ -227,61 +216,15 @@ def _check_blocks(net: nn.Module, blocks: int) -> None:
         raise ValueError(f"{name}: blocks must be at least 1, got {blocks}: use {plain} for none")
 
 
-Activation = Callable[[], nn.Module]
-
-
-def encoder(
-    net: nn.Module,
-    shape: Sequence[int],
-    out_features: int,
-    channels: Sequence[int],
-    blocks: int,
-    activation: Activation,
-) -> nn.Sequential:
-    """Halve the image once for each width of channels, then a linear layer; ``net`` is who is built."""
-    colours, sizes = _ladder(net, shape, channels, out_features=out_features)
-    layers: list[nn.Module] = [nn.Unflatten(1, (colours, *sizes[0]))]
-    for width, next_width in pairwise([colours, *channels]):
-        layers += [
-            nn.Conv2d(width, next_width, 3, stride=2, padding=1),
-            *_stage(next_width, blocks, activation),
-        ]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels[-1] * math.prod(sizes[-1]), out_features))
-
-
-def decoder(
-    net: nn.Module,
-    in_features: int,
-    shape: Sequence[int],
-    channels: Sequence[int],
-    parameters: int,
-    blocks: int,
-    activation: Activation,
-) -> nn.Sequential:
-    """A linear layer, then double the image once for each width of channels; ``net`` is who is built."""
-    colours, sizes = _ladder(net, shape, channels, in_features=in_features, parameters=parameters)
-    coarsest = (channels[0], *sizes[-1])
-    layers: list[nn.Module] = [nn.Linear(in_features, math.prod(coarsest)), nn.Unflatten(1, coarsest)]
-    widths = [*channels, parameters * colours]
-    for (width, next_width), size in zip(pairwise(widths), sizes[-2::-1], strict=True):
-        layers += [
-            *_stage(width, blocks, activation),
-            nn.Upsample(size),
-            # The finest has its bias from _OutputBias.
-            nn.Conv2d(width, next_width, 3, padding=1, bias=size != sizes[0]),
-        ]
-    return nn.Sequential(*layers, nn.Flatten(), _OutputBias(math.prod(sizes[0]) * widths[-1]))
-
-
 def _stage(width: int, blocks: int, activation: Activation) -> list[nn.Module]:
-    """What happens at one resolution."""
+    """The layers at one resolution."""
     return [*(_ResidualBlock(width, activation) for _ in range(blocks)), activation()]
 
 
 class _ResidualBlock(nn.Module):
-    """Activations come before the convolutions, so that the shortcut is the identity.
+    """A residual block: activations come before the convolutions, so that the shortcut is the identity.
 
-    torch's initial weights make the branch a tenth to a fifth of the shortcut in size, so a block starts out
+    torch's initial weights make the branch a tenth to a fifth of the shortcut in size, so a block starts
     near the identity and needs no normalisation.
     """
 
@@ -299,10 +242,9 @@ class _ResidualBlock(nn.Module):
 
 
 class _OutputBias(nn.Module):
-    """A bias for each output, where a convolution has one for each channel.
+    """A bias for each pixel, which ``set_output_bias`` sets to the pixels' averages.
 
-    Pixels differ in their averages, and ``set_output_bias`` puts them here. It is a module, not a parameter
-    of the decoder, so that it is the last module that has parameters.
+    It is a module, not a parameter of the decoder, so that it is the last module with parameters.
     """
 
     def __init__(self, features: int) -> None:
@@ -313,10 +255,10 @@ class _OutputBias(nn.Module):
         return x + self.bias
 
 
-def _ladder(
+def _resolutions(
     net: nn.Module, shape: Sequence[int], channels: Sequence[int], **others: int
 ) -> tuple[int, list[tuple[int, int]]]:
-    """Colours of the image, and its sizes from the finest to the coarsest, once all has been checked."""
+    """Check the arguments; return the image's colours and its sizes, from the finest to the coarsest."""
     name = type(net).__name__
     sides = tuple(shape) if isinstance(shape, Sequence) else (shape,)
     if len(sides) not in (2, 3) or not all(isinstance(side, int) and side >= 1 for side in sides):
@@ -333,5 +275,5 @@ def _ladder(
             f"channels={list(channels)} halves it {len(channels)} times: {mend}"
         )
     # -(-n // k) is n / k rounded up.
-    sizes = [(-(-height // 2**rung), -(-width // 2**rung)) for rung in range(len(channels) + 1)]
+    sizes = [(-(-height // 2**k), -(-width // 2**k)) for k in range(len(channels) + 1)]
     return math.prod(colours), sizes

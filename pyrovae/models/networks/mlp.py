@@ -12,7 +12,31 @@ from pyrovae.models.networks.base import check_rows, check_widths
 __all__ = ["MLP", "GatedMLP"]
 
 
-class MLP(nn.Module):
+class _Perceptron(nn.Module):
+    """Hidden layers, each a pair of modules made by ``hidden_layer(width, next_width)``, and a linear one."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        hidden: Sequence[int],
+        hidden_layer: Callable[[int, int], list[nn.Module]],
+    ) -> None:
+        super().__init__()
+        check_widths(self, "hidden", hidden, in_features=in_features, out_features=out_features)
+        widths = [in_features, *hidden]
+        layers = [module for pair in pairwise(widths) for module in hidden_layer(*pair)]
+        self.in_features = in_features
+        self.out_features = out_features
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], out_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[..., in_features]`` to ``[..., out_features]``."""
+        check_rows(self, x, self.in_features)
+        return self.layers(x)
+
+
+class MLP(_Perceptron):
     """A multilayer perceptron, ``[..., in_features]`` to ``[..., out_features]``.
 
     Args:
@@ -22,7 +46,7 @@ class MLP(nn.Module):
         activation: Makes the nonlinearity after each hidden layer.
 
     Raises:
-        ValueError: A width below 1; an input of another width, or not of floating point.
+        ValueError: A width is below 1; an input of another width, or not of floating point.
 
     Example:
         >>> import torch
@@ -38,28 +62,15 @@ class MLP(nn.Module):
         hidden: Sequence[int] = (),
         activation: Callable[[], nn.Module] = nn.ReLU,
     ) -> None:
-        super().__init__()
-        check_widths(self, "hidden", hidden, in_features=in_features, out_features=out_features)
-        widths = [in_features, *hidden]
-        layers: list[nn.Module] = []
-        for width, next_width in pairwise(widths):
-            layers += [nn.Linear(width, next_width), activation()]
-        self.in_features = in_features
-        self.out_features = out_features
-        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], out_features))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``[..., in_features]`` to ``[..., out_features]``."""
-        check_rows(self, x, self.in_features)
-        return self.layers(x)
+        super().__init__(in_features, out_features, hidden, lambda a, b: [nn.Linear(a, b), activation()])
 
 
-class GatedMLP(nn.Module):
+class GatedMLP(_Perceptron):
     r"""A perceptron of gated linear units, ``[..., in_features]`` to ``[..., out_features]``.
 
     .. math:: h_{l+1} = (W_l h_l + b_l) \odot \sigma(V_l h_l + c_l), \quad h_0 = x
 
-    The gates let a layer switch parts of its input off without bounding the rest.
+    The gates let a layer switch off parts of its input without bounding the rest.
 
     Args:
         in_features: Width of the input.
@@ -67,7 +78,7 @@ class GatedMLP(nn.Module):
         hidden: Widths of the hidden layers, gates not counted.
 
     Raises:
-        ValueError: A width below 1; an input of another width, or not of floating point.
+        ValueError: A width is below 1; an input of another width, or not of floating point.
 
     References:
         Dauphin et al., Language Modeling with Gated Convolutional Networks, 2017. arXiv:1612.08083
@@ -80,18 +91,5 @@ class GatedMLP(nn.Module):
     """
 
     def __init__(self, in_features: int, out_features: int, *, hidden: Sequence[int] = ()) -> None:
-        super().__init__()
-        check_widths(self, "hidden", hidden, in_features=in_features, out_features=out_features)
-        widths = [in_features, *hidden]
-        layers: list[nn.Module] = []
-        for width, next_width in pairwise(widths):
-            # One product for W and V: torch's initial range depends on the width of the input only.
-            layers += [nn.Linear(width, 2 * next_width), nn.GLU()]
-        self.in_features = in_features
-        self.out_features = out_features
-        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], out_features))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``[..., in_features]`` to ``[..., out_features]``."""
-        check_rows(self, x, self.in_features)
-        return self.layers(x)
+        # One product for W and V: torch's initial range depends on the width of the input only.
+        super().__init__(in_features, out_features, hidden, lambda a, b: [nn.Linear(a, 2 * b), nn.GLU()])
