@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pyrovae.evaluation.results import Evaluation
@@ -96,13 +97,13 @@ class Certificate:
     """
 
     evaluation: Evaluation
-    annealed: Check | None
-    lower: Check | None
-    upper: Check | None
-    tolerance: float
-    unchecked: str
-    seconds: float
-    rows: Tensor
+    annealed: Check | None = None
+    lower: Check | None = None
+    upper: Check | None = None
+    tolerance: float = 0.5
+    unchecked: str = ""
+    seconds: float = 0.0
+    rows: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
 
     @property
     def doubtful(self) -> Tensor:

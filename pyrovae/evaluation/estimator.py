@@ -1,171 +1,254 @@
-"""What is found of one tile of data: by draws, more where they are needed, or by annealed chains."""
+"""Estimate every column of a result for one tile of data, by draws or by annealed chains."""
 
 from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
+from pyrovae.core.checks import check_count, check_positive
 from pyrovae.core.context import caching
 from pyrovae.core.modules import Program
-from pyrovae.core.precision import Precision, networks_in
+from pyrovae.core.precision import Precision, check_precision, networks_in
 from pyrovae.core.programs import Structure, plain_errors, traces
 from pyrovae.core.random import seed_of, stream
+from pyrovae.data.rows import Data
 from pyrovae.evaluation.annealing import ais_log_weights
 from pyrovae.evaluation.annealing_path import ROWS_AT_ONCE
 from pyrovae.evaluation.importance import pass_size, weigh
-from pyrovae.evaluation.moments import Moments
-from pyrovae.evaluation.scorer import Scorer
-from pyrovae.evaluation.tiles import ROWS_IN_A_TILE, Memory, Tile
-from pyrovae.evaluation.weights import (
-    WeightSums,
-    ess,
-    khat_threshold,
-    log_evidence,
-    pareto_khat,
-    standard_error,
-)
+from pyrovae.evaluation.moments import Moments, weight_columns
+from pyrovae.evaluation.proposals import TRIED, Proposal, choose
+from pyrovae.evaluation.scorer import Scorer, compiled_scorer
+from pyrovae.evaluation.tiles import ROWS_IN_A_TILE, Memory, Tile, look, spaced
+from pyrovae.evaluation.weights import WeightSums, classify_khat, pareto_khat, standard_error
 
-__all__ = ["Estimator"]
+__all__ = ["FEWEST_TO_STOP", "METHODS", "Estimator", "Settings"]
+
+METHODS = {"is": "importance sampling", "ais": "annealed importance sampling"}
+
+FEWEST_TO_STOP = 100
+"""Fewest draws from which it is decided whether a datum needs more."""
 
 ROW_CHUNK = 1024
 """Draws of a single datum that a compiled graph scores at once."""
 
 
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of :func:`pyrovae.evaluate` that the result depends on, and the chunk size."""
+
+    num_samples: int
+    method: str = "is"
+    target_se: float | None = None
+    max_samples: int | None = None
+    num_temperatures: int = 1000
+    chunk_size: int | None = None
+    compile: bool = False
+    precision: Precision = "float32"
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise a ValueError where settings are out of range or contradict one another."""
+        check_count("num_samples", self.num_samples)
+        check_count("chunk_size", 1 if self.chunk_size is None else self.chunk_size)
+        self._check_target()
+        if self.method not in METHODS or (self.method == "ais" and self.target_se is not None):
+            reason = " takes no target_se" if self.method in METHODS else " is not known"
+            raise ValueError(
+                f"evaluate: method '{self.method}'{reason}: use 'is', importance sampling, or 'ais', annealed"
+            )
+        check_precision(self.precision)
+
+    def _check_target(self) -> None:
+        count, most = self.num_samples, self.max_samples
+        if self.target_se is None:
+            if most is not None:
+                raise ValueError(
+                    "evaluate: max_samples limits what target_se asks for: pass target_se, or num_samples"
+                )
+            return
+        check_positive("evaluate: target_se", self.target_se)
+        if count < FEWEST_TO_STOP:
+            raise ValueError(
+                f"evaluate: target_se needs num_samples of {FEWEST_TO_STOP} or more, got {count}"
+            )
+        if most is not None and most < count:
+            raise ValueError(f"evaluate: max_samples is {most:,}, below num_samples, {count:,}")
+
+    @property
+    def most(self) -> int:
+        """Most draws that one datum may get."""
+        if self.target_se is None:
+            return self.num_samples
+        return 64 * self.num_samples if self.max_samples is None else self.max_samples
+
+    def conventions(self) -> dict[str, Any]:
+        """The settings as a result records them."""
+        annealed, targeted = self.method == "ais", self.target_se is not None
+        return {
+            "num_samples": self.num_samples,
+            "method": METHODS[self.method],
+            **({"num_temperatures": self.num_temperatures} if annealed else {}),
+            **({"target_se": self.target_se, "max_samples": self.most} if targeted else {}),
+            "seed": self.seed,
+            **({"compiled": True} if self.compile else {}),
+        }
+
+
 @dataclass
 class Estimator:
-    """How every tile is treated.
+    """How every tile is evaluated.
 
     Attributes:
         model: Pyro program of p(x, z).
-        guide: Pyro program of q(z | x), of which the ELBO is.
-        proposal: The program that log p(x) is estimated with; the guide itself, or a better one.
-        structure: Of the pair.
-        num_samples: Draws of each datum, or chains.
-        max_samples: Most draws of one datum.
-        target_se: Standard error that draws are added for; None for as many for all.
-        num_temperatures: Of annealing, which takes the place of draws; None without.
-        seed: Of all noise.
-        memory: How many draws are scored at once.
+        guide: Pyro program of q(z | x), whose ELBO is estimated.
+        proposal: The program that log p(x) is estimated with, and how it was chosen.
+        structure: The structure of the pair.
+        first: The tile that the pair was inspected on.
+        memory: The number of draws scored at once.
         score: The model's densities.
-        precision: Of the networks.
+        settings: The arguments of evaluate.
     """
 
     model: Program
     guide: Program
-    proposal: Program
+    proposal: Proposal
     structure: Structure
-    num_samples: int
-    max_samples: int
-    target_se: float | None
-    num_temperatures: int | None
-    seed: int
+    first: Tile
     memory: Memory
     score: Scorer
-    precision: Precision
+    settings: Settings
+
+    @classmethod
+    def prepare(
+        cls,
+        model: Program,
+        guide: Program,
+        proposal: str | Program | None,
+        data: Data,
+        first: Tile,
+        settings: Settings,
+    ) -> Estimator:
+        """Inspect the pair on a first tile, measure what memory holds, and choose the proposal.
+
+        An "auto" proposal is chosen on rows from all over the data, where these fill a tile.
+        """
+        with plain_errors(first.name), networks_in(settings.precision):
+            structure, first = look(model, guide, first)
+            memory = Memory(settings.chunk_size)
+            memory.fit(model, guide, structure, first, settings.num_samples)
+            some: tuple[Tensor, ...] = first.arguments
+            if proposal == "auto" and len(some[0]) == ROWS_IN_A_TILE:
+                some = spaced(data, ROWS_IN_A_TILE, settings.seed, device=some[0].device)[1]
+            annealed = settings.method == "ais"
+            chosen = memory.run(
+                lambda _: choose(model, guide, proposal, some, settings.seed, to_start_from=annealed), TRIED
+            )
+        compiled, precision = settings.compile, settings.precision
+        score = compiled_scorer(model, precision) if compiled else Scorer(model, precision=precision)
+        return cls(model, guide, chosen, structure, first, memory, score, settings)
+
+    def conventions(self) -> dict[str, Any]:
+        """What a result records of the proposal and of the pair."""
+        measure = {} if self.structure.measure is None else {"measure": self.structure.measure}
+        return self.proposal.conventions | measure
 
     def columns(self, tile: Tile) -> dict[str, Tensor]:
         """Every column of a result, for each row of data of a tile."""
-        with plain_errors(tile.name), caching(), networks_in(self.precision), self.score.assume_unchanged():
+        precision = networks_in(self.settings.precision)
+        with plain_errors(tile.name), caching(), precision, self.score.assume_unchanged():
             if self.score.compile:
-                traces(self.model, self.guide, tile.arguments, {})  # a graph does not look at the data
-            tally = self._drawn(self.guide, tile, "evaluate")
-            found = tally.columns()
-            if self.num_temperatures is not None:
-                found |= self._annealed(tile)
-            elif self.proposal is not self.guide:
-                tally = self._drawn(self.proposal, tile, "evaluate by a proposal")
-                found |= _of_weights(tally.sums)
-            _check_no_nan(found["log_evidence"][: tile.rows], tile.first)
-            if self.target_se is not None:
-                for row in self._hard(tally):
-                    if row < tile.rows:
-                        more = self._more(tile, row, tally.row(row))
-                        better = more.columns() if self.proposal is self.guide else _of_weights(more.sums)
-                        for name, value in better.items():
-                            found[name][row] = value[0]
-        return {name: values[: tile.rows].cpu() for name, values in found.items()}
+                traces(self.model, self.guide, tile.arguments, {})  # a graph does not check the data
+            moments = self._drawn(self.guide, tile, "evaluate")
+            columns = moments.columns()
+            if self.settings.method == "ais":
+                columns |= weight_columns(self._annealed(tile))
+            elif self.proposal.program is not self.guide:
+                moments = self._drawn(self.proposal.program, tile, "evaluate by a proposal")
+                columns |= weight_columns(moments.sums)
+            _check_no_nan(columns["log_evidence"][: tile.rows], tile.first)
+            if self.settings.target_se is not None:
+                self._refine(columns, moments, tile)
+        return {name: values[: tile.rows].cpu() for name, values in columns.items()}
 
     def _drawn(self, program: Program, tile: Tile, purpose: str) -> Moments:
-        """Of a tile's draws."""
+        """Moments of a tile's draws from a program."""
+        count, most = self.settings.num_samples, self.settings.most
 
         def compute(chunk_size: int | None) -> Moments:
-            with stream(purpose, self.seed, tile.position):
-                arguments, count = tile.arguments, self.num_samples
-                drawn = weigh(self.score, program, arguments, {}, self.structure, count, chunk_size)
-                return Moments.of(drawn, self.max_samples)
+            with stream(purpose, self.settings.seed, tile.position):
+                drawn = weigh(self.score, program, tile.arguments, {}, self.structure, count, chunk_size)
+                return Moments.of(drawn, most)
 
         return self.memory.run(compute, pass_size(self.structure, tile.arguments))
 
-    def _annealed(self, tile: Tile) -> dict[str, Tensor]:
-        """The columns that are reductions of weights, of annealed ones."""
+    def _annealed(self, tile: Tile) -> WeightSums:
+        """Weights of a tile's annealed chains."""
+        settings = self.settings
 
         def compute(chunk_size: int | None) -> Tensor:
             return ais_log_weights(
                 self.model,
-                self.proposal,
+                self.proposal.program,
                 *tile.arguments,
-                num_samples=self.num_samples,
-                num_temperatures=self.num_temperatures,
+                num_samples=settings.num_samples,
+                num_temperatures=settings.num_temperatures,
                 chunk_size=chunk_size if self.memory.halved else None,
-                compile=self.score.compile,
-                precision=self.precision,
-                seed=seed_of("evaluate by ais", self.seed, tile.position),
+                compile=settings.compile,
+                precision=settings.precision,
+                seed=seed_of("evaluate by ais", settings.seed, tile.position),
             )
 
         at_once = pass_size(self.structure, tile.arguments, ROWS_AT_ONCE)
-        chains = min(self.num_samples, at_once)
-        return _of_weights(WeightSums.of(self.memory.run(compute, chains)))
+        return WeightSums.of(self.memory.run(compute, min(settings.num_samples, at_once)))
 
-    def _hard(self, tally: Moments) -> list[int]:
-        """Rows whose error is above the target, or not to be believed."""
-        assert self.target_se is not None
-        error, khat = standard_error(tally.sums), pareto_khat(tally.sums)
-        fine = (error <= self.target_se) & (khat < khat_threshold(tally.sums.num_samples))
-        fine |= error <= 1e-3 * self.target_se  # a perfect guide's weights differ by rounding, without a tail
+    def _refine(self, columns: dict[str, Tensor], moments: Moments, tile: Tile) -> None:
+        """Replace, in place, the columns of the rows that need more draws."""
+        for row in self._unconverged_rows(moments):
+            if row < tile.rows:
+                more = self._draw_until(tile, row, moments.row(row))
+                own = self.proposal.program is self.guide
+                for name, value in (more.columns() if own else weight_columns(more.sums)).items():
+                    columns[name][row] = value[0]
+
+    def _unconverged_rows(self, moments: Moments) -> list[int]:
+        """Rows whose error is above the target, or whose k-hat is not reliable."""
+        target = self.settings.target_se
+        assert target is not None
+        error, khat = standard_error(moments.sums), pareto_khat(moments.sums)
+        fine = (error <= target) & classify_khat(khat, moments.sums.num_samples).reliable
+        fine |= error <= 1e-3 * target  # a perfect guide's weights differ by rounding, without a tail
         return (~fine).nonzero()[:, 0].tolist()
 
-    def _more(self, tile: Tile, row: int, tally: Moments) -> Moments:
-        """Double a row's draws until its error is below the target, or there would be too many.
+    def _draw_until(self, tile: Tile, row: int, moments: Moments) -> Moments:
+        """Double a row's draws until it has converged, or has the most draws allowed.
 
-        The row is a tile of its own, so that its draws depend on no other; but for a guide whose rows are
-        fixed, of which all are drawn and this one is kept.
+        The row is a tile of its own, so that its draws depend on no other row. Where a guide's rows are
+        fixed, all rows are drawn and this one is kept.
         """
-        alone = self.structure.rows == ROWS_IN_A_TILE
+        alone, most = self.structure.rows == ROWS_IN_A_TILE, self.settings.most
         arguments = tile.row(row) if alone else tile.arguments
         structure = self.structure._replace(rows=1) if alone else self.structure
         for turn in itertools.count():
-            count = tally.sums.num_samples
-            more = min(count, self.max_samples - count)
-            if more < 1 or not self._hard(tally):
-                return tally
+            count = moments.sums.num_samples
+            more = min(count, most - count)
+            if more < 1 or not self._unconverged_rows(moments):
+                break
 
             def compute(chunk_size: int | None, turn: int = turn, more: int = more) -> Moments:
                 if chunk_size is not None and alone:
                     chunk_size *= ROWS_IN_A_TILE
-                if self.score.compile:
-                    chunk_size = min(
-                        chunk_size or ROW_CHUNK, ROW_CHUNK
-                    )  # one graph for every number of draws
-                with stream("evaluate more", self.seed, tile.first + row, turn):
-                    drawn = weigh(self.score, self.proposal, arguments, {}, structure, more, chunk_size)
-                    return Moments.of(drawn, self.max_samples).row(0 if alone else row)
+                if self.score.compile:  # one graph for every number of draws
+                    chunk_size = min(chunk_size or ROW_CHUNK, ROW_CHUNK)
+                program = self.proposal.program
+                with stream("evaluate more", self.settings.seed, tile.first + row, turn):
+                    drawn = weigh(self.score, program, arguments, {}, structure, more, chunk_size)
+                    return Moments.of(drawn, most).row(0 if alone else row)
 
-            draws = pass_size(structure, arguments)
-            tally = tally.join(self.memory.run(compute, draws), self.max_samples)
-        raise AssertionError
-
-
-def _of_weights(sums: WeightSums) -> dict[str, Tensor]:
-    """The columns that are reductions of the weights."""
-    found = {
-        "log_evidence": log_evidence(sums),
-        "standard_error": standard_error(sums),
-        "ess": ess(sums),
-        "khat": pareto_khat(sums),
-    }
-    return {**found, "draws": found["ess"].new_full((len(found["ess"]),), float(sums.num_samples))}
+            moments = moments.join(self.memory.run(compute, pass_size(structure, arguments)), most)
+        return moments
 
 
 def _check_no_nan(values: Tensor, first: int) -> None:

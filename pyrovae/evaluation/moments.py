@@ -1,4 +1,4 @@
-"""What is kept of a block's importance weights, however many draws there are, and how it is added up."""
+"""Mergeable running sums of importance weights and ELBO terms, and the columns of a result made of them."""
 
 from __future__ import annotations
 
@@ -10,50 +10,42 @@ from torch import Tensor
 
 from pyrovae.evaluation.weights import WeightSums, elbo, ess, log_evidence, pareto_khat, standard_error
 
-__all__ = ["Moments"]
+__all__ = ["Moments", "weight_columns"]
 
 
 class Moments(NamedTuple):
-    """Sums over draws of each row: of the weights, and of ELBO, reconstruction and KL with their squares.
-
-    Attributes:
-        sums: Of the weights.
-        origin: ``[3, batch]``, about which the moments are taken: they lose no digits so.
-        moments: ``[2, 3, batch]``, sums of the differences from it, and of their squares.
-    """
+    """Mergeable running sums of a batch's importance weights, and of its ELBO, reconstruction and KL."""
 
     sums: WeightSums
-    origin: Tensor
-    moments: Tensor
+    origin: Tensor  # [3, batch], subtracted first so that no digits are lost
+    moments: Tensor  # [2, 3, batch], sums of the differences from it and of their squares
 
     @classmethod
     def of(cls, pieces: Iterable[tuple[Tensor, Tensor]], most: int) -> Moments:
-        """Of log-weights and log ratios q / p(z), ``[draws, batch]`` each, chunk by chunk.
+        """Moments of chunks of log-weights and log ratios q / p(z), ``[draws, batch]`` each.
 
-        Args:
-            pieces: The chunks, at least one.
-            most: Draws that a row may come to have: it sets how many of the largest weights are kept.
+        ``most`` is the largest number of draws that a row may get: it sets how long a tail is kept.
         """
-        found: Moments | None = None
+        result: Moments | None = None
         for weights, kl in pieces:
             values = torch.stack([weights, weights + kl, kl])  # ELBO, reconstruction, KL
-            origin = values[:, 0].nan_to_num(neginf=0.0) if found is None else found.origin
+            origin = values[:, 0].nan_to_num(neginf=0.0) if result is None else result.origin
             shifted = values - origin[:, None]
             moments = torch.stack([shifted.sum(1), shifted.square().sum(1)])
             chunk = cls(WeightSums.of(weights, most), origin, moments)
-            found = chunk if found is None else found.join(chunk, most)
-        assert found is not None, "no draws"
-        return found
+            result = chunk if result is None else result.join(chunk, most)
+        assert result is not None, "no draws"
+        return result
 
     def join(self, other: Moments, most: int) -> Moments:
-        """The tally of both sets of draws."""
+        """The moments of both sets of draws."""
         first, second = other.moments
         shift, count = other.origin - self.origin, other.sums.num_samples
         moved = torch.stack([first + count * shift, second + 2 * shift * first + count * shift.square()])
         return Moments(self.sums.join(other.sums, most), self.origin, self.moments + moved)
 
     def row(self, index: int) -> Moments:
-        """Of one row alone."""
+        """The moments of one row."""
         at = slice(index, index + 1)
         count, *tensors = self.sums
         sums = WeightSums(count, *(tensor[..., at] for tensor in tensors))
@@ -67,15 +59,23 @@ class Moments(NamedTuple):
         error = (variance / (count - 1)).sqrt() if count > 1 else torch.full_like(mean, torch.nan)
         _, reconstruction, kl = mean + self.origin
         return {
-            "log_evidence": log_evidence(self.sums),
-            "standard_error": standard_error(self.sums),
+            **weight_columns(self.sums),
             "elbo": elbo(self.sums),
             "elbo_error": error[0],
             "reconstruction": reconstruction,
             "reconstruction_error": error[1],
             "kl": kl,
             "kl_error": error[2],
-            "ess": ess(self.sums),
-            "khat": pareto_khat(self.sums),
-            "draws": torch.full_like(kl, count),
         }
+
+
+def weight_columns(sums: WeightSums) -> dict[str, Tensor]:
+    """The columns of a result that are reductions of the weights: ``[batch]`` each."""
+    size = ess(sums)
+    return {
+        "log_evidence": log_evidence(sums),
+        "standard_error": standard_error(sums),
+        "ess": size,
+        "khat": pareto_khat(sums),
+        "draws": torch.full_like(size, sums.num_samples),
+    }

@@ -66,15 +66,10 @@ PROPOSALS: dict[str, Callable[[Any, Any], Program]] = {
 
 
 class Proposal(NamedTuple):
-    """What log p(x) is estimated with.
-
-    Attributes:
-        program: The proposal.
-        said: What a result says of it: its name, and why it was chosen where there was a choice.
-    """
+    """The program that log p(x) is estimated with, and what a result records: its name, why it was chosen."""
 
     program: Program
-    said: dict[str, str]
+    conventions: dict[str, str]
 
 
 def choose(

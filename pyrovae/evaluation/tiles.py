@@ -50,7 +50,7 @@ class Tile(NamedTuple):
         """Which rows of the data it holds, in words."""
         return f"data rows {self.first} to {self.first + self.rows - 1}"
 
-    def bare(self) -> Tile:
+    def without_padding(self) -> Tile:
         """Without the rows that fill it up."""
         return self._replace(arguments=self.data())
 
@@ -142,7 +142,7 @@ def look(model: Program, guide: Program, tile: Tile) -> tuple[Structure, Tile]:
             try:
                 return _inspected(model, guide, tile), tile
             except Exception:  # whatever a guide of fixed rows may say: the second look tells
-                tile = tile.bare()
+                tile = tile.without_padding()
         return _inspected(model, guide, tile), tile
 
 

@@ -1,4 +1,4 @@
-r"""What log-weights ``[num_samples, batch]`` say: log p(x), its bound, its error, each written once.
+r"""Reductions of log-weights ``[num_samples, batch]``: log p(x), its bound, its error and their reliability.
 
 Every function takes the tensor, or the running sums of one that was too large to keep.
 """
@@ -6,6 +6,7 @@ Every function takes the tensor, or the running sums of one that was too large t
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,12 +15,15 @@ from torch import Tensor
 from pyrovae.core.checks import check_count
 
 __all__ = [
+    "KhatClasses",
     "Tail",
     "WeightSums",
     "as_sums",
+    "classify_khat",
     "elbo",
     "ess",
     "fit_tail",
+    "khat_labels",
     "khat_threshold",
     "log_evidence",
     "pareto_khat",
@@ -27,18 +31,18 @@ __all__ = [
     "tail_length",
 ]
 
+FEWEST_DRAWS, SHORTEST_TAIL = 25, 5
+DOMINANT = 0.2  # of all weight: more than this in four draws is no mean of many
+EQUAL = 1e-8  # nats: weights that differ by less have no tail worth a shape
+
 
 def tail_length(num_samples: int) -> int:
-    r"""Draws that count as the upper tail: min(S / 5, 3 sqrt(S)), rounded up."""
+    """Number of draws in the upper tail: min(S / 5, 3 sqrt(S)), rounded up."""
     return math.ceil(min(num_samples / 5, 3 * math.sqrt(num_samples)))
 
 
 class WeightSums(NamedTuple):
-    """What the reductions need of log-weights, summed over draws so that chunks can be joined.
-
-    Three numbers per datum, and the largest weights, which k-hat looks at: the memory of a tensor
-    ``[S, batch]`` shrinks to the square root of S.
-    """
+    """Mergeable sums of log-weights: three numbers per datum, and the largest weights, which k-hat needs."""
 
     num_samples: int
     log_sum: Tensor  # log sum_s w_s
@@ -48,7 +52,7 @@ class WeightSums(NamedTuple):
 
     @classmethod
     def of(cls, log_weights: Tensor, num_samples: int | None = None) -> WeightSums:
-        """Sum up log-weights ``[S, batch]``; ``num_samples`` is the count once all is joined."""
+        """Sums of log-weights ``[S, batch]``; ``num_samples`` is the final number of draws, S by default."""
         weights = log_weights.double()
         count = len(weights)
         check_count("the number of log-weights", count)
@@ -62,7 +66,7 @@ class WeightSums(NamedTuple):
         )
 
     def join(self, other: WeightSums, num_samples: int) -> WeightSums:
-        """The sums over both sets of draws, the tail cut for ``num_samples`` draws in all."""
+        """Sums over both sets of draws; the tail is that of ``num_samples`` draws."""
         largest = torch.cat([self.largest, other.largest])
         kept = min(len(largest), tail_length(num_samples) + 1)
         return WeightSums(
@@ -75,7 +79,7 @@ class WeightSums(NamedTuple):
 
 
 def as_sums(log_weights: Tensor | WeightSums) -> WeightSums:
-    """The sums of log-weights ``[S, batch]``; sums are handed back as they are."""
+    """Sums of log-weights ``[S, batch]``; sums are returned unchanged."""
     return log_weights if isinstance(log_weights, WeightSums) else WeightSums.of(log_weights)
 
 
@@ -145,15 +149,14 @@ def standard_error(log_weights: Tensor | WeightSums) -> Tensor:
 
     .. math:: \mathrm{SE}^2 = \frac{S}{S - 1} \Big( \frac1{\mathrm{ESS}} - \frac1S \Big)
 
-    Believe it where :func:`pareto_khat` is below 0.5: above, the weights have no variance, and it
-    is too small, the more so the larger k. It knows nothing of modes that the guide never visits.
+    It is valid where :func:`pareto_khat` is below 0.5. Above, the weights have infinite variance, and the
+    error is too small. It does not see modes that the guide never visits.
 
     Args:
         log_weights: ``[S, batch]`` log-weights in nats, or their sums.
 
     Returns:
-        ``[batch]`` in nats; nan for a single draw, which says nothing of its error, and inf where
-        every weight is zero.
+        ``[batch]`` in nats; nan for a single draw, and inf where every weight is zero.
 
     Example:
         >>> standard_error(torch.zeros(4, 1))
@@ -164,11 +167,6 @@ def standard_error(log_weights: Tensor | WeightSums) -> Tensor:
         return torch.full_like(sums.log_sum, torch.nan)
     size = sums.num_samples
     return ((1 / ess(sums) - 1 / size) * size / (size - 1)).clamp(min=0).sqrt()
-
-
-FEWEST_DRAWS, SHORTEST_TAIL = 25, 5
-DOMINANT = 0.2  # of all weight: more than this in four draws is no mean of many
-EQUAL = 1e-8  # nats: weights that differ by less have no tail worth a shape
 
 
 def khat_threshold(num_samples: int) -> float:
@@ -187,9 +185,8 @@ def khat_threshold(num_samples: int) -> float:
 def pareto_khat(log_weights: Tensor | WeightSums) -> Tensor:
     r"""The shape k of a generalised Pareto distribution fitted to each datum's largest weights.
 
-    The weights have finite moments up to order 1/k: with k above 0.7 the standard error cannot be
-    believed, above 1 not even the mean exists. It sees only the tail it was shown: a guide that
-    misses a whole mode can look fine.
+    The weights have finite moments up to order 1/k: with k above 0.7 the standard error is unreliable, above
+    1 the mean does not exist. A guide that misses a whole mode can have a small k-hat.
 
     Args:
         log_weights: ``[S, batch]`` log-weights in nats, or their sums.
@@ -212,24 +209,50 @@ def pareto_khat(log_weights: Tensor | WeightSums) -> Tensor:
     return fit_tail(as_sums(log_weights)).khat
 
 
-class Tail(NamedTuple):
-    """The generalised Pareto distribution of each datum's largest weights, as parts of the largest one.
+class KhatClasses(NamedTuple):
+    """Masks of data by their k-hat; a k-hat of nan is in none."""
 
-    Attributes:
-        khat: The shape, ``[batch]``, as :func:`pareto_khat` has it.
-        scale: Nan where nothing was fitted.
-        cutoff: The weight where the tail begins.
-        length: Draws above the cutoff.
+    reliable: Tensor  # below the threshold
+    doubtful: Tensor  # from the threshold to 1
+    beyond: Tensor  # above 1, where the weights have no mean and log p(x) is only a lower bound
+
+
+def classify_khat(khat: Tensor, num_samples: int | Tensor) -> KhatClasses:
+    """Whether the k-hat of each datum is reliable, doubtful or beyond 1, by its number of draws.
+
+    Example:
+        >>> [mask.tolist() for mask in classify_khat(torch.tensor([0.3, 0.8, 1.2]), 1000)]
+        [[True, False, False], [False, True, False], [False, False, True]]
     """
+    counts = torch.as_tensor(num_samples).expand(khat.shape)
+    thresholds = torch.tensor([khat_threshold(int(count)) for count in counts.flatten()], dtype=khat.dtype)
+    threshold = thresholds.reshape(khat.shape).to(khat.device)
+    return KhatClasses(khat < threshold, (khat >= threshold) & (khat <= 1), khat > 1)
 
-    khat: Tensor
-    scale: Tensor
-    cutoff: Tensor
-    length: Tensor
+
+def khat_labels(thresholds: Sequence[float]) -> dict[str, str]:
+    """The name of each class of k-hat with its bounds, by the class.
+
+    Example:
+        >>> list(khat_labels([0.5, 0.67]).values())
+        ['reliable (below 0.50 to 0.67)', 'doubtful (up to 1)', 'beyond 1']
+    """
+    least, most = (f"{value:.2f}" for value in (min(thresholds), max(thresholds)))
+    below = least if least == most else f"{least} to {most}"
+    return {"reliable": f"reliable (below {below})", "doubtful": "doubtful (up to 1)", "beyond": "beyond 1"}
+
+
+class Tail(NamedTuple):
+    """The generalised Pareto distribution of each datum's largest weights, relative to the largest one."""
+
+    khat: Tensor  # [batch]
+    scale: Tensor  # nan where nothing was fitted
+    cutoff: Tensor  # the weight where the tail begins
+    length: Tensor  # draws above the cutoff
 
     @property
     def fitted(self) -> Tensor:
-        """Where there is a distribution, and not only a verdict: ``[batch]``."""
+        """Where a distribution was fitted: ``[batch]``."""
         return self.khat.isfinite() & self.scale.isfinite()
 
 

@@ -20,7 +20,8 @@ from pyrovae.core.programs import plain_errors
 from pyrovae.core.random import stream
 from pyrovae.data.rows import Data, conventions_of, fingerprint, num_rows
 from pyrovae.evaluation.compare import _check_same
-from pyrovae.evaluation.evaluate import METHODS, made_with
+from pyrovae.evaluation.estimator import METHODS
+from pyrovae.evaluation.evaluate import made_with
 from pyrovae.evaluation.resampling import resample
 from pyrovae.evaluation.results import FIELDS, Evaluation
 from pyrovae.evaluation.tiles import ROWS_IN_A_TILE, look, tiles
@@ -119,7 +120,7 @@ def to_arviz(
         for tile in tiles(data, rows_seed, device=device):
             with plain_errors(tile.name):
                 structure = structure or look(model, guide, tile)[0]
-                tile = tile if structure.rows == ROWS_IN_A_TILE else tile.bare()
+                tile = tile if structure.rows == ROWS_IN_A_TILE else tile.without_padding()
                 chains = []
                 for chain in range(num_chains):
                     with stream("to_arviz", seed, chain, tile.position):

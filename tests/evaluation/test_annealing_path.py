@@ -22,7 +22,7 @@ from pyrovae.testing import LinearGaussian
 def uncompiled(request, monkeypatch):
     """Graphs run as they were captured, but where a test says otherwise: torch's compiler takes long."""
     if "compiled_by_torch" not in request.node.name:
-        monkeypatch.setattr("pyrovae.compiler.backend.Code.compile", lambda self, tensors: None)
+        monkeypatch.setattr("pyrovae.compiler.backend.CompiledGraph.compile", lambda self, tensors: None)
 
 
 def slopes_of(model, guide, x, start="guide", precision="float32"):

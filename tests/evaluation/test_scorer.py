@@ -18,7 +18,7 @@ from pyrovae.evaluation.scorer import Scorer
 @pytest.fixture
 def uncompiled(monkeypatch):
     """Graphs run as they were captured: torch's compiler takes ten seconds for each."""
-    monkeypatch.setattr("pyrovae.compiler.backend.Code.compile", lambda self, tensors: None)
+    monkeypatch.setattr("pyrovae.compiler.backend.CompiledGraph.compile", lambda self, tensors: None)
 
 
 def both(model, guide, x, **keywords):
