@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pyro.contrib.zuko import ZukoToPyro
@@ -15,17 +15,26 @@ from torch.nn.functional import normalize, pad
 
 from pyrovae.core.wrap import support_of
 
-__all__ = ["Drawn", "Flat", "bare", "is_discrete"]
+__all__ = ["Draws", "VectorDensity", "base_of", "is_discrete"]
 
 AT_ONCE = 512
 """Draws made and scored together: a mixture makes each of every component."""
 
-Drawn = tuple[Tensor, Tensor]
-"""Points ``[count, cells, width]`` and their log densities ``[count, cells]``."""
+
+class Draws(NamedTuple):
+    """Points ``[count, cells, width]`` and their log densities ``[count, cells]``."""
+
+    points: Tensor
+    log_density: Tensor
+
+    def halves(self) -> tuple[Draws, Draws]:
+        """The first half of the draws, and the second."""
+        half = len(self.points) // 2
+        return Draws(*(values[:half] for values in self)), Draws(*(values[half:] for values in self))
 
 
-def bare(distribution: Any) -> Any:
-    """Without masks and wrappers; of independent elements, what each of them is drawn from."""
+def base_of(distribution: Any) -> Any:
+    """The distribution without masks and wrappers; of independent elements, that of each element."""
     while True:
         if isinstance(distribution, ZukoToPyro):
             distribution = distribution.dist
@@ -38,22 +47,19 @@ def bare(distribution: Any) -> Any:
 
 
 def is_discrete(distribution: Any) -> bool:
-    """Whether the values are to be summed over."""
+    """Whether the density is a probability, to be summed."""
     support = _support(distribution)
     return distribution.has_enumerate_support if support is None else bool(support.is_discrete)
 
 
-class Flat:
-    """A distribution with its batch laid out as ``cells``, and each value as ``width`` real numbers.
+class VectorDensity:
+    """A distribution with its batch flattened to ``cells``, and each value to ``width`` real numbers.
 
     Bounded values are mapped to real vectors, and the density is that of the vectors. Points and
     log densities are float64; the distribution itself works in its own precision.
 
-    Args:
-        distribution: As :func:`bare` gives it.
-
     Raises:
-        ValueError: A draw, or a log density, of another shape than batch and event shape say.
+        ValueError: A draw or a log density whose shape is not that of batch and event.
         NotImplementedError: No map from the support to real vectors is known.
     """
 
@@ -66,34 +72,40 @@ class Flat:
         self.support = _support(distribution)
         examples = self._values(64)
         self.example = examples[0]
-        self.map: Any = None
-        if not self.discrete:
-            self.map = _map_to(self._range(examples), examples)
+        self.map: Any = None if self.discrete else _map_to(self._range(examples), examples)
         # A map of single numbers keeps their shape; it may have bounds for each cell besides.
         of_vectors = self.map is not None and self.map.domain.event_dim > 0
         self.shape = self.map.inverse_shape(self.event_shape) if of_vectors else self.event_shape
         self.width = math.prod(self.shape)
 
-    def draw(self, count: int) -> Drawn:
-        """Draws and their log densities."""
+    def sample(self, count: int) -> Draws:
+        """So many draws and their log densities."""
         values = self._values(count)
         points = values.double() if self.map is None else self.map.inv(values.double())
-        log_density = self._log_prob(values) + self._log_stretch(points)
-        return points.reshape(count, self.cells, self.width), log_density
+        log_density = self._log_prob(values) + self._log_volume(points)
+        return Draws(points.reshape(count, self.cells, self.width), log_density)
 
-    def log_density(self, points: Tensor) -> Tensor:
-        """Of points ``[count, cells, width]``: ``[count, cells]``.
+    def log_prob(self, points: Tensor) -> Tensor:
+        """Log densities ``[count, cells]`` of points ``[count, cells, width]``.
 
         It is -inf where the point is outside the support, where its value rounds to another one,
-        and where the distribution says nan, as many do far out.
+        and where the distribution gives nan, as many do far out.
         """
         points = points.reshape(len(points), *self.batch_shape, *self.shape)
         values = (points if self.map is None else self.map(points)).to(self.example.dtype)
         good = self._is_good(points, values)
         values = torch.where(good.reshape(*good.shape, *[1] * len(self.event_shape)), values, self.example)
-        log_density = self._log_prob(values) + self._log_stretch(points)
+        log_density = self._log_prob(values) + self._log_volume(points)
         good = good.reshape(log_density.shape) & ~log_density.isnan()
         return log_density.masked_fill(~good, -math.inf)
+
+    def enumerated(self) -> Tensor | None:
+        """Every value, ``[values, 1 or cells, width]``; None if the distribution does not list them."""
+        try:
+            values = self.distribution.enumerate_support(expand=False)
+        except (NotImplementedError, ValueError):  # it cannot, or there are too many
+            return None
+        return values.double().reshape(len(values), -1, self.width)
 
     def _values(self, count: int) -> Tensor:
         draw = self.distribution.rsample if self.distribution.has_rsample else self.distribution.sample
@@ -109,7 +121,7 @@ class Flat:
         return values
 
     def _range(self, examples: Tensor) -> Any:
-        """The support, or one turn of an angle: its density goes on over all reals."""
+        """The support, or one turn if the density is that of an angle, which repeats over all reals."""
         if isinstance(self.support, type(constraints.real)):
             here, there = self._log_prob(examples), self._log_prob(examples + 2 * math.pi)
             if here.std() > 0 and torch.allclose(here, there, rtol=1e-3, atol=1e-3):
@@ -127,15 +139,15 @@ class Flat:
             )
         return log_prob.double().reshape(len(values), self.cells)
 
-    def _log_stretch(self, points: Tensor) -> Tensor:
-        """Log of the volume that the map makes of a point's surroundings, ``[count, cells]``."""
+    def _log_volume(self, points: Tensor) -> Tensor:
+        """Log of the Jacobian determinant of the map, ``[count, cells]``."""
         if self.map is None:
             return points.new_zeros(())
         log_volume = self.map.log_abs_det_jacobian(points, self.map(points))
         return log_volume.reshape(len(points), self.cells, -1).sum(-1)
 
     def _is_good(self, points: Tensor, values: Tensor) -> Tensor:
-        """Which points have values that stand for them, ``[count, *batch]``."""
+        """Where a value in the distribution's precision still stands for its point, ``[count, *batch]``."""
         outer = points.shape[: points.dim() - len(self.shape)]
         if self.map is not None:
             moved = (self.map.inv(values.double()) - points).abs()
@@ -145,7 +157,7 @@ class Flat:
 
 
 def _support(distribution: Any) -> Any:
-    """Its support, under what a constraint is wrapped in; None where it does not say."""
+    """The support without wrappers around the constraint; None if the distribution has none."""
     support: Any = support_of(distribution)
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
@@ -172,16 +184,20 @@ def _map_to(support: Any, examples: Tensor) -> Any:
     return biject_to(known[tuple(support.check(each).all().item() for each in probes)])
 
 
-class _LogRatio:
-    r"""Real vectors to proportions, one more: log ratios to the last. Small ones keep their digits.
-
-    .. math:: z = \mathrm{softmax}(u, 0), \qquad dz = \prod_{i=1}^d z_i \, du
-    """
+class _VectorMap:
+    """A map from real vectors to vectors of one number more."""
 
     domain = constraints.real_vector
 
     def inverse_shape(self, shape: torch.Size) -> torch.Size:
         return torch.Size([*shape[:-1], shape[-1] - 1])
+
+
+class _LogRatio(_VectorMap):
+    r"""Real vectors to proportions, by log ratios to the last one: small proportions keep their digits.
+
+    .. math:: z = \mathrm{softmax}(u, 0), \qquad dz = \prod_{i=1}^d z_i \, du
+    """
 
     def __call__(self, u: Tensor) -> Tensor:
         return pad(u, (0, 1)).softmax(-1)
@@ -193,26 +209,18 @@ class _LogRatio:
         return pad(u, (0, 1)).log_softmax(-1).sum(-1)
 
 
-class _Stereographic:
-    r"""Real vectors to the sphere of a dimension more, seen from opposite a direction.
+class _Stereographic(_VectorMap):
+    r"""Stereographic projection: real vectors to the sphere of one dimension more, u = 0 to ``direction``.
 
     .. math:: z = \Big(\frac{1 - |u|^2}{1 + |u|^2}, \frac{2 u}{1 + |u|^2}\Big), \qquad
         dz = \Big(\frac{2}{1 + |u|^2}\Big)^{d - 1} du
-
-    Args:
-        direction: Where u = 0 goes, ``[*batch, d]``, of any length.
     """
-
-    domain = constraints.real_vector
 
     def __init__(self, direction: Tensor) -> None:
         pole = torch.zeros_like(direction)
         pole[..., 0] = 1
         mirror = pole - normalize(direction, dim=-1)
         self.mirror = normalize(mirror, dim=-1)
-
-    def inverse_shape(self, shape: torch.Size) -> torch.Size:
-        return torch.Size([*shape[:-1], shape[-1] - 1])
 
     def __call__(self, u: Tensor) -> Tensor:
         square = u.square().sum(-1, keepdim=True)

@@ -12,7 +12,7 @@ import torch
 import pyrovae as pv
 from pyrovae.models.distributions import PowerSpherical, UniformSphere
 from pyrovae.testing import LinearGaussian, Quadrature
-from pyrovae.testing.comparisons import ALARM, slack
+from pyrovae.testing.integrals import ALARM, slack
 from pyrovae.testing.densities import check_density
 
 
