@@ -136,9 +136,7 @@ def worker(rounds: int, steps: int) -> dict[str, Any]:
         parameters = meter.parameters((x,))
         optimizer = torch.optim.Adam(parameters, fused=True)
         both = SharedLoss(meter, parameters, None) if shared else None
-        return TrainStep(
-            meter, optimizer, parameters, compile=False, precision="float32", num_steps=10**9, shared=both
-        )
+        return TrainStep(meter, optimizer, parameters, compile=False, precision="float32", shared=both)
 
     told: list[float] = []
 

@@ -110,6 +110,7 @@ def train(
         num_epochs=epochs,
         optimizer=optimizer,
         callbacks=[lambda _: schedule.step()],
+        compile=True,
     )
 
 

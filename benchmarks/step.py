@@ -98,7 +98,6 @@ def ours(net: str, x: Tensor, *, compile: bool, precision: str = "float32") -> S
         parameters,
         compile=compile,
         precision=precision,
-        num_steps=10**9,
     )
 
     def step() -> None:  # what fit does for a batch; it looks for edits once an epoch

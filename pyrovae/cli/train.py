@@ -106,7 +106,6 @@ class Train:
                 validation=dataset.validation,
                 callbacks=[keeper, *loggers],
                 **training(recipe, len(dataset.train)),
-                compile=False,  # "auto" goes by time: a recipe would not always give the same weights
                 resume=self.folder,
                 progress=not self.quiet,
             )

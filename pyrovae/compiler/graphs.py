@@ -72,8 +72,7 @@ class Graphs:
         self.precision: Precision = precision
         self.backend: Backend = backend
         self.finite, self.parameters = finite, parameters
-        self.edits, self.most_edits = 0, MOST
-        self.worth: Callable[[int], bool] | None = None  # whether a graph of so many nodes is to be compiled
+        self.edits = 0
         self.names: list[str] = []  # of parameters met in Pyro's store
         self.seconds = 0.0  # spent on making graphs
         self.cause: str | None = None  # why nothing runs through graphs
@@ -158,7 +157,7 @@ class Graphs:
     def _too_often(self, edited: str) -> bool:
         """Count an edit; with a warning, no more graphs where there were too many."""
         self.edits += 1
-        if self.edits <= self.most_edits:
+        if self.edits <= MOST:
             return False
         self._watch = self._watched()
         self.cause = f"{edited} is edited again and again"
@@ -181,9 +180,6 @@ class Graphs:
         self._watch = self._watched()
         try:
             graph = self._captured(first, args, kwargs, tensors, gradients)
-            if self.worth is not None and not self.worth(graph.nodes):
-                self.cause = "compiling would take longer than it saves"
-                return None
             if self.backend == "inductor":
                 with products_in(self.precision):
                     graph.compile(tensors)

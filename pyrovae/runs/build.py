@@ -67,7 +67,7 @@ def training(recipe: Recipe, num_data: int) -> dict[str, Any]:
 
     Example:
         >>> sorted(training(Recipe(), num_data=5000))
-        ['batch_size', 'loss', 'num_epochs', 'optimizer', 'precision', 'seed']
+        ['batch_size', 'compile', 'loss', 'num_epochs', 'optimizer', 'precision', 'seed']
     """
     keywords = {
         "loss": make("objectives", recipe.objective, {"num_data": lambda: num_data}),
@@ -75,6 +75,7 @@ def training(recipe: Recipe, num_data: int) -> dict[str, Any]:
         "num_epochs": recipe.num_epochs,
         "batch_size": recipe.batch_size,
         "precision": recipe.precision,
+        "compile": recipe.compile,
         "seed": recipe.seed,
     }
     if recipe.schedule != PartSpec("constant"):

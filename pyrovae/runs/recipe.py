@@ -89,6 +89,7 @@ class Recipe(_Strict):
     precision: Literal["float32", "tf32", "bfloat16"] = Field(
         "float32", description="Of products in the networks."
     )
+    compile: bool = Field(False, description="Take the steps through a compiled graph.")
     seed: int = Field(0, ge=0, description="Of weights, order and noise.")
 
     @field_validator("dataset")

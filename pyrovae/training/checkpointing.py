@@ -113,7 +113,10 @@ class CheckpointPolicy:
         if state is None:
             return
         folder = self.checkpoints.folder.parent
-        different = diff_settings(state["run"]["said"], self.said["said"])
+        there = state["run"]["said"]
+        if there["compile"] == "auto":  # of earlier versions, which decided by the time of the first steps
+            there["compile"] = state["stepper"]["compile"] = self.said["said"]["compile"]
+        different = diff_settings(there, self.said["said"])
         if different:
             more = f" and {len(different) - MOST} more" if len(different) > MOST else ""
             raise ValueError(

@@ -34,7 +34,7 @@ from pyrovae.training.loggers import Logger
 from pyrovae.training.loss import TrackedLoss
 from pyrovae.training.optimisers import MakeOptimizer, MakeScheduler, make_optimizer, make_scheduler
 from pyrovae.training.state import Training, TrainState
-from pyrovae.training.step import Compile, TrainStep
+from pyrovae.training.step import TrainStep
 
 __all__ = ["History", "Training", "fit"]
 
@@ -57,7 +57,7 @@ def fit(
     callbacks: Iterable[Callable[[Training], bool | None] | Logger] = (),
     seed: int = 0,
     device: torch.device | str | None = None,
-    compile: Compile = "auto",
+    compile: bool = False,
     precision: Precision = "float32",
     on_failure: Literal["raise", "rollback"] = "raise",
     resume: str | os.PathLike[str] | None = None,
@@ -72,7 +72,7 @@ def fit(
 
     With ``resume`` the run is kept in a folder, and goes on from there if it has begun there: after a kill,
     a Ctrl-C or a SIGTERM it ends with the very bits of a run that was left alone, on the same device, with
-    the same torch, number of threads and ``compile=True`` or ``False`` ("auto" goes by time). Kept are
+    the same torch and number of threads. Kept are
     weights, buffers, numbers that modules and loss hold as attributes, the optimiser, its schedule, the
     random streams, what is done of the epoch, the history and what callbacks remember; not other Python
     state of one's own modules and losses, nor what is drawn from other generators than torch's. A
@@ -107,9 +107,9 @@ def fit(
         device: Where modules and batches go; where they are if not given. On a GPU, tensors and splits
             that fit stay there, and what a split redraws is drawn there.
         compile: Take the steps through a compiled graph, as :func:`pyrovae.compile` makes it: the same
-            losses and gradients on the same noise, up to rounding. "auto" does so where the time that it
-            saves in the run is more than what compiling takes, by the time of the first steps; a warning
-            says why where no graph can be had. Python code in the programs then runs at the capture alone.
+            losses and gradients on the same noise, up to rounding. Compiling takes seconds, and pays in
+            runs of thousands of steps. Python code in the programs then runs at the capture alone. A program
+            that cannot be a graph runs eagerly, with a warning that says why.
         precision: "bfloat16" multiplies so in the networks' layers, while training, and "tf32" on a GPU;
             densities, parameters and the sums stay as they are.
         on_failure: What to do about a loss or a gradient that is not finite, and about an epoch whose loss
@@ -195,7 +195,6 @@ def fit(
             parameters,
             compile=compile,
             precision=precision,
-            num_steps=num_epochs * steps,
             clip=clip,
             shared=shared,
         )
@@ -216,7 +215,6 @@ def fit(
                 said["validation"] = None if validation is None else identity_of(validation)
                 place = environment(parameters[0].device) | where.told
                 saver.take_up(course, said | course.settings(), place, num_epochs)
-            stepper.left -= course.epoch * steps + course.step
         done = course.epoch * steps + course.step
         bar = progress_bar(num_epochs * steps, "train", show=progress and where.rank == 0, initial=done)
         stepper.say = bar.set_description

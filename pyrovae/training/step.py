@@ -1,13 +1,11 @@
-"""One optimiser step after another, through a compiled graph where that pays back within the run."""
+"""Optimiser steps, eager or through a compiled graph."""
 
 from __future__ import annotations
 
 import math
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,20 +20,7 @@ from pyrovae.training.ahead import Ahead, runs_ahead
 from pyrovae.training.data_parallel import SharedLoss, weighing
 from pyrovae.training.loss import TrackedLoss
 
-__all__ = ["Compile", "TrainStep"]
-
-Compile = Literal["auto"] | bool
-
-WARM, LOOK = 3, 5
-"""Steps that are not timed, and steps that are."""
-
-SAVED = 0.4
-"""The part of an eager step that a compiled one saves, typically; it is looked at once there is one."""
-
-
-def seconds_to_compile(nodes: int) -> float:
-    """What compiling a graph of this many operations takes on two cores, about."""
-    return 5.0 + 0.04 * nodes
+__all__ = ["TrainStep"]
 
 
 class TrainStep:
@@ -48,10 +33,8 @@ class TrainStep:
         meter: The loss.
         optimizer: It steps.
         parameters: What it steps.
-        compile: True, False, or "auto": from the eager time of the first steps and the number of those
-            to come.
+        compile: Whether steps go through a compiled graph.
         precision: Of the networks.
-        num_steps: Of the whole run.
         clip: Norm that the gradients, all together, are brought down to where theirs is larger.
         shared: What other processes do in each step, where they have rows of the same batch.
         say: Told what takes long.
@@ -63,27 +46,23 @@ class TrainStep:
         optimizer: torch.optim.Optimizer,
         parameters: list[Tensor],
         *,
-        compile: Compile,
+        compile: bool,
         precision: Precision,
-        num_steps: int,
         clip: float | None = None,
         shared: SharedLoss | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
-        if compile not in (True, False, "auto"):
-            raise ValueError(f"fit: compile is {compile!r}: True, False or 'auto'")
+        if not isinstance(compile, bool):
+            raise ValueError(f"fit: compile is {compile!r}: pass True or False")
         self.meter, self.optimizer, self.parameters = meter, optimizer, parameters
         programs = meter.model.program, meter.guide.program
         self.graphs = Graphs(self._run, programs, meter.objective, precision=precision, finite=True)
-        self.compile, self.left, self.clip, self.say = compile, num_steps, clip, say
+        self.compile, self.clip, self.say = compile, clip, say
         self.shared, self.rows = shared, 0
         self.shape: Any = None
         self.layout: Any = None
         self.code: CompiledGraph | None = None
         self.direct = DirectStep(optimizer)
-        self.eager_time = math.inf
-        self.times: list[float] = []  # of eager steps
-        self.compiled_times: list[float] = []
         ahead = shared is None and runs_ahead(optimizer, parameters)
         self.watched = Ahead(optimizer) if ahead else None
 
@@ -100,27 +79,15 @@ class TrainStep:
             FloatingPointError: Loss or gradients are not finite; the parameters are those before.
             ConnectionError: Another process is gone; likewise.
         """
-        self.left -= 1
         self.rows = len(batch[0]) if rows is None else rows
         shape = [torch.Size([self.rows, *tensor.shape[1:]]) for tensor in batch]
         if self.shape is None:
             self.shape = shape
-        if shape != self.shape or self.compile is False or not len(batch[0]):
+        if shape != self.shape or not self.compile or not len(batch[0]):
             return self._eagerly(batch, where)
-        if self.compile == "auto" and len(self.times) < WARM + LOOK:
-            return self._timed(self.times, self._eagerly, batch, where)
-        if self.compile == "auto" and math.isinf(self.eager_time):
-            self._decide()
-            if self.compile is False:
-                return self._eagerly(batch, where)
         code = self._code(batch, where, check=check)
         if code is None:
             return self._eagerly(batch, where)
-        if self.compile == "auto" and len(self.compiled_times) < WARM + LOOK:
-            sums = self._timed(self.compiled_times, self._compiled, code, batch, where, check)
-            if len(self.compiled_times) == WARM + LOOK:
-                self.compile = statistics.median(self.compiled_times[WARM:]) < self.eager_time
-            return sums
         return self._compiled(code, batch, where, check)
 
     def _compiled(self, code: CompiledGraph, batch: tuple[Tensor, ...], where: str, check: bool) -> Tensor:
@@ -163,7 +130,7 @@ class TrainStep:
         return {"compile": self.compile, "shape": shape}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on as the stepper of this state would; what "auto" had decided stays decided."""
+        """Go on as the stepper of this state would."""
         self.compile = state["compile"]
         self.shape = None if state["shape"] is None else [torch.Size(each) for each in state["shape"]]
 
@@ -171,27 +138,6 @@ class TrainStep:
         with weighing(self.meter.plates, len(batch[0]), self.rows):
             loss = self.meter.forward(*batch)
         return loss, self.meter.sums(loss)
-
-    def _timed(self, times: list[float], step: Callable[..., Tensor], *args: Any) -> Tensor:
-        self._wait()
-        started = time.perf_counter()
-        sums = step(*args)
-        self._wait()
-        times.append(time.perf_counter() - started)
-        return sums
-
-    def _wait(self) -> None:
-        if self.parameters[0].is_cuda:
-            torch.cuda.synchronize()
-
-    def _decide(self) -> None:
-        """Whether a graph is worth its capture; once it is there, whether it is worth its compilation."""
-        self.eager_time = statistics.median(self.times[WARM:])
-        saved = SAVED * self.eager_time * self.left
-        if saved < seconds_to_compile(0):
-            self.compile = False
-        self.graphs.worth = lambda nodes: saved > seconds_to_compile(nodes)
-        self.graphs.most_edits = 1  # what is edited each epoch would be compiled each epoch
 
     def _taken(
         self, result: Result, batch: tuple[Tensor, ...], where: str, state: Tensor, *, check: bool

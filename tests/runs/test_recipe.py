@@ -55,6 +55,7 @@ recipes = st.builds(
     hidden=st.lists(st.integers(1, 10**6), max_size=3).map(tuple),
     learning_rate=st.floats(min_value=0, exclude_min=True, allow_infinity=False),
     precision=st.sampled_from(["float32", "bfloat16"]),
+    compile=st.booleans(),
     seed=st.integers(0, 2**63),
     **{name: st.integers(1, 10**9) for name in ("latent_dim", "num_epochs", "batch_size")},
     **{name: parts(kind) for name, kind in Recipe.kinds.items()},
@@ -444,6 +445,7 @@ def test_training_is_what_the_recipe_says():
         batch_size=3,
         seed=5,
         precision="bfloat16",
+        compile=True,
     )
     keywords = training(recipe, num_data=9)
     assert (keywords["loss"].num_particles, keywords["loss"].gradient) == (5, "dreg")
@@ -451,7 +453,8 @@ def test_training_is_what_the_recipe_says():
     assert (optimizer.defaults["lr"], optimizer.defaults["betas"]) == (0.1, (0.8, 0.9))
     assert not optimizer.defaults["fused"]
     assert [keywords[name] for name in ("num_epochs", "batch_size", "seed")] == [7, 3, 5]
-    assert keywords["precision"] == "bfloat16"
+    assert (keywords["precision"], keywords["compile"]) == ("bfloat16", True)
+    assert not training(Recipe(), num_data=9)["compile"]
 
 
 @pytest.mark.parametrize("name", registry.names("optimizers"))

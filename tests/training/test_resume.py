@@ -16,7 +16,9 @@ from torch.utils.data import DataLoader, RandomSampler, Subset, TensorDataset
 import pyrovae as pv
 from pyrovae.compiler.backend import CompiledGraph
 from pyrovae.objectives import ELBO, IWAE, WakeSleep, kl_weight, warmup
+from pyrovae.storage.checkpoints import Checkpoints
 from pyrovae.training.callbacks import Averaged, KeepBest
+from pyrovae.training.step import TrainStep
 
 ROWS, BATCH, EPOCHS = 13, 5, 3  # an epoch has 3 steps, the last of 3 rows
 
@@ -214,6 +216,27 @@ def test_objectives_and_their_clocks_go_on(tmp_path, x, name, compile, monkeypat
     """The compiler has tests of its own, and takes seconds: graphs run as they are captured."""
     monkeypatch.setattr(CompiledGraph, "compile", lambda self, tensors: None)
     assert_resumes(tmp_path, a_vae, lambda: x, 5, loss=LOSSES[name], compile=compile)
+
+
+@pytest.mark.parametrize("decided", ["auto", True, False])
+def test_a_checkpoint_of_compile_auto_goes_on_as_asked_for_now(tmp_path, x, decided, monkeypatch):
+    """Earlier versions decided by the time of the first steps."""
+    monkeypatch.setattr(CompiledGraph, "compile", lambda self, tensors: None)
+    state = TrainStep.state
+    monkeypatch.setattr(TrainStep, "state", lambda self: state(self) | {"compile": decided})
+    with pytest.raises(CutError):
+        fit(a_vae(), x, tmp_path, callbacks=[CutAfter(5)])
+    newest = Checkpoints.newest
+
+    def of_auto(self):
+        found = newest(self)
+        found["run"]["said"]["compile"] = "auto"
+        return found
+
+    monkeypatch.setattr(Checkpoints, "newest", of_auto)
+    history = fit(a_vae(), x, tmp_path, callbacks=[CutAfter(1000)], compile=True)
+    assert len(history) == EPOCHS
+    assert history.compile_seconds > 0
 
 
 @pytest.mark.slow
