@@ -74,8 +74,9 @@ class VectorDensity:
         self.example = examples[0]
         self.map: Any = None if self.discrete else _map_to(self._range(examples), examples)
         # A map of single numbers keeps their shape; it may have bounds for each cell besides.
-        of_vectors = self.map is not None and self.map.domain.event_dim > 0
-        self.shape = self.map.inverse_shape(self.event_shape) if of_vectors else self.event_shape
+        self.shape = self.event_shape
+        if self.map is not None and self.map.domain.event_dim > 0:
+            self.shape = self.map.inverse_shape(self.event_shape)
         self.width = math.prod(self.shape)
 
     def sample(self, count: int) -> Draws:

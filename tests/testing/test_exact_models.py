@@ -12,8 +12,8 @@ import torch
 import pyrovae as pv
 from pyrovae.models.distributions import PowerSpherical, UniformSphere
 from pyrovae.testing import LinearGaussian, Quadrature
-from pyrovae.testing.integrals import ALARM, slack
 from pyrovae.testing.densities import check_density
+from pyrovae.testing.integrals import ALARM, slack
 
 
 @pytest.fixture

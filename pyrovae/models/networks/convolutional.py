@@ -5,7 +5,7 @@ Each resolution may have residual blocks. No network normalises over the batch: 
 the other rows of its batch.
 
 The default nonlinearity is SiLU. With ReLU and Adam at its usual rate, a VAE of these networks tends to
-ignore its latents from the first epochs on and to draw the average image; with residual blocks it may stay so.
+ignore its latents in the first epochs and to draw the average image; with residual blocks it may stay so.
 """
 
 from __future__ import annotations
