@@ -293,13 +293,13 @@ def print_measured(kept: dict[str, Any]) -> None:
     print("\nwhere a step of two, 128 rows each, goes")
     parts = {
         "its rows, by one process alone": seconds["one"],
-        "telling the sums, and waiting": seconds["sums"],
+        "exchanging sums, and waiting": seconds["sums"],
         f"all-reduce of {4 * kept['parameters'] / 1e6:.1f} MB, by itself": seconds["gradients alone"],
     }
     for name, taken in parts.items():
         print(f"{name:<44}{1e3 * taken:>10.2f}{taken / whole:>16.0%}")
     rest = whole - sum(parts.values())
-    print(f"{'the rest (overlap makes it less than nought)':<44}{1e3 * rest:>10.2f}{rest / whole:>16.0%}")
+    print(f"{'the rest (overlap makes it negative)':<44}{1e3 * rest:>10.2f}{rest / whole:>16.0%}")
     print("\nall-reduces of two: bytes, ms, GB/s of the bus")
     for size in SIZES:
         taken = seconds[f"all-reduce of {4 * size} bytes"]
