@@ -1,7 +1,7 @@
 """Names of parts: those of this package, and those that other packages add by entry points.
 
-A recipe holds names and never a path to import, so that to read one runs no code but what is installed. No
-torch here: a name is known before what it stands for is imported.
+A recipe holds names and never an import path, so that reading a recipe runs no code but what is installed. A
+part is imported when it is asked for; this module does not import torch.
 
 A package adds parts of its own in its ``pyproject.toml``, a group for each kind::
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from functools import cache
-from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from inspect import Parameter, getdoc, signature
 from typing import Any
@@ -23,7 +22,6 @@ from pyrovae.core.checks import choose
 
 __all__ = [
     "KINDS",
-    "NAMES",
     "canonical",
     "describe",
     "find",
@@ -35,80 +33,83 @@ __all__ = [
     "register",
 ]
 
-_PARTS: dict[str, tuple[str, str]] = {
-    "priors": (
-        "pyrovae.models.priors",
-        "StandardNormal Normal Laplace StudentT GaussianMixture VampPrior Dirichlet LogisticNormal "
-        "UniformSphere Bernoulli AutoregressiveBernoulli Categorical AutoregressiveCategorical "
-        "RelaxedCategorical",
-    ),
-    "likelihoods": (
-        "pyrovae.models.likelihoods",
-        "Bernoulli ContinuousBernoulli Beta Categorical DiscretizedLogistic Normal Laplace StudentT Binomial "
-        "Poisson NegativeBinomial ZeroInflatedNegativeBinomial Multinomial",
-    ),
-    "guides": (
-        "pyrovae.models.guides",
-        "Normal LowRankNormal FullRankNormal GaussianMixture Flow Delta LogNormal Dirichlet LogisticNormal "
-        "PowerSpherical Bernoulli Categorical RelaxedCategorical StraightThrough Widened Defensive Refined",
-    ),
-    "flows": ("pyrovae.models.flows", "MAF IAF NSF RealNVP NICE"),
-    "networks": (
-        "pyrovae.models.networks",
-        "MLP GatedMLP ConvEncoder ConvDecoder ResidualEncoder ResidualDecoder",
-    ),
-    "activations": ("torch.nn", "ReLU Tanh SiLU GELU ELU LeakyReLU Softplus Sigmoid"),
-    "objectives": (
-        "pyrovae.objectives",
-        "ELBO IWAE Renyi MIWAE CIWAE PIWAE WakeSleep TVO",
-    ),
-    "terms": ("pyrovae.objectives", "kl_weight free_bits capacity total_correlation mmd"),
-    "weights": ("pyrovae.objectives", "warmup cyclical"),
-    "optimizers": ("torch.optim", "Adam AdamW Adamax NAdam RAdam RMSprop Adagrad SGD"),
-    "schedules": ("pyrovae.training.optimisers", "constant cosine burda"),
+DATASETS = {
+    "mnist-mini": "the first 7,000 digits of MNIST, in the package",
+    "mnist": "MNIST, by torchvision",
+    "static-mnist": "Larochelle and Murray's fixed binarisation of MNIST",
+    "linear-gaussian": "synthetic real numbers, log p(x) known exactly",
+    "shards": "files of rows in train, validation and test of the root folder, larger than memory",
 }
-"""By kind, the module and the names in it. No code outside this package and torch is reached by a name."""
+"""Every data set of this package, by its name for :func:`pyrovae.datasets.load`, with a description."""
 
-_ALSO = {
-    ("priors", "MAF"): "pyrovae.models.flows:MAF",
-    ("priors", "NSF"): "pyrovae.models.flows:NSF",
-    ("priors", "RealNVP"): "pyrovae.models.flows:RealNVP",
-    ("guides", "MAF"): "pyrovae.models.flows:MAF",
-    ("guides", "NSF"): "pyrovae.models.flows:NSF",
-    ("objectives", "Trace_ELBO"): "pyro.infer:Trace_ELBO",
-    ("objectives", "TraceMeanField_ELBO"): "pyro.infer:TraceMeanField_ELBO",
+_PARTS = {
+    "priors": {
+        "pyrovae.models.priors": "StandardNormal Normal Laplace StudentT GaussianMixture VampPrior Dirichlet "
+        "LogisticNormal UniformSphere Bernoulli AutoregressiveBernoulli Categorical "
+        "AutoregressiveCategorical RelaxedCategorical",
+        "pyrovae.models.flows": "MAF NSF RealNVP",
+    },
+    "likelihoods": {
+        "pyrovae.models.likelihoods": "Bernoulli ContinuousBernoulli Beta Categorical DiscretizedLogistic "
+        "Normal Laplace StudentT Binomial Poisson NegativeBinomial ZeroInflatedNegativeBinomial Multinomial",
+    },
+    "guides": {
+        "pyrovae.models.guides": "Normal LowRankNormal FullRankNormal GaussianMixture Flow Delta LogNormal "
+        "Dirichlet LogisticNormal PowerSpherical Bernoulli Categorical RelaxedCategorical StraightThrough "
+        "Widened Defensive Refined",
+        "pyrovae.models.flows": "MAF NSF",
+    },
+    "flows": {"pyrovae.models.flows": "MAF IAF NSF RealNVP NICE"},
+    "networks": {
+        "pyrovae.models.networks": "MLP GatedMLP ConvEncoder ConvDecoder ResidualEncoder ResidualDecoder",
+    },
+    "activations": {"torch.nn": "ReLU Tanh SiLU GELU ELU LeakyReLU Softplus Sigmoid"},
+    "objectives": {
+        "pyrovae.objectives": "ELBO IWAE Renyi MIWAE CIWAE PIWAE WakeSleep TVO",
+        "pyro.infer": "Trace_ELBO TraceMeanField_ELBO",
+    },
+    "terms": {"pyrovae.objectives": "kl_weight free_bits capacity total_correlation mmd"},
+    "weights": {"pyrovae.objectives": "warmup cyclical"},
+    "optimizers": {"torch.optim": "Adam AdamW Adamax NAdam RAdam RMSprop Adagrad SGD"},
+    "schedules": {"pyrovae.training.optimisers": "constant cosine burda"},
+    "datasets": {"pyrovae.data.datasets": " ".join(DATASETS)},
 }
-"""Parts under another kind than their module's."""
+"""The names of each kind, by module. A name reaches no other code outside this package, torch and Pyro."""
 
 _REFERENCES = {
-    ("priors", "RealNVP"): "arXiv:1605.08803",  # Dinh et al., 2017; zuko names the one before it first
+    ("priors", "RealNVP"): "arXiv:1605.08803",  # Dinh et al., 2017; zuko's docstring has an earlier one first
     ("objectives", "Trace_ELBO"): "arXiv:1301.1299",  # Wingate and Weber, 2013
     ("objectives", "TraceMeanField_ELBO"): "arXiv:1312.6114",  # Kingma and Welling, 2014, appendix B
+    ("datasets", "mnist-mini"): "doi:10.1109/5.726791",  # LeCun et al., Gradient-Based Learning, 1998
+    ("datasets", "mnist"): "doi:10.1109/5.726791",
+    ("datasets", "static-mnist"): "www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist",
+    ("datasets", "linear-gaussian"): "doi:10.1111/1467-9868.00196",  # Tipping and Bishop, 1999
+    ("datasets", "shards"): "",
 }
-"""Of parts of other packages, whose docstrings have none, or another."""
+"""References of parts whose docstrings do not have them."""
 
-KINDS = (*_PARTS, "datasets")
-"""What has names; a package's entry points of a kind are the group ``pyrovae.<kind>``."""
+KINDS = tuple(_PARTS)
+"""Kinds of parts; the entry points of a kind are the group ``pyrovae.<kind>``."""
 
 _registered: dict[tuple[str, str], Callable[..., Any]] = {}
 
 
 def names(kind: str) -> list[str]:
-    """All names of a kind, this package's first.
+    """All names of a kind, those of this package first.
 
     Example:
         >>> names("weights")
         ['warmup', 'cyclical']
     """
-    mine = [name for of, name in _registered if of == kind]
-    return list(dict.fromkeys([*_built_in(kind), *mine, *(each.name for each in _entry_points(kind))]))
+    own = [name for of, name in _registered if of == kind]
+    return list(dict.fromkeys([*_built_in(kind), *own, *(each.name for each in _entry_points(kind))]))
 
 
 def canonical(kind: str, name: str) -> str:
-    """The name as it is registered: case, dashes and underscores are free. Imports nothing of it.
+    """The name as it is registered; case, dashes and underscores are ignored. The part is not imported.
 
     Raises:
-        ValueError: No such name; it says what was probably meant.
+        ValueError: The name is unknown; the message suggests the nearest.
 
     Example:
         >>> canonical("priors", "vamp-prior")
@@ -118,44 +119,41 @@ def canonical(kind: str, name: str) -> str:
         ValueError: unknown prior 'VampPriro': did you mean 'VampPrior'?
     """
     known = names(kind)
-    alike = {_plain(each): each for each in reversed(known)}  # of two that are alike the first is meant
     if name in known:
         return name
-    if _plain(name) in alike:
-        return alike[_plain(name)]
-    return choose(_single(kind), name, known)
+    alike = [each for each in known if _plain(each) == _plain(name)]
+    return alike[0] if alike else choose(_singular(kind), name, known)
 
 
 def find(kind: str, name: str) -> Callable[..., Any]:
-    """What a name stands for, a class or a function, imported now.
+    """Import the class or function of a name.
 
     Raises:
-        ValueError: No such name, or two packages that both have it.
-        ImportError: What it stands for cannot be imported; it says whose it is and what to do.
+        ValueError: The name is unknown, or two packages have it.
+        ImportError: The part cannot be imported; the message names its package and the mend.
     """
     name = canonical(kind, name)
     if (kind, name) in _registered:
         return _registered[kind, name]
-    if name in (built_in := _built_in(kind)):
-        module, attribute = built_in[name].split(":")
-        return getattr(import_module(module), attribute)
+    if name in _built_in(kind):
+        return EntryPoint(name, _built_in(kind)[name], kind).load()
     first, *others = [each for each in _entry_points(kind) if each.name == name]
     if others:
         raise ValueError(
-            f"{_single(kind)} '{name}' is in {_of(first)} and in {_of(others[0])}: uninstall one of them"
+            f"{_singular(kind)} '{name}' is in {_of(first)} and in {_of(others[0])}: uninstall one of them"
         )
     try:
         return first.load()
-    except Exception as error:  # whatever a plug-in does when it is imported
+    except Exception as error:  # whatever a plug-in raises when it is imported
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ImportError(
-            f"{_single(kind)} '{name}' of {_of(first)} cannot be imported "
-            f"({type(error).__name__}: {' '.join(str(error).split())}): mend or uninstall that package; "
-            f"other names work without it"
+            f"{_singular(kind)} '{name}' of {_of(first)} cannot be imported ({reason}): mend or uninstall "
+            f"that package; other names work without it"
         ) from error
 
 
 def package_of(kind: str, name: str) -> tuple[str, str] | None:
-    """The package that a name is of and its version; None where it is this one, or no package's."""
+    """The other package that provides a name, and its version; None for parts of this package or process."""
     if (kind, name) in _registered or name in _built_in(kind):
         return None
     found = [each.dist for each in _entry_points(kind) if each.name == name and each.dist is not None]
@@ -163,16 +161,16 @@ def package_of(kind: str, name: str) -> tuple[str, str] | None:
 
 
 def register(kind: str, name: str, make: Callable[..., Any]) -> None:
-    """Give a part of one's own a name in this process; a package does it by an entry point.
+    """Give a part of your own a name in this process; a package uses an entry point instead.
 
     Args:
         kind: One of :data:`KINDS`.
-        name: No name that is taken.
-        make: The class or function that makes the part. Of "datasets", a function of root,
+        name: A name that is not taken yet.
+        make: The class or function that makes the part. For "datasets" it is a function of root,
             binarisation, dequantise and seed that returns a :class:`pyrovae.datasets.Dataset`.
 
     Raises:
-        ValueError: Another kind, or a name that is taken.
+        ValueError: The kind is unknown, or the name is taken or malformed.
 
     Example:
         >>> from pyrovae.models.priors import StudentT
@@ -183,23 +181,23 @@ def register(kind: str, name: str, make: Callable[..., Any]) -> None:
     """
     choose("kind of part", kind, KINDS)
     if _plain(name) in map(_plain, names(kind)) and (kind, name) not in _registered:
-        raise ValueError(f"there is a {_single(kind)} '{canonical(kind, name)}' already: use another name")
+        raise ValueError(f"there is a {_singular(kind)} '{canonical(kind, name)}' already: use another name")
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
         raise ValueError(f"'{name}' is no name: letters, digits, dashes and underscores, a letter first")
     _registered[kind, name] = make
 
 
 def plug_ins() -> Iterator[tuple[str, str]]:
-    """Kind and name of each part that other packages add."""
+    """The kind and name of each part that other packages add."""
     for kind in KINDS:
         for each in _entry_points(kind):
             yield kind, each.name
 
 
 def describe(kind: str, name: str) -> str:
-    """The first sentence of the part's docstring, or why it cannot be had."""
-    if kind == "datasets" and name in NAMES:
-        return NAMES[name]
+    """The first sentence of a part's docstring, or the reason why it cannot be imported."""
+    if kind == "datasets" and name in DATASETS:
+        return DATASETS[name]
     try:
         text = getdoc(find(kind, name)) or ""
     except (ImportError, ValueError) as error:
@@ -209,27 +207,25 @@ def describe(kind: str, name: str) -> str:
 
 
 def reference(kind: str, name: str) -> str:
-    """The first arXiv number, DOI or address in the part's References; nothing where there is none.
+    """The first arXiv number, DOI or address in a part's References section; empty if there is none.
 
     Example:
         >>> reference("priors", "VampPrior"), reference("datasets", "mnist")
         ('arXiv:1705.07120', 'doi:10.1109/5.726791')
     """
-    if kind == "datasets" and name in NAMES:
-        return REFERENCES.get(name, "")
     if (kind, name) in _REFERENCES:
         return _REFERENCES[kind, name]
     try:
         text = getdoc(find(kind, name)) or ""
     except (ImportError, ValueError):
         return ""
-    _, _, listed = text.partition("References:")
-    found = re.search(r"arXiv:[\w.]+\d|doi:\S+\w|https?://\S+\w", listed.partition("\n\n")[0])
+    section = text.partition("References:")[2].partition("\n\n")[0]
+    found = re.search(r"arXiv:[\w.]+\d|doi:\S+\w|https?://\S+\w", section)
     return re.sub(r"https?://arxiv\.org/abs/", "arXiv:", found[0]) if found else ""
 
 
 def keywords(kind: str, name: str) -> str:
-    """The arguments with their defaults, as its constructor has them; nothing where they cannot be had.
+    """The arguments of a part's constructor with their defaults; empty if they are unknown.
 
     Example:
         >>> keywords("priors", "Normal")
@@ -246,12 +242,8 @@ def keywords(kind: str, name: str) -> str:
 
 
 def _built_in(kind: str) -> dict[str, str]:
-    """Where each name of this package is."""
-    if kind == "datasets":
-        return {name: f"pyrovae.data.datasets:{name}" for name in NAMES}
-    module, listed = _PARTS[kind]
-    also = {name: where for (of, name), where in _ALSO.items() if of == kind}
-    return {name: f"{module}:{name}" for name in listed.split()} | also
+    """The names of this package with their import paths."""
+    return {name: f"{module}:{name}" for module, listed in _PARTS[kind].items() for name in listed.split()}
 
 
 @cache
@@ -260,31 +252,13 @@ def _entry_points(kind: str) -> tuple[EntryPoint, ...]:
 
 
 def _of(entry_point: EntryPoint) -> str:
-    of = entry_point.dist
-    return f"package {of.name} {of.version}" if of is not None else f"module {entry_point.module}"
+    package = entry_point.dist
+    return f"package {package.name} {package.version}" if package else f"module {entry_point.module}"
 
 
 def _plain(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 
 
-def _single(kind: str) -> str:
+def _singular(kind: str) -> str:
     return {"datasets": "data set"}.get(kind, kind.removesuffix("s"))
-
-
-NAMES = {
-    "mnist-mini": "the first 7,000 digits of MNIST, in the package",
-    "mnist": "MNIST, by torchvision",
-    "static-mnist": "Larochelle and Murray's fixed binarisation of MNIST",
-    "linear-gaussian": "synthetic real numbers, log p(x) known exactly",
-    "shards": "files of rows in train, validation and test of the root folder, larger than memory",
-}
-"""Every data set of this package, by the name :func:`pyrovae.datasets.load` knows it under."""
-
-REFERENCES = {
-    "mnist-mini": "doi:10.1109/5.726791",  # LeCun et al., Gradient-Based Learning, 1998
-    "mnist": "doi:10.1109/5.726791",
-    "static-mnist": "www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist",
-    "linear-gaussian": "doi:10.1111/1467-9868.00196",  # Tipping and Bishop, Probabilistic PCA, 1999
-}
-"""Where each is from; what the user wrote, such as shards, is from nowhere."""

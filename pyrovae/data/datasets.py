@@ -12,7 +12,7 @@ import torch
 from pyrovae.core import registry
 from pyrovae.core.checks import choose
 from pyrovae.core.random import generator, seed_of
-from pyrovae.core.registry import NAMES
+from pyrovae.core.registry import DATASETS
 from pyrovae.data import files as sources
 from pyrovae.data.images import ImageRows
 from pyrovae.data.rows import fingerprint
@@ -105,7 +105,7 @@ def load(
         'uniform'
     """
     name = registry.canonical("datasets", name)
-    if name not in NAMES:
+    if name not in DATASETS:
         make = registry.find("datasets", name)
         return make(root=root, binarisation=binarisation, dequantise=dequantise, seed=seed)
     if name == "shards":

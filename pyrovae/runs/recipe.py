@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from pyrovae.core import registry
 from pyrovae.core.checks import choose, one_line
-from pyrovae.core.registry import NAMES
+from pyrovae.core.registry import DATASETS
 from pyrovae.runs.named import PartSpec
 
 __all__ = [
@@ -68,7 +68,7 @@ class Recipe(_Strict):
     }
     """Of what kind each part is: under what the registry knows its names."""
 
-    dataset: str = Field("mnist-mini", description=f"Data set: {', '.join(NAMES)}.")
+    dataset: str = Field("mnist-mini", description=f"Data set: {', '.join(DATASETS)}.")
     binarisation: Literal["dynamic", "static", "threshold", "none"] | None = Field(
         None, description="How grey values become bits; the data set's own way by default."
     )

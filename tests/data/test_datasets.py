@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 import pyrovae as pv
 from pyrovae import datasets
-from pyrovae.core.registry import NAMES
+from pyrovae.core.registry import DATASETS
 from pyrovae.data import files as sources
 
 
@@ -435,7 +435,7 @@ def test_every_listed_name_is_loadable_or_says_what_is_missing(tmp_path, monkeyp
     from torchvision.datasets import MNIST
 
     monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
-    for name in NAMES:
+    for name in DATASETS:
         if name in ("mnist", "static-mnist", "shards"):
             with pytest.raises(FileNotFoundError, match=f"{name}: .*{tmp_path}"):
                 datasets.load(name, tmp_path)
