@@ -16,8 +16,8 @@ __all__ = ["check_count", "check_positive", "choose", "diff_settings", "one_line
 
 
 def check_positive(name: str, value: float | Tensor) -> None:
-    """Refuse what is not a positive finite number, or has an element that is not."""
-    import torch  # which the command line does without
+    """Refuse a number, or a tensor with an element, that is not positive and finite."""
+    import torch  # the command line starts without it
 
     values = torch.as_tensor(value, dtype=torch.float64)
     bad = values[~((values > 0) & (values < math.inf))]
@@ -32,28 +32,27 @@ def check_count(name: str, value: int) -> None:
 
 
 def diff_settings(there: Any, now: Any, name: str = "") -> list[str]:
-    """What differs between two such descriptions, each by its place.
+    """Messages about the differences between two nested settings.
 
-    A thing not there is as good as none. What an object holds on one side only tells nothing: another version
-    of its library may have given it that.
+    A missing value equals None or an empty one. Of objects, which have a key "is", only keys on both sides
+    are compared, since another version of a library may add some.
 
     Example:
-        >>> differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2, "d": None})
+        >>> diff_settings({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2, "d": None})
         ['a.b is 1 there and 3 here']
-        >>> differences({"is": "Adam", "lr": 1.0}, {"is": "Adam", "lr": 1.0, "fast": True})
+        >>> diff_settings({"is": "Adam", "lr": 1.0}, {"is": "Adam", "lr": 1.0, "fast": True})
         []
     """
+    pairs: list[tuple[str, Any, Any]] | None = None
     if isinstance(there, Mapping) and isinstance(now, Mapping):
         keys = list(dict.fromkeys([*there, *now]))
         if "is" in there and "is" in now:
             keys = [key for key in keys if key in there and key in now]
-        found = [
-            diff_settings(there.get(key), now.get(key), f"{name}.{key}" if name else key) for key in keys
-        ]
-        return [each for some in found for each in some]
-    if isinstance(there, list) and isinstance(now, list) and len(there) == len(now):
-        found = [diff_settings(a, b, f"{name}[{i}]") for i, (a, b) in enumerate(zip(there, now, strict=True))]
-        return [each for some in found for each in some]
+        pairs = [(f"{name}.{key}" if name else key, there.get(key), now.get(key)) for key in keys]
+    elif isinstance(there, list) and isinstance(now, list) and len(there) == len(now):
+        pairs = [(f"{name}[{i}]", a, b) for i, (a, b) in enumerate(zip(there, now, strict=True))]
+    if pairs is not None:
+        return [message for place, a, b in pairs for message in diff_settings(a, b, place)]
     if there == now or (not there and not now and None in (there, now)):
         return []
     return [f"{name} is {_short(there)} there and {_short(now)} here"]
@@ -65,10 +64,10 @@ def _short(value: Any) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's message in one line; of a pydantic error, each field with its complaint."""
+    """An error's message in one line; for a pydantic error, a message for each field."""
     if isinstance(error, ValidationError):
-        found = [(".".join(map(str, e["loc"])), _complaint(e)) for e in error.errors()]
-        text = "; ".join(f"{where}: {what}" if where else what for where, what in found)
+        messages = [(".".join(map(str, e["loc"])), _of_field(e)) for e in error.errors()]
+        text = "; ".join(f"{field}: {message}" if field else message for field, message in messages)
     elif isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     else:
@@ -76,15 +75,17 @@ def one_line(error: BaseException) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
-def _complaint(found: Any) -> str:
-    """One of pydantic's, with what was given where its words have only what is asked for."""
-    bare = found["type"] not in ("value_error", "missing") and isinstance(found["input"], (int, float, str))
-    given = repr(found["input"]) if bare else ""
-    return f"{found['msg'].removeprefix('Value error, ')}{f', got {given}' if 0 < len(given) < 40 else ''}"
+def _of_field(error: Any) -> str:
+    """A message of pydantic's, with the value that was given if it is short."""
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] in ("value_error", "missing") or not isinstance(error["input"], (int, float, str)):
+        return message
+    value = repr(error["input"])
+    return f"{message}, got {value}" if len(value) < 40 else message
 
 
 def choose(kind: str, name: str, known: Iterable[str]) -> str:
-    """The name, if it is known; else a ValueError that says what was probably meant.
+    """The name, if it is known; else a ValueError that suggests the nearest one.
 
     Example:
         >>> choose("data set", "mnist-mni", ["mnist-mini", "mnist"])

@@ -1,4 +1,4 @@
-"""The time of training, which schedules are functions of."""
+"""The time of training, on which schedules depend."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ __all__ = ["Clock"]
 
 
 class Clock(NamedTuple):
-    """The time of training: steps taken, and epochs finished."""
+    """The time of training: the numbers of steps taken and of epochs finished."""
 
     step: int = 0
     epoch: int = 0
 
     def at(self, schedule: Callable[[Clock], float]) -> float:
-        """What a schedule comes to now. Read so, and not by itself, it stays live in a compiled step."""
+        """The value of a schedule now; read in this way it stays live in a compiled step."""
         return schedule(self)
 
     def ticked(self) -> Clock:
-        """A step later."""
+        """The clock one step later."""
         return self._replace(step=self.step + 1)

@@ -1,4 +1,4 @@
-"""While a tile is evaluated: what is the same at every pass is computed once, and memory has a limit."""
+"""The context of a computation: cached constants, the chunk limit, and whether it is captured."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["NotCapturableError", "cached", "caching", "captured", "chunk_limit",
 Value = TypeVar("Value")
 _kept: ContextVar[dict[int, tuple[Any, tuple[Any, ...], Any]] | None] = ContextVar("_kept", default=None)
 chunk_limit: ContextVar[int | None] = ContextVar("chunk_limit", default=None)
-"""Most draws that anything scores at once, where nobody asked for another number."""
+"""Largest number of draws to score at once, if the caller does not choose a number."""
 
 
 @contextmanager
 def caching() -> Iterator[None]:
-    """Inside, :func:`once` keeps its last value of each owner: parameters have to stand still meanwhile."""
+    """A block in which :func:`cached` keeps each owner's last value; parameters must not change inside it."""
     token = _kept.set({} if _kept.get() is None else _kept.get())
     try:
         yield
@@ -26,15 +26,14 @@ def caching() -> Iterator[None]:
 
 
 def cached(owner: object, arguments: tuple[Any, ...], compute: Callable[[], Value]) -> Value:
-    """The value that the owner had for the very same arguments, else what ``compute()`` gives.
+    """The value of ``compute()``, or inside :func:`caching` the owner's last one for these same arguments.
 
-    Outside of :func:`remembering` it is computed at each call. A graph would compute it at every run: there
-    is none of what remembers.
+    A captured graph would compute it at every run, and is refused.
 
     Example:
         >>> x, calls = object(), []
-        >>> with remembering():
-        ...     _ = [once(x, (x,), lambda: calls.append(1)) for _ in range(3)]
+        >>> with caching():
+        ...     _ = [cached(x, (x,), lambda: calls.append(1)) for _ in range(3)]
         >>> len(calls)
         1
     """
@@ -46,16 +45,16 @@ def cached(owner: object, arguments: tuple[Any, ...], compute: Callable[[], Valu
     entry = kept.get(id(owner))
     same = entry is not None and len(entry[1]) == len(arguments)
     if entry is None or not same or any(a is not b for a, b in zip(entry[1], arguments, strict=True)):
-        kept[id(owner)] = entry = (owner, arguments, compute())  # the owner too: its id stays its own
+        kept[id(owner)] = entry = (owner, arguments, compute())  # keeping the owner keeps its id unique
     return entry[2]
 
 
 class NotCapturableError(Exception):
-    """What a function does that no fixed graph of operations can do."""
+    """A function does something that no fixed graph of operations can do."""
 
 
 captured: ContextVar[bool] = ContextVar("captured", default=False)
-"""Whether what runs is being written down for a compiler that makes one loop of neighbouring operations."""
+"""Whether the running program is captured for the compiler, which fuses neighbouring operations."""
 
 in_parts: ContextVar[bool] = ContextVar("in_parts", default=False)
-"""Whether programs run on a part of a batch whose rest other processes have."""
+"""Whether programs run on a part of a batch, while other processes have the rest."""

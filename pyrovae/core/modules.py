@@ -1,9 +1,9 @@
-"""The tensors of modules and programs by name, and values put in their place."""
+"""The modules of programs, their tensors by name, and their modes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ __all__ = ["Program", "copy_into", "mode", "modules_by_name", "modules_of", "of_
 
 
 def of_module(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers, one that several parts share by its first name.
+    """Parameters and persistent buffers by name; a shared one has its first name.
 
     Example:
         >>> tied = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2, bias=False))
@@ -26,39 +26,34 @@ def of_module(module: nn.Module) -> dict[str, Tensor]:
 
 
 def of_programs(model: Program, guide: Program, more: Sequence[Tensor] = ()) -> dict[str, Tensor]:
-    """All that two programs compute with: ``model.*``, ``guide.*``, and ``parameter.*`` of no module.
+    """All tensors of two programs: ``model.*``, ``guide.*``, and ``parameter.*`` for those in no module.
 
-    Args:
-        model: Pyro program of p(x, z).
-        guide: Pyro program of q(z | x).
-        more: Parameters; those that are in no module are in closures or in Pyro's store.
+    The tensors of ``more`` may be in closures or in Pyro's parameter store.
     """
-    found: dict[str, Any] = {}
+    named: dict[str, Any] = {}
     for name, module in modules_by_name(model, guide).items():
-        for held in (module._parameters, module._buffers):
-            found |= {f"{name}.{key}": tensor for key, tensor in held.items()}
-    found |= {f"parameter.{i}": tensor for i, tensor in enumerate(more)}
-    return _once(found)
+        for tensors in (module._parameters, module._buffers):
+            named |= {f"{name}.{key}": tensor for key, tensor in tensors.items()}
+    return _once(named | {f"parameter.{i}": tensor for i, tensor in enumerate(more)})
 
 
 def modules_by_name(model: Program, guide: Program) -> dict[str, nn.Module]:
     """Every module in two programs, each once: ``model``, ``model.prior``, ``guide``, and so on."""
-    found: dict[int, tuple[str, nn.Module]] = {}
+    first: dict[int, tuple[str, nn.Module]] = {}
     for kind, program in (("model", model), ("guide", guide)):
-        bare = poutine.unwrap(program)
-        owner = getattr(bare, "__self__", bare)
+        owner = _owner(program)
         if isinstance(owner, nn.Module):
             for name, module in owner.named_modules(prefix=kind):
-                found.setdefault(id(module), (name, module))
-    return dict(found.values())
+                first.setdefault(id(module), (name, module))
+    return dict(first.values())
 
 
 @torch.no_grad()
 def copy_into(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor], where: str) -> None:
-    """Put values in the place of the tensors of the same names.
+    """Copy values into the tensors of the same names.
 
     Raises:
-        ValueError: Names or shapes differ; nothing is changed then.
+        ValueError: Names or shapes differ; nothing has changed.
     """
     wrong = [f"'{name}' is missing" for name in tensors if name not in values]
     wrong += [f"'{name}' is of no part" for name in values if name not in tensors]
@@ -75,31 +70,37 @@ def copy_into(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor], where
 
 
 def _once(named: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Each tensor under its first name; what is no tensor is left out."""
-    found: dict[int, tuple[str, Tensor]] = {}
+    """Each tensor under its first name, without other values."""
+    first: dict[int, tuple[str, Tensor]] = {}
     for name, value in named.items():
         if isinstance(value, Tensor):
-            found.setdefault(id(value), (name, value))
-    return dict(found.values())
+            first.setdefault(id(value), (name, value))
+    return dict(first.values())
 
 
 Program = Callable[..., Any]
 
 
 def modules_of(model: Program, guide: Program, device: torch.device | str | None = None) -> list[nn.Module]:
-    """The modules that the two programs are, or are handlers around, moved to the device if given."""
-    bare = [poutine.unwrap(program) for program in (model, guide)]  # of handlers around them
-    owners = [getattr(program, "__self__", program) for program in bare]  # of bound methods
+    """The modules behind two programs, moved to the device if given."""
+    owners = [_owner(program) for program in (model, guide)]
     return [owner.to(device) for owner in owners if isinstance(owner, nn.Module)]
+
+
+def _owner(program: Program) -> Any:
+    """What a program is without the handlers around it; for a bound method its object."""
+    bare = poutine.unwrap(program)
+    return getattr(bare, "__self__", bare)
 
 
 @contextmanager
 def mode(modules: list[nn.Module], *, training: bool) -> Iterator[None]:
-    """Put modules in training or evaluation mode, and back at the end."""
-    with ExitStack() as stack:
-        for module in modules:
-            for part in module.modules():
-                stack.callback(setattr, part, "training", part.training)
-        for module in modules:
-            module.train(training)
+    """Put modules in training or evaluation mode for a block."""
+    before = [(part, part.training) for module in modules for part in module.modules()]
+    for module in modules:
+        module.train(training)
+    try:
         yield
+    finally:
+        for part, was in before:
+            part.training = was

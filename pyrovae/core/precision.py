@@ -1,4 +1,4 @@
-"""Networks in bfloat16 or TF32, densities in the precision they came in."""
+"""Networks in bfloat16 or TF32, and densities in float32."""
 
 from __future__ import annotations
 
@@ -18,29 +18,22 @@ LAYERS = {
     functional.linear,
     *(getattr(functional, f"conv{kind}{dims}d") for kind in ("", "_transpose") for dims in (1, 2, 3)),
 }
-"""What a network spends its time in; all else is densities, sums and what is between the layers."""
+"""The functions that run in low precision, where a network spends its time."""
 
 
 def check_precision(precision: str) -> None:
-    """Refuse what is none of them.
-
-    Raises:
-        ValueError: It is not.
-    """
+    """Refuse an unknown precision."""
     if precision not in get_args(Precision):
         raise ValueError(f"precision is '{precision}': 'float32', 'tf32' or 'bfloat16'")
 
 
 @contextmanager
 def networks_in(precision: Precision) -> Iterator[None]:
-    """A context in which layers of float32 multiply in another precision, and give float32.
+    """A block in which layers of float32 multiply in another precision, and return float32.
 
-    Between the layers values are of float32, and so are the parameters, the gradients and every
-    density: the products alone lose digits, with "bfloat16" about 5 of 7, with "tf32" about 4.
-
-    Args:
-        precision: "float32" is so on a GPU too, where torch's convolutions are TF32 otherwise; "tf32"
-            changes nothing on a CPU.
+    Parameters, gradients, densities and values between the layers stay float32. The products keep about 2
+    digits of 7 with "bfloat16" and 3 with "tf32", which changes nothing on a CPU. "float32" holds for
+    convolutions on a GPU too, where torch's default is TF32.
 
     Example:
         >>> layer, x = torch.nn.Linear(3, 2), torch.rand(5, 3)
@@ -55,7 +48,7 @@ def networks_in(precision: Precision) -> Iterator[None]:
 
 @contextmanager
 def products_in(precision: Precision) -> Iterator[None]:
-    """The part of :func:`networks_in` that a compiled graph does not have in it: what a GPU multiplies by."""
+    """The part of :func:`networks_in` that no compiled graph contains: a GPU's precision of products."""
     if not torch.cuda.is_initialized():
         yield
         return

@@ -1,4 +1,4 @@
-"""What a (model, guide) pair of Pyro programs is made of: its sites and its data plate."""
+"""The sites of a (model, guide) pair of Pyro programs, and its data plate."""
 
 from __future__ import annotations
 
@@ -19,35 +19,24 @@ from pyrovae.core.random import stream
 from pyrovae.core.supports import check_supports, is_delta
 from pyrovae.core.wrap import support_of
 
-__all__ = [
-    "Structure",
-    "check_same_densities",
-    "inspect",
-    "log_density",
-    "plain_errors",
-    "sample_sites",
-    "structure_of",
-    "traces",
-]
-
 Site = dict[str, Any]
 
 
 class Structure(NamedTuple):
-    """Where a pair keeps its data: the plate's name, its (negative) dim and size, and the room above it."""
+    """The data plate of a pair, and what p(x) is."""
 
     plate: str
-    dim: int
+    dim: int  # negative
     rows: int
-    draws_dim: int  # the first dim left of every plate: importance draws go there
-    measure: str | None = None  # what p(x) is: "probability", "density" or, of several sites, "both"
+    draws_dim: int  # the first dim left of every plate, for importance draws
+    measure: str | None = None  # "probability", "density" or, with several sites, "both"
 
 
 def sample_sites(trace: Any, *, loss_only: bool = False) -> Iterator[Site]:
-    """The sites of a trace that have a density: no plates, no ``pyro.deterministic``.
+    """The sites of a trace that have a density, which plates and ``pyro.deterministic`` have not.
 
-    Nor those marked ``infer={"loss_only": True}``, which shape a loss and are no part of p(x, z):
-    they alone are given with ``loss_only=True``.
+    Sites marked ``infer={"loss_only": True}`` shape a loss and are no part of p(x, z); they alone are given
+    with ``loss_only=True``.
     """
     for site in trace.nodes.values():
         if site["type"] != "sample" or isinstance(site["fn"], _Subsample):
@@ -57,28 +46,21 @@ def sample_sites(trace: Any, *, loss_only: bool = False) -> Iterator[Site]:
 
 
 def log_density(site: Site) -> Tensor:
-    """A site's log density: masks count, scales (a plate's N/B, tempering) do not."""
+    """A site's log density, with its mask and without its scale (a plate's N/B, tempering)."""
     log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
     return scale_and_mask(log_prob, mask=site["mask"])
 
 
 def inspect(model: Program, guide: Program, *args: Any, **kwargs: Any) -> Structure:
-    """Run a pair once, check that every datum has a weight of its own, and find the data plate.
+    """Run a pair once, check that each datum has an importance weight of its own, and find the data plate.
 
-    The data plate is the plate that all sites share: the one called ``"data"`` where several are
-    shared, else the outermost. The caller's random state is left as it was.
-
-    Args:
-        model: Pyro program of p(x, z).
-        guide: Pyro program of q(z | x).
-        args: What both programs are called with.
-        kwargs: Likewise, by keyword.
+    The data plate is the plate that all sites share: the one called ``"data"`` if several are shared, else
+    the outermost. The caller's random state does not change.
 
     Raises:
-        ValueError: A latent site is missing in the guide, or a guide's site in the model; a site
-            lies outside the data plate or has a batch shape that its plates do not allow; the
-            plate subsamples at random; a latent has no density under the guide (Delta); a density is
-            random given the latents; guide and prior do not fit.
+        ValueError: The sites of model and guide differ; a site lies outside the data plate or has a batch
+            shape that its plates do not allow; the plate subsamples at random; a latent has no density under
+            the guide (Delta); a density is random given the latents; guide and prior do not fit.
     """
     with stream("inspect"), torch.no_grad():
         with plain_errors():
@@ -99,11 +81,7 @@ def inspect(model: Program, guide: Program, *args: Any, **kwargs: Any) -> Struct
 
 
 def structure_of(guide_trace: poutine.Trace, model_trace: poutine.Trace, *, bound: bool = False) -> Structure:
-    """The structure of a pair that was run, checked as far as a bound on log p(x) needs.
-
-    Raises:
-        ValueError: As :func:`inspect`, but for what only importance weights need.
-    """
+    """The structure of a pair that was run, checked as far as a bound on log p(x) needs."""
     model_sites, guide_sites = list(sample_sites(model_trace)), list(sample_sites(guide_trace))
     _check_same_latents(model_sites, guide_sites)
     check_supports(model_sites, guide_sites, bound=bound)
@@ -115,13 +93,13 @@ def structure_of(guide_trace: poutine.Trace, model_trace: poutine.Trace, *, boun
 
 
 def _measure(sites: list[Site]) -> str | None:
-    """Whether what is observed has a probability or a density; None where a support does not say."""
+    """Whether the observations have a probability or a density; None if a support is unknown."""
     observed = [site["fn"] for site in sites if site["is_observed"] and not isinstance(site["fn"], Unit)]
-    supports = [support_of(each) for each in observed]  # a pyro.factor, a Unit, is of nothing
+    supports = [support_of(each) for each in observed]  # pyro.factor has a Unit, which observes nothing
     if not supports or None in supports:
         return None
     discrete = {bool(support.is_discrete) for support in supports if support is not None}
-    return "both" if len(discrete) == 2 else "probability" if discrete == {True} else "density"
+    return "both" if len(discrete) == 2 else "probability" if True in discrete else "density"
 
 
 def traces(
@@ -135,7 +113,7 @@ def traces(
 
 @contextmanager
 def plain_errors(where: str = "") -> Iterator[None]:
-    """Cut the trace shapes that Pyro adds to an error; say where it was, and the mend if Pyro does not."""
+    """Remove the trace shapes from Pyro's errors, and add the place and the mend."""
     try:
         yield
     except (ValueError, RuntimeError) as error:
@@ -191,7 +169,7 @@ def _check_same_latents(model_sites: list[Site], guide_sites: list[Site]) -> Non
 
 
 def _check_weighable(model_sites: list[Site], guide_sites: list[Site]) -> None:
-    """A draw has to have a density: no points, unless they are functions of a draw that has one."""
+    """Refuse a guide with Delta sites, unless they are functions of an auxiliary site that has a density."""
     latent = {s["name"] for s in model_sites if not s["is_observed"]}
     auxiliary = {s["name"] for s in guide_sites if s["infer"].get("is_auxiliary") and not s["is_observed"]}
     points = {s["name"] for s in guide_sites if s["name"] in latent and is_delta(s["fn"])}
@@ -200,7 +178,7 @@ def _check_weighable(model_sites: list[Site], guide_sites: list[Site]) -> None:
             f"site '{min(points)}' has a Delta guide: a point has no density to weigh with; "
             f"evaluate with a guide of some width, such as guides.Normal"
         )
-    if auxiliary and not points:  # else the latents are functions of it, as in Pyro's autoguides
+    if auxiliary and not points:  # in Pyro's autoguides the latents are Delta functions of it
         raise ValueError(
             f"site '{min(auxiliary)}' is auxiliary, and no latent is a Delta function of it: its "
             f"density is not that of the latents; integrate it out of the guide"
@@ -232,12 +210,12 @@ def _data_plate(sites: list[Site]) -> Any:
 
 
 def _place(frame: Any) -> tuple[int, int]:
-    """What model and guide must agree on; names may differ."""
+    """What a plate must share between model and guide, where names may differ."""
     return frame.dim, frame.size
 
 
 def check_same_densities(trace: Any, repeated: Any) -> None:
-    """A second run on the same draws has to give the same densities."""
+    """Refuse programs whose densities differ in a second run on the same draws."""
     second = {site["name"]: log_density(site) for site in sample_sites(repeated)}
     for site in sample_sites(trace):
         name, first = site["name"], log_density(site)

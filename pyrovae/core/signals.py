@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, noticed where it suits."""
+"""Deferred handling of SIGINT and SIGTERM."""
 
 from __future__ import annotations
 
@@ -13,14 +13,9 @@ __all__ = ["Interrupts", "noticed"]
 
 
 class Interrupts:
-    """Whether a signal came, and what is to be raised of it.
+    """A signal that came to this process (``seen``), and the one to act on (``caught``).
 
-    Args:
-        shared: Whether other processes have to act on it at the same time: it counts once all know of it.
-
-    Attributes:
-        seen: The signal, if one came to this process.
-        caught: The one to act on.
+    With ``shared`` all processes act at the same time: a signal counts once all know of it.
     """
 
     def __init__(self, *, shared: bool = False) -> None:
@@ -29,28 +24,23 @@ class Interrupts:
         self.caught: int | None = None
 
     def note(self, number: int) -> None:
-        """One came."""
+        """Note a signal."""
         self.seen = number
         if not self.shared:
             self.caught = number
 
     @property
     def flags(self) -> tuple[bool, bool]:
-        """Whether a Ctrl-C, and whether a SIGTERM, came to this process."""
+        """Whether a SIGINT, and whether a SIGTERM, came to this process."""
         return self.seen == signal.SIGINT, self.seen == signal.SIGTERM
 
     def agree(self, interrupted: bool, terminated: bool) -> None:
-        """Act, on every process, on what came to any."""
+        """Act on the signals that came to any process."""
         if interrupted or terminated:
             self.caught = signal.SIGTERM if terminated else signal.SIGINT
 
     def look(self) -> None:
-        """Raise what the signal asks for, if one came.
-
-        Raises:
-            KeyboardInterrupt: Of Ctrl-C.
-            SystemExit: Of SIGTERM, with code 143.
-        """
+        """Raise KeyboardInterrupt after a SIGINT, and SystemExit with code 143 after a SIGTERM."""
         if self.caught == signal.SIGINT:
             raise KeyboardInterrupt
         if self.caught is not None:
@@ -59,13 +49,9 @@ class Interrupts:
 
 @contextmanager
 def noticed(*, shared: bool = False) -> Iterator[Interrupts]:
-    """Inside, a first Ctrl-C or SIGTERM is noted, and a second one acts as it did before.
+    """A block in which the first SIGINT or SIGTERM is noted, and a second one acts as before.
 
-    On another thread than the main one nothing is noted, since signals are the main one's; nor is a signal
-    that the process ignores.
-
-    Args:
-        shared: As in :class:`Interrupts`.
+    Only the main thread receives signals, and a signal that the process ignores is not noted.
     """
     interrupts = Interrupts(shared=shared)
     before: dict[int, Any] = {}

@@ -1,4 +1,4 @@
-"""Whether a guide's distribution fits the prior's: same kind of values, and no part left out."""
+"""Whether a guide's distribution has the same support as the prior."""
 
 from __future__ import annotations
 
@@ -16,22 +16,16 @@ from pyrovae.core.wrap import family_of, support_of
 __all__ = ["check_fit", "check_supports", "is_delta", "kind_of"]
 
 ROUNDING = 1e-3
-"""How far off a draw of proportions, or of a direction, may be: float32 sums stray from 1."""
+"""Tolerance for the sum of proportions, or the norm of a direction, in float32."""
 
 
 def check_supports(
     model_sites: Iterable[dict[str, Any]], guide_sites: Iterable[dict[str, Any]], *, bound: bool
 ) -> None:
-    """Compare what each latent is under the model and under the guide.
+    """Check each latent's distribution under the guide against that under the model.
 
-    Args:
-        model_sites: Of the model, run on the guide's draws.
-        guide_sites: Of the guide.
-        bound: Whether an ELBO is asked for: a draw outside the prior's support makes it -inf, while
-            importance weights just get a nought.
-
-    Raises:
-        ValueError: As :func:`check_fit`; a draw outside the prior's support where a bound is asked for.
+    With ``bound`` a draw outside the prior's support is refused too: it makes an ELBO -inf, while it gives an
+    importance weight of zero. The model has run on the guide's draws.
     """
     priors = {site["name"]: site["fn"] for site in model_sites if not site["is_observed"]}
     for site in guide_sites:
@@ -49,11 +43,11 @@ def check_supports(
 
 
 def check_fit(where: str, guide: Any, prior: Any) -> None:
-    """Refuse a guide's distribution that no weights could mend.
+    """Refuse a guide's distribution that no importance weights can correct.
 
     Raises:
-        ValueError: One is discrete and the other is not, or they live on sets of another kind (all
-            reals, proportions, a sphere); the guide cannot reach values that the prior gives.
+        ValueError: The supports are of different kinds (discrete values, real values, proportions,
+            directions), or the guide cannot reach values that the prior gives.
     """
     here, there = support_of(guide), support_of(prior)
     if here is None or there is None or is_delta(guide):
@@ -76,7 +70,7 @@ def _misfit(where: str, guide: Any, prior: Any) -> str:
 
 
 def kind_of(support: Any) -> str:
-    """Distributions of two kinds have densities with respect to other measures."""
+    """The kind of a support; densities on two kinds are with respect to different measures."""
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     if hasattr(support, "kind"):
@@ -98,14 +92,14 @@ def _inside(support: Any, value: Tensor) -> bool:
 
 
 def is_delta(distribution: Any) -> bool:
-    """Whether it is a point, under what it is wrapped in."""
+    """Whether a distribution is a point mass, whatever wraps it."""
     while hasattr(distribution, "base_dist"):
         distribution = distribution.base_dist
     return isinstance(distribution, Delta)
 
 
 def _draw(distribution: Any) -> Tensor | None:
-    """A draw, of a distribution that can draw: an improper prior cannot. No other draw is moved by it."""
+    """A draw in a random stream of its own; None if the distribution cannot draw, as an improper prior."""
     try:
         with stream("support"), torch.no_grad():
             return distribution.sample()

@@ -1,4 +1,4 @@
-"""Any torch Distribution, as Pyro's handlers want it."""
+"""Torch distributions wrapped for Pyro."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Shape = torch.Size | list[int] | tuple[int, ...]
 
 
 def as_pyro(distribution: Distribution) -> Any:
-    """The distribution as Pyro's handlers want it; one that is Pyro's own is handed back.
+    """Wrap a torch distribution for Pyro's handlers; a Pyro distribution is returned unchanged.
 
     Example:
         >>> import torch
@@ -34,7 +34,7 @@ def as_pyro(distribution: Distribution) -> Any:
 
 
 def family_of(distribution: Any) -> str:
-    """What people call the distribution: its own name, under what it is wrapped in.
+    """The name of a distribution's class, whatever wraps it.
 
     Example:
         >>> family_of(as_pyro(torch.distributions.Independent(torch.distributions.Normal(0, 1), 0)))
@@ -47,7 +47,7 @@ def family_of(distribution: Any) -> str:
 
 
 def support_of(distribution: Any) -> torch.distributions.constraints.Constraint | None:
-    """Where the distribution lives; None where it does not say. A flow's is its transform's domain."""
+    """The support of a distribution, for a flow the domain of its transform; None if unknown."""
     if isinstance(distribution, ZukoToPyro):
         return support_of(distribution.dist)
     try:
@@ -57,7 +57,7 @@ def support_of(distribution: Any) -> torch.distributions.constraints.Constraint 
 
 
 class _AsPyro(ZukoToPyro):
-    """Pyro's wrapper, with what Predictive, NUTS and autoguides ask of a distribution besides."""
+    """Pyro's wrapper, with the methods that Predictive, NUTS and autoguides need too."""
 
     @property
     def support(self) -> Any:

@@ -11,7 +11,8 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -52,36 +53,22 @@ def write_file(path: Path, content: bytes | str) -> None:
         ...     (Path(folder) / "a.txt").read_text(), len(list(Path(folder).iterdir()))
         ('some text', 1)
     """
-    temporary = path.with_name(f"{path.name}{PART}")
-    try:
+    with _replacing(path) as temporary:
         _write(temporary, content.encode() if isinstance(content, str) else content)
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)  # the disk may be full
-        raise
-    _reached("renamed")
-    _sync(path.parent)
 
 
 def write_folder(path: Path, files: Mapping[str, bytes], about: Mapping[str, Any]) -> None:
-    """Write a new folder with its manifest atomically.
-
-    Args:
-        path: The folder, which must not exist; its parent must.
-        files: Contents by file name.
-        about: Metadata for the manifest, as JSON.
+    """Write a new folder atomically: files by name, and a manifest with the metadata ``about``.
 
     Raises:
         OSError: The folder cannot be written; nothing of it is left.
     """
-    temporary = path.with_name(f"{path.name}{PART}")
-    shutil.rmtree(temporary, ignore_errors=True)
     listed = {
         name: {"bytes": len(content), "sha256": sha256(content).hexdigest()}
         for name, content in files.items()
     }
     manifest = {"format": FORMAT, "about": dict(about), "files": listed}
-    try:
+    with _replacing(path) as temporary:
         temporary.mkdir()
         _reached("made")
         for name, content in files.items():
@@ -90,9 +77,18 @@ def write_folder(path: Path, files: Mapping[str, bytes], about: Mapping[str, Any
         _write(temporary / MANIFEST, f"{text}\n".encode())
         _sync(temporary)
         _reached("complete")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary path that takes the place of ``path`` after the block, or is deleted if the block fails."""
+    temporary = path.with_name(f"{path.name}{PART}")
+    _delete(temporary)
+    try:
+        yield temporary
         temporary.replace(path)
-    except OSError:
-        shutil.rmtree(temporary, ignore_errors=True)
+    except OSError:  # such as a full disk
+        _delete(temporary)
         raise
     _reached("renamed")
     _sync(path.parent)
@@ -151,10 +147,14 @@ def remove(path: Path) -> None:
 def sweep(folder: Path, *names: str) -> None:
     """Delete what a killed process left half written or half deleted: of these names, or all."""
     for path in [path for name in names or ("*",) for path in folder.glob(f"{name}{PART}")]:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        _delete(path)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def check_writable(folder: Path) -> None:
