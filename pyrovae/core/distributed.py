@@ -1,14 +1,8 @@
-r"""Several processes as one, by torch.distributed: ranks, sums, shared errors and shared work.
+"""Several processes as one, by torch.distributed: ranks, sums, shared errors and shared work.
 
 In a single process every function is the identity and costs nothing. :func:`join` makes the process group
 that torchrun's environment describes; a group that exists already is used as it is. Then every process calls
-:func:`pyrovae.fit` and :func:`pyrovae.evaluate` alike.
-
-A batch is cut among the W processes without overlap, padding or repetition:
-
-.. math:: \nabla L = \sum_r \nabla L_r = \frac1W \sum_{r=1}^W \nabla (W L_r)
-
-which is the mean that DistributedDataParallel takes, where some processes may have no rows.
+:func:`pyrovae.fit` and :func:`pyrovae.evaluate` alike, and computes its rows of each batch.
 """
 
 from __future__ import annotations
@@ -21,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -49,7 +44,7 @@ Value = TypeVar("Value")
 
 
 class World(NamedTuple):
-    """The rank of this process and the number of processes."""
+    """The rank of a process and the number of processes."""
 
     rank: int
     size: int
@@ -294,29 +289,20 @@ def scatter_work(
 ) -> Iterator[tuple[Item, Value, bool]]:
     """Compute a value for each item, each by one process, and give all values to every process in order.
 
-    Items and values that are ``known`` (else None) are the same on every process. With each item comes its
-    value and whether it was computed now.
+    An item whose ``known`` value is None is computed. Items and known values are the same on every process.
+    Each item comes with its value and whether it was computed now.
 
     Example:
         >>> list(scatter_work([1, 2], {1: "one"}.get, str))
         [(1, 'one', False), (2, '2', True)]
     """
-    waiting: list[tuple[Item, Value | None]] = []
-    for item in items:
-        waiting.append((item, known(item)))
-        if sum(value is None for _, value in waiting) == world().size or world().size == 1:
-            yield from _round(waiting, compute)
-            waiting = []
-    yield from _round(waiting, compute)
-
-
-def _round(waiting: list[tuple[Item, Value | None]], compute: Callable[[Item], Value]) -> Iterator[Any]:
-    """Compute the unknown values of a round, at most one by each process."""
-    here, new = world(), [item for item, value in waiting if value is None]
-    computed: Iterator[Any] = iter(())
-    if new:
-        with collective():
-            mine = [compute(item) for item in new[here.rank : here.rank + 1]]
-        computed = iter([value for values in gather(mine) for value in values])
-    for item, value in waiting:
-        yield (item, next(computed), True) if value is None else (item, value, False)
+    here, rest = world(), iter(items)
+    while batch := list(islice(rest, here.size)):
+        values: list[Any] = [known(item) for item in batch]
+        new = [value is None for value in values]
+        if any(new):
+            with collective():
+                mine = compute(batch[here.rank]) if here.rank < len(batch) and new[here.rank] else None
+            computed = gather(mine)
+            values = [computed[i] if new[i] else value for i, value in enumerate(values)]
+        yield from zip(batch, values, new, strict=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 __all__ = ["Place", "is_main_process", "part", "place"]
 
@@ -28,9 +28,6 @@ class Place(NamedTuple):
 def place(environ: Mapping[str, str] | None = None) -> Place | None:
     """The place that torchrun's environment describes; None for a single process.
 
-    Args:
-        environ: The environment; that of this process by default.
-
     Raises:
         ValueError: A variable is missing, is no number, or contradicts another.
 
@@ -43,36 +40,27 @@ def place(environ: Mapping[str, str] | None = None) -> Place | None:
     environ = os.environ if environ is None else environ
     if "WORLD_SIZE" not in environ and "RANK" not in environ:
         return None
-    rank, size = _number(environ, "RANK"), _number(environ, "WORLD_SIZE")
+    rank, size = _variable(environ, "RANK", int), _variable(environ, "WORLD_SIZE", int)
     if not 0 <= rank < size:
         raise ValueError(f"RANK is {rank} and WORLD_SIZE is {size}: ranks go from 0 to {size - 1}: {MEND}")
     if size == 1:
         return None
-    local = _number(environ, "LOCAL_RANK") if "LOCAL_RANK" in environ else rank
-    return Place(rank, size, local, _variable(environ, "MASTER_ADDR"), _number(environ, "MASTER_PORT"))
+    local = _variable(environ, "LOCAL_RANK", int) if "LOCAL_RANK" in environ else rank
+    address, port = _variable(environ, "MASTER_ADDR", str), _variable(environ, "MASTER_PORT", int)
+    return Place(rank, size, local, address, port)
 
 
-def _number(environ: Mapping[str, str], name: str) -> int:
-    text = _variable(environ, name)
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"{name} is {text!r}, expected a number: {MEND}") from None
-
-
-def _variable(environ: Mapping[str, str], name: str) -> str:
+def _variable(environ: Mapping[str, str], name: str, kind: Callable[[str], Any]) -> Any:
     if not environ.get(name):
         raise ValueError(f"{name} is not set: {MEND}")
-    return environ[name]
+    try:
+        return kind(environ[name])
+    except ValueError:
+        raise ValueError(f"{name} is {environ[name]!r}, expected a number: {MEND}") from None
 
 
 def is_main_process(error: BaseException | None = None) -> bool:
-    """Whether this process prints and writes: the first one, or one with an ``error`` of its own.
-
-    Example:
-        >>> is_main_process()
-        True
-    """
+    """Whether this process prints and writes: the first one, or one with an ``error`` of its own."""
     try:
         here = place()
     except ValueError:

@@ -25,6 +25,10 @@ SHARE = 0.5
 SYSTEM = Path("/")
 """Root of the file system in which Linux describes the memory limits of containers and jobs."""
 
+V1 = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"
+V2 = "memory.max", "memory.current", ""
+"""Files of a control group with its limit and usage, and the prefix of its statistics."""
+
 FEW = 2, 4
 """Numbers of draws that are measured, to separate the memory of a draw from the fixed part."""
 
@@ -34,10 +38,6 @@ def free_bytes(device: torch.device | str = "cpu") -> int:
 
     On the CPU these are the bytes available without swapping, within the limits of containers and jobs,
     divided by the number of processes that torchrun started on this machine.
-
-    Example:
-        >>> free_bytes() > 2**20
-        True
     """
     device = torch.device(device)
     if device.type == "cuda":
@@ -49,23 +49,17 @@ def free_bytes(device: torch.device | str = "cpu") -> int:
 
 def _free_in_cgroups() -> Iterator[int]:
     """Bytes free in each control group (v1 or v2) that limits this process; cached files count as free."""
-    try:
-        lines = (SYSTEM / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for _, controller, path in (line.split(":", 2) for line in lines):
-        if controller not in ("", "memory"):
-            continue
-        limit, usage, total = (
-            ("limit_in_bytes", "usage_in_bytes", "total_") if controller else ("max", "current", "")
-        )
-        group = Path(path.lstrip("/"))
-        for folder in (SYSTEM / "sys/fs/cgroup" / controller / each for each in (group, *group.parents)):
-            with suppress(OSError, ValueError, KeyError):  # an invisible group, or the limit "max"
-                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-                cached = int(stat[f"{total}inactive_file"]) + int(stat[f"{total}active_file"])
-                used = int((folder / f"memory.{usage}").read_text()) - cached
-                yield int((folder / f"memory.{limit}").read_text()) - used
+    groups = SYSTEM / "proc/self/cgroup"
+    lines = groups.read_text().splitlines() if groups.exists() else []
+    for _, controller, own in (line.split(":", 2) for line in lines):
+        if controller in ("", "memory"):
+            limit, usage, total = V1 if controller else V2
+            base, place = SYSTEM / "sys/fs/cgroup" / controller, Path(own.lstrip("/"))
+            for group in (base / each for each in (place, *place.parents)):
+                with suppress(OSError, ValueError, KeyError):  # an invisible group, or the limit "max"
+                    stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+                    cached = int(stat[f"{total}inactive_file"]) + int(stat[f"{total}active_file"])
+                    yield int((group / limit).read_text()) - int((group / usage).read_text()) + cached
 
 
 def peak_bytes(compute: Callable[[], Any]) -> int:
@@ -120,10 +114,6 @@ def fitting(compute: Callable[[int], Any], most: int, device: torch.device | str
     """The number of draws that fit into half of the free memory: ``most``, or a smaller power of two.
 
     ``compute`` is run twice, with few draws, to measure what a draw takes.
-
-    Example:
-        >>> fitting(lambda draws: torch.zeros(draws, 1000), most=100, device="cpu")
-        100
     """
     if most <= max(FEW):
         return most

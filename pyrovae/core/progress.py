@@ -21,12 +21,7 @@ SECONDS, SHARE = 10.0, 0.02
 
 
 def progress_bar(total: int, what: str, *, show: bool, initial: int = 0) -> Any:
-    """A tqdm bar of ``total`` steps, ``initial`` of them done; ``what`` names the work. A file gets lines.
-
-    Example:
-        >>> with progress_bar(10, "evaluate", show=False) as bar:
-        ...     _ = bar.update(10)
-    """
+    """A tqdm bar of ``total`` steps, ``initial`` of them done; ``what`` names the work. A file gets lines."""
     keywords = {"total": total, "initial": initial, "desc": f"{what}: "}
     if not show or sys.stderr is None:
         return terminal(disable=True, **keywords)

@@ -20,18 +20,7 @@ from typing import Any
 
 from pyrovae.core.checks import choose
 
-__all__ = [
-    "KINDS",
-    "canonical",
-    "describe",
-    "find",
-    "keywords",
-    "names",
-    "package_of",
-    "plug_ins",
-    "reference",
-    "register",
-]
+__all__ = ["KINDS", "canonical", "describe", "find", "keywords", "names", "reference", "register"]
 
 DATASETS = {
     "mnist-mini": "the first 7,000 digits of MNIST, in the package",
@@ -135,9 +124,7 @@ def find(kind: str, name: str) -> Callable[..., Any]:
     name = canonical(kind, name)
     if (kind, name) in _registered:
         return _registered[kind, name]
-    if name in _built_in(kind):
-        return EntryPoint(name, _built_in(kind)[name], kind).load()
-    first, *others = [each for each in _entry_points(kind) if each.name == name]
+    first, *others = _parts(kind, name)
     if others:
         raise ValueError(
             f"{_singular(kind)} '{name}' is in {_of(first)} and in {_of(others[0])}: uninstall one of them"
@@ -145,6 +132,8 @@ def find(kind: str, name: str) -> Callable[..., Any]:
     try:
         return first.load()
     except Exception as error:  # whatever a plug-in raises when it is imported
+        if first.dist is None:
+            raise
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ImportError(
             f"{_singular(kind)} '{name}' of {_of(first)} cannot be imported ({reason}): mend or uninstall "
@@ -154,10 +143,9 @@ def find(kind: str, name: str) -> Callable[..., Any]:
 
 def package_of(kind: str, name: str) -> tuple[str, str] | None:
     """The other package that provides a name, and its version; None for parts of this package or process."""
-    if (kind, name) in _registered or name in _built_in(kind):
-        return None
-    found = [each.dist for each in _entry_points(kind) if each.name == name and each.dist is not None]
-    return (found[0].name, found[0].version) if found else None
+    found = [] if (kind, name) in _registered else _parts(kind, name)
+    package = found[0].dist if found else None
+    return (package.name, package.version) if package else None
 
 
 def register(kind: str, name: str, make: Callable[..., Any]) -> None:
@@ -244,6 +232,13 @@ def keywords(kind: str, name: str) -> str:
 def _built_in(kind: str) -> dict[str, str]:
     """The names of this package with their import paths."""
     return {name: f"{module}:{name}" for module, listed in _PARTS[kind].items() for name in listed.split()}
+
+
+def _parts(kind: str, name: str) -> list[EntryPoint]:
+    """Where a name can be imported from: this package, or else every other one that has it."""
+    if name in (own := _built_in(kind)):
+        return [EntryPoint(name, own[name], kind)]
+    return [each for each in _entry_points(kind) if each.name == name]
 
 
 @cache

@@ -54,11 +54,6 @@ def mean_errors(values: Tensor, errors: Tensor | None) -> tuple[float, float]:
     """Standard errors of a mean over data: by the choice of data, and by the draws; nan if unknown.
 
     The variance of the draws is subtracted from that of the estimates, which contains both.
-
-    Example:
-        >>> import torch
-        >>> mean_errors(torch.tensor([1.0, 3.0]), torch.zeros(2))
-        (1.0, 0.0)
     """
     n = len(values)
     monte_carlo = math.nan if errors is None else errors.norm().item() / n

@@ -23,23 +23,7 @@ STATE = "state.json"
 
 
 class Checkpoints:
-    """A folder of checkpoints; the last two and the best are kept.
-
-    Args:
-        folder: A folder for checkpoints alone, created with the first one.
-
-    Raises:
-        ValueError: The folder holds something else.
-
-    Example:
-        >>> import tempfile, torch
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     checkpoints = Checkpoints(Path(folder) / "checkpoints")
-        ...     for step in range(5):
-        ...         checkpoints.add({"step": step, "weights": {"w": torch.ones(2)}})
-        ...     checkpoints.newest()["step"], len(checkpoints.paths())
-        (4, 2)
-    """
+    """A folder for checkpoints alone, created with the first; the last two and the best are kept."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -49,18 +33,15 @@ class Checkpoints:
         known = self.paths()
         strange = [path.name for path in self._entries() if path.suffix != PART and path not in known]
         if strange:
-            raise ValueError(
-                f"{folder} holds '{min(strange)}', which is no checkpoint: name another run folder"
-            )
+            name = min(strange)
+            raise ValueError(f"{folder} holds '{name}', which is no checkpoint: name another run folder")
 
     def paths(self) -> list[Path]:
         """All checkpoints, the oldest first."""
         return sorted(path for path in self._entries() if path.is_dir() and path.name.isdigit())
 
     def newest(self) -> dict[str, Any] | None:
-        """The state in the newest undamaged checkpoint; None if there is no checkpoint.
-
-        A damaged checkpoint is skipped with a warning.
+        """The state in the newest checkpoint, or None; a damaged one is skipped with a warning.
 
         Raises:
             ValueError: All are damaged, or a newer version wrote the newest.
@@ -75,12 +56,11 @@ class Checkpoints:
                 continue
             if errors:
                 message = f"{'; '.join(errors)}: the checkpoint before it, {path.name}, is taken"
-                warnings.warn(message, UserWarning, stacklevel=2)
+                warnings.warn(message, stacklevel=2)
             return state
         if errors:
-            raise ValueError(
-                f"{errors[0]}; no other checkpoint is whole: take a copy, or start in another folder"
-            )
+            mend = "take a copy, or start in another folder"
+            raise ValueError(f"{errors[0]}; no other checkpoint is whole: {mend}")
         return None
 
     def add(self, state: Mapping[str, Any], score: float | None = None) -> None:
@@ -89,10 +69,6 @@ class Checkpoints:
         Args:
             state: Parts by name, each a tree that :func:`pyrovae.storage.tensors.flatten` accepts.
             score: A number that is higher for a better state.
-
-        Raises:
-            OSError: The checkpoint cannot be written; the earlier ones are unchanged.
-            TypeError: A part holds a value that cannot be stored.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         files, content = {}, {}
@@ -118,12 +94,7 @@ class Checkpoints:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The state in one checkpoint.
-
-    Raises:
-        DamagedError: A file is damaged; the message names it.
-        ValueError: A newer version wrote the checkpoint.
-    """
+    """The state in one checkpoint; a DamagedError names a damaged file."""
     _, files = read_folder(path)
     if STATE not in files:
         raise DamagedError(f"{path}: no {STATE} in it")

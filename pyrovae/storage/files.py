@@ -17,18 +17,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-__all__ = [
-    "DamagedError",
-    "check_writable",
-    "read_folder",
-    "read_manifest",
-    "remove",
-    "sweep",
-    "what_is",
-    "write_file",
-    "write_folder",
-]
-
 MANIFEST = "manifest.json"
 FORMAT = 1
 """Format of folders and of their files; a version reads every format up to its own."""
@@ -41,32 +29,14 @@ class DamagedError(ValueError):
 
 
 def write_file(path: Path, content: bytes | str) -> None:
-    """Write a file atomically: a reader finds either the old content or the new.
-
-    Raises:
-        OSError: The file cannot be written; the old one is unchanged.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_file(Path(folder) / "a.txt", "some text")
-        ...     (Path(folder) / "a.txt").read_text(), len(list(Path(folder).iterdir()))
-        ('some text', 1)
-    """
+    """Write a file atomically: a reader finds either the old content or the new."""
     with _replacing(path) as temporary:
         _write(temporary, content.encode() if isinstance(content, str) else content)
 
 
 def write_folder(path: Path, files: Mapping[str, bytes], about: Mapping[str, Any]) -> None:
-    """Write a new folder atomically: files by name, and a manifest with the metadata ``about``.
-
-    Raises:
-        OSError: The folder cannot be written; nothing of it is left.
-    """
-    listed = {
-        name: {"bytes": len(content), "sha256": sha256(content).hexdigest()}
-        for name, content in files.items()
-    }
+    """Write a new folder atomically: files by name, and a manifest with the metadata ``about``."""
+    listed = {name: {"bytes": len(data), "sha256": sha256(data).hexdigest()} for name, data in files.items()}
     manifest = {"format": FORMAT, "about": dict(about), "files": listed}
     with _replacing(path) as temporary:
         temporary.mkdir()
@@ -95,12 +65,7 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 
 def read_folder(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The metadata of a folder and the contents of its files, verified.
-
-    Raises:
-        DamagedError: A file is not as it was written; the message names it.
-        ValueError: A newer version wrote the folder.
-    """
+    """The metadata of a folder and the contents of its files; a DamagedError names a damaged file."""
     manifest = read_manifest(path)
     files = {}
     for name, entry in manifest["files"].items():
@@ -114,12 +79,7 @@ def read_folder(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a folder, verified.
-
-    Raises:
-        DamagedError: The manifest is not as it was written.
-        ValueError: A newer version wrote the folder.
-    """
+    """The manifest of a folder, verified; a ValueError says if a newer version wrote it."""
     file = path / MANIFEST
     content = _read(file)
     try:
@@ -130,9 +90,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if _seal(manifest) != seal:
         raise DamagedError(f"{file}: not the content that was written (the SHA-256 differs)")
     if version > FORMAT:
-        raise ValueError(
-            f"{path}: format {version}, and this version reads up to {FORMAT}: use the pyrovae that wrote it"
-        )
+        known = f"this version reads up to {FORMAT}"
+        raise ValueError(f"{path}: format {version}, and {known}: use the pyrovae that wrote it")
     return manifest
 
 

@@ -22,19 +22,8 @@ def locked(path: Path, *, passing: bool = False) -> Iterator[None]:
     """Hold a file's lock inside the block; the thread that holds it may take it again.
 
     The kernel releases the lock when the process ends, so a file left behind locks nothing.
-
-    Args:
-        path: The file, which is created if missing and holds the number of the process.
-        passing: Whether the file is deleted at the end.
-
-    Raises:
-        OSError: Another process, or another thread, holds the lock; the message has its process number.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder, locked(Path(folder) / "lock"):
-        ...     (Path(folder) / "lock").read_text() == str(os.getpid())
-        True
+    The file holds the number of the process; if ``passing`` it is deleted at the end. An OSError says which
+    process holds the lock, if another one or another thread does.
     """
     path = path.resolve()
     lock = FileLock(path, timeout=0, is_singleton=True, fallback_to_soft=False)

@@ -65,13 +65,7 @@ def flatten(tree: Any, name: str = "") -> tuple[Any, dict[str, Tensor]]:
 
 
 def unflatten(content: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The tree that :func:`flatten` split.
-
-    Example:
-        >>> import torch
-        >>> unflatten(*flatten({"a": {1: (torch.ones(2), -0.0)}}))
-        {'a': {1: (tensor([1., 1.]), -0.0)}}
-    """
+    """The tree that :func:`flatten` split."""
     if isinstance(content, list):
         return [unflatten(each, tensors) for each in content]
     if not isinstance(content, dict):
@@ -102,15 +96,7 @@ def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def from_bytes(content: bytes, path: Path) -> dict[str, Tensor]:
-    """The tensors of :func:`to_bytes`, verified.
-
-    Args:
-        content: The bytes.
-        path: The file that holds them, for error messages.
-
-    Raises:
-        DamagedError: The bytes are damaged, or are no safetensors of this package.
-    """
+    """The tensors of :func:`to_bytes`, verified; a DamagedError names the file, ``path``, and the fault."""
     try:
         tensors = load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
@@ -124,10 +110,9 @@ def from_bytes(content: bytes, path: Path) -> dict[str, Tensor]:
         reason = f"the file {reason}" if reason else " ".join(str(error).split())
         raise DamagedError(f"{path}: not the weights of this model: {reason}") from error
     if seal is None:
-        raise DamagedError(
-            f"{path}: without the hash that pyrovae.save writes, so that damage could not be told: if you "
-            f"trust the file, safetensors.torch.load_model(vae, path) reads it"
-        )
+        fault = "without the hash that pyrovae.save writes, so that damage could not be told"
+        mend = "if you trust the file, safetensors.torch.load_model(vae, path) reads it"
+        raise DamagedError(f"{path}: {fault}: {mend}")
     if digest(tensors) != seal:
         raise DamagedError(f"{path}: damaged, its SHA-256 is another than when it was written: take a copy")
     return tensors

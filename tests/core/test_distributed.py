@@ -110,8 +110,8 @@ def test_small_things_are_agreed_upon(found):
     assert first["dealt"] == [
         [1, "1 by 0", True],
         [2, "two", False],
-        [3, "3 by 1", True],
-        [4, "4 by 0", True],
+        [3, "3 by 0", True],
+        [4, "4 by 1", True],
     ]
     assert first["one's error"] == "OSError: no disk (process 1)"
     assert second["one's error"] == "OSError: no disk"
