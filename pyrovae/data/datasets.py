@@ -16,8 +16,7 @@ from pyrovae.core.registry import DATASETS
 from pyrovae.data import files as sources
 from pyrovae.data.images import ImageRows
 from pyrovae.data.rows import fingerprint
-from pyrovae.data.sharding import write_shards
-from pyrovae.data.shards import Shards
+from pyrovae.data.shards import Shards, write_shards
 from pyrovae.data.split import Split
 from pyrovae.models.exact import LinearGaussian
 

@@ -1,4 +1,4 @@
-"""Images in folders, as torchvision's ImageFolder has them, as rows of 8-bit numbers."""
+"""Images in folders, as torchvision's ImageFolder reads them, as rows of 8-bit numbers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils import data
 
-from pyrovae.data.shards import is_one, numbers_of
-from pyrovae.data.split import Index
+from pyrovae.data.split import Index, is_one, row_numbers
 
 __all__ = ["ImageRows"]
 
@@ -21,24 +20,23 @@ __all__ = ["ImageRows"]
 class ImageRows(data.Dataset[Tensor]):
     """Rows ``[n, d]`` of uint8 of the images under a folder, each decoded when it is asked for.
 
-    torchvision's ImageFolder finds and reads them: a folder for each class, in it the images. Each is scaled
-    so that its shorter side fits, and cut to the size from its middle. ``Split(images, scale=255)`` makes
-    floats of them; :func:`pyrovae.datasets.write_shards` makes files that are read faster than images are
-    decoded.
+    The folder has a folder for each class, with its images. Each image is scaled until its shorter side fits,
+    and the middle is cut out. ``Split(images, scale=255)`` makes floats of them;
+    :func:`pyrovae.datasets.write_shards` makes files that are read faster than images are decoded.
 
     Args:
-        folder: Of the classes.
+        folder: Folder of the classes.
         size: Height and width.
-        grey: One channel, ``d = height * width``, and not three.
+        grey: Whether to make one channel, ``d = height * width``, instead of three.
 
     Attributes:
-        image_shape: ``(3, height, width)``, or ``(height, width)`` of grey ones: the Split's ``shape``.
-        labels: ``[n]`` classes, in the order of their folders' names.
+        image_shape: Shape of an image, ``(3, height, width)`` or ``(height, width)``: the Split's ``shape``.
+        labels: Classes ``[n]``, in the order of their folders' names.
 
     Raises:
-        FileNotFoundError: No images there.
-        ValueError: An image cannot be read; it is named.
-        ImportError: torchvision is not to be had.
+        FileNotFoundError: There are no images.
+        ValueError: An image cannot be read; the message names it.
+        ImportError: torchvision is missing.
     """
 
     device = torch.device("cpu")
@@ -52,7 +50,7 @@ class ImageRows(data.Dataset[Tensor]):
                 f"images need torchvision, which cannot be imported ({error}): install one that fits torch"
             ) from error
         self.folder = Path(folder).expanduser()
-        steps = [_Covering(size), CenterCrop(size), *([Grayscale()] if grey else []), PILToTensor()]
+        steps = [_Cover(size), CenterCrop(size), *([Grayscale()] if grey else []), PILToTensor()]
         self._images = ImageFolder(str(self.folder), Compose(steps))
         self.image_shape = tuple(size) if grey else (3, *size)
         self.labels = torch.tensor(self._images.targets)
@@ -63,29 +61,29 @@ class ImageRows(data.Dataset[Tensor]):
 
     def __getitem__(self, index: Index) -> Tensor:
         """Rows: ``[d]`` for one index, ``[k, d]`` for a slice, a list or a tensor."""
-        rows = [self._row(number) for number in numbers_of(index, len(self)).tolist()]
+        rows = [self._row(number) for number in row_numbers(index, len(self)).tolist()]
         if is_one(index):
             return rows[0]
         return torch.stack(rows) if rows else torch.empty((0, self.shape[1]), dtype=torch.uint8)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the files, whose bytes are read once for it."""
-        found = crc32(repr(self.image_shape).encode())
+        """A hash of the files, which are read once for it."""
+        before = crc32(repr(self.image_shape).encode())
         for path, _ in self._images.samples:
-            found = crc32(Path(path).read_bytes(), found)
-        return f"{found:08x}"
+            before = crc32(Path(path).read_bytes(), before)
+        return f"{before:08x}"
 
     def _row(self, number: int) -> Tensor:
         try:
             return self._images[number][0].flatten()
-        except Exception as error:  # Pillow raises what it likes of such a file
+        except Exception as error:  # Pillow raises errors of many types
             path = self._images.samples[number][0]
             raise ValueError(f"{path}: no image that can be read ({error}): mend or remove it") from error
 
 
-class _Covering:
-    """Scale an image so that it covers a size, its sides in proportion."""
+class _Cover:
+    """Scale an image until it covers a size, its sides in proportion."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.size = size

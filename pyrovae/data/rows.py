@@ -1,10 +1,10 @@
-"""What holds data, a tensor, some tensors, a Dataset or a DataLoader: its rows, and what it is known by."""
+"""Uniform access to the rows of a tensor, a tuple of tensors, a Dataset or a DataLoader."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zlib import crc32
 
 import torch
@@ -12,114 +12,136 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from pyrovae.core.random import stream
-
-if TYPE_CHECKING:
-    from pyrovae.data.split import Split
+from pyrovae.data.split import CHUNK, Split
 
 __all__ = [
     "Data",
+    "Rows",
     "as_tuple",
     "check_rows",
     "conventions_of",
-    "device_of",
     "fingerprint",
     "generators_of",
-    "held_by",
     "identity_of",
     "num_rows",
     "resident",
     "rows_of",
-    "split_of",
-    "take",
 ]
-
-FEW = 4096
-"""Rows that are hashed at once."""
 
 Data = Tensor | tuple[Tensor, ...] | Dataset[Any] | DataLoader[Any]
 
 
-def num_rows(data: Data) -> int:
-    """Rows in all.
+class Rows:
+    """The rows of some data, whatever their kind.
+
+    Attributes:
+        loader: The DataLoader, whose batches and order are kept; None if rows are taken by number.
+        source: The loader's dataset, or the data themselves.
+        is_iterable: Whether the source gives its rows in its own order only.
+        split: The Split behind loaders and subsets, if there is one.
+        stored: The tensors or files that hold all values; empty if rows are computed.
+        is_deterministic: Whether rows depend on no random numbers but those of the split.
+        in_memory: Whether all values are in tensors.
+        device: Device of the rows.
 
     Raises:
-        ValueError: No rows, or tensors of different lengths.
-        TypeError: No such data can be taken.
+        ValueError: There are no rows, or the tensors differ in length.
+        TypeError: The data are of another kind, or an IterableDataset without a length.
     """
-    counted: Any = data.dataset if isinstance(data, DataLoader) else data
-    if isinstance(counted, IterableDataset) and not hasattr(counted, "__len__"):
-        raise TypeError(
-            "data: an IterableDataset without a length, so that nothing tells where an epoch ends: give it "
-            "__len__ (its rows come in its own order then), or write it by pyrovae.datasets.write_shards("
-            "data, folder) and pass Shards(folder), whose rows are shuffled, and resumed to the bit"
-        )
-    if isinstance(data, DataLoader) or isinstance(counted, IterableDataset):
-        rows = len(counted)
-    elif isinstance(data, tuple):
-        lengths = [len(tensor) for tensor in data]
-        if len(set(lengths)) != 1:
-            raise ValueError(f"data: the tensors have {lengths} rows, expected equally many")
-        rows = lengths[0]
-    elif isinstance(data, Tensor) or (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
-        rows = len(data)
-    else:
-        raise TypeError(
-            f"data: expected a tensor, a tuple of tensors, a Dataset or a DataLoader, "
-            f"got {type(data).__name__}"
-            + (": pass one split, such as .train" if hasattr(data, "train") else "")
-        )
-    if rows == 0:
-        raise ValueError("data: the set is empty, at least one row is needed")
-    return rows
+
+    def __init__(self, data: Data) -> None:
+        self.loader = data if isinstance(data, DataLoader) else None
+        self.source: Any = data.dataset if isinstance(data, DataLoader) else data
+        self.is_iterable = isinstance(self.source, IterableDataset)
+        self.count = _count(self.source, self.loader is not None)
+        self.split = _split_of(self.source)
+        whole = isinstance(self.source, (Tensor, tuple)) or self.split is self.source
+        self.is_deterministic = whole and self.loader is None
+        self.stored: tuple[Any, ...] = ()
+        if whole:
+            self.stored = as_tuple(self.source if self.split is None else self.split.values)
+        elif hasattr(self.source, "fingerprint"):
+            self.stored = (self.source,)
+        self.in_memory = whole and all(isinstance(each, Tensor) for each in self.stored)
+        self.device = self.stored[0].device if self.in_memory and not self.loader else torch.device("cpu")
+        self._take = _taker(self.source)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def take(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Rows by their numbers, as arguments of model and guide."""
+        return as_tuple(self._take(rows))
+
+    def order(self, shuffle: torch.Generator | None) -> Tensor:
+        """The numbers of all rows, in sequence or shuffled; files may have an order of their own."""
+        if shuffle is None:
+            return torch.arange(self.count)
+        if self.stored and hasattr(self.stored[0], "row_order"):
+            return self.stored[0].row_order(shuffle)
+        return torch.randperm(self.count, generator=shuffle)
+
+
+def num_rows(data: Data) -> int:
+    """Number of rows; errors are those of :class:`Rows`."""
+    return len(Rows(data))
+
+
+def rows_of(data: Data, rows: Tensor) -> tuple[Tensor, ...]:
+    """Rows by their numbers, as arguments of model and guide; a loader's are those of its dataset."""
+    return Rows(data).take(rows)
 
 
 def conventions_of(data: Data) -> dict[str, Any]:
-    """What the data's Split says of its conventions, through loaders and subsets; {} for other data."""
-    split = split_of(data)
+    """The conventions of the Split behind the data, through loaders and subsets; {} for other data."""
+    split = _split_of(data)
     return {} if split is None else dict(split.conventions)
 
 
 def identity_of(data: Data) -> dict[str, Any]:
-    """What data are known by again: rows, conventions, and a hash of all their values.
+    """What a resumed run compares: number of rows, conventions, and a hash of all values.
 
-    Of rows that are made when they are asked for, three count; where these differ from one time to the next,
-    none.
+    Of rows that are computed, three are hashed; there is no hash if these differ from one time to the next.
     """
-    rows: Any = data.dataset if isinstance(data, DataLoader) else data
-    found: dict[str, Any] = {"is": "data", "rows": num_rows(data)}
-    if isinstance(data, DataLoader):
-        found |= {"batches": len(data), "order": type(data.sampler).__name__, "workers": data.num_workers}
-    split = split_of(data)
-    if split is not None:
-        found |= {name: getattr(split, name, None) for name in ("scale", "redraw", "dequantise", "seed")}
-    if isinstance(rows, (Tensor, tuple)) or split_of(rows) is rows or hasattr(rows, "fingerprint"):
-        held = held_by(rows)
-        seen = [fingerprint(some for each in held for some in (each.split(FEW) if _is(each) else [each]))]
-        if hasattr(held[0], "row_order"):
-            found["shuffle"] = None if held[0].shuffle == "rows" else f"{held[0].mixed} shards"
+    rows = Rows(data)
+    found: dict[str, Any] = {"is": "data", "rows": len(rows)}
+    if (loader := rows.loader) is not None:
+        found |= {
+            "batches": len(loader),
+            "order": type(loader.sampler).__name__,
+            "workers": loader.num_workers,
+        }
+    if rows.split is not None:
+        found |= {name: getattr(rows.split, name) for name in ("scale", "redraw", "dequantise", "seed")}
+    if rows.stored:
+        hashes = {fingerprint(rows.stored)}
+        if hasattr(rows.stored[0], "row_order"):
+            files = rows.stored[0]
+            found["shuffle"] = None if files.shuffle == "rows" else f"{files.mixed} shards"
     else:
-        seen = [_fingerprint_of_some(rows) for _ in range(2)]
-    if len({*seen}) == 1:
-        found["fingerprint"] = f"{seen[0]:08x}"
+        hashes = {_fingerprint_of_some(rows) for _ in range(2)}
+    if len(hashes) == 1:
+        found["fingerprint"] = f"{hashes.pop():08x}"
     return found | {"conventions": conventions_of(data)}
 
 
-def fingerprint(tensors: Iterable[Tensor], before: int = 0) -> int:
-    """Hash the bytes of some rows, on top of those before them; what knows its own hash is not read."""
-    for tensor in tensors:
-        if hasattr(tensor, "fingerprint"):
-            before = crc32(tensor.fingerprint.encode(), before)
+def fingerprint(values: Iterable[Any], before: int = 0) -> int:
+    """CRC-32 of tensors and of the fingerprints of stored rows, on top of the CRC-32 before them."""
+    for each in values:
+        if not isinstance(each, Tensor):
+            before = crc32(each.fingerprint.encode(), before)
             continue
-        seen = tensor.detach().cpu().contiguous().view(torch.uint8)  # numpy lacks bfloat16
-        before = crc32(seen.numpy().tobytes(), before)
+        for chunk in each.split(CHUNK):
+            content = chunk.detach().cpu().contiguous().view(torch.uint8)  # numpy lacks bfloat16
+            before = crc32(content.numpy().tobytes(), before)
     return before
 
 
 def generators_of(*data: Data | None) -> list[torch.Generator]:
-    """The generators of their own that loaders draw their order from.
+    """The generators that the loaders among the data draw their order from.
 
     Raises:
-        ValueError: A loader's workers go on from epoch to epoch, and what they draw from is not to be had.
+        ValueError: A loader's workers persist, so that their random state is out of reach.
     """
     found = []
     for loader in data:
@@ -135,95 +157,106 @@ def generators_of(*data: Data | None) -> list[torch.Generator]:
 
 
 def resident(data: Data, device: torch.device | str | None) -> tuple[Data, bool]:
-    """The data on the device, to be indexed and drawn there, and whether they are: where they fit.
+    """The data on a GPU, if they are tensors that take at most a quarter of its free memory.
 
-    Tensors, tuples of them and Splits can be; they may take a quarter of a GPU's free memory. They are
-    looked through for NaN here, so that no batch has to be.
+    Returns:
+        The data, and whether they are on the GPU and free of NaN, so that no batch has to be checked.
 
     Raises:
         ValueError: A value is NaN; the message names its row.
     """
-    where = torch.device(device) if device is not None else device_of(data)
-    tensors = held_by(data)
-    whole = isinstance(data, (Tensor, tuple)) or split_of(data) is data
-    if where.type != "cuda" or not whole or not all(map(_is, tensors)):
+    rows = Rows(data)
+    device = torch.device(device) if device is not None else rows.device
+    if device.type != "cuda" or not rows.in_memory or rows.loader is not None:
         return data, False
-    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor.device != where)
-    if size > torch.cuda.mem_get_info(where)[0] / 4:
+    size = sum(tensor.nbytes for tensor in rows.stored if tensor.device != device)
+    if size > torch.cuda.mem_get_info(device)[0] / 4:
         return data, False
-    check_rows(tensors, None, 0)
-    held: Any = data
-    return tuple(each.to(where) for each in held) if isinstance(held, tuple) else held.to(where), True
+    check_rows(rows.stored, None, 0)
+    source = rows.source
+    return tuple(each.to(device) for each in source) if isinstance(source, tuple) else source.to(device), True
 
 
-def rows_of(data: Data, rows: Tensor) -> tuple[Tensor, ...]:
-    """Some rows, by their numbers, as arguments of model and guide; a loader's are those of its dataset."""
-    return take(data.dataset if isinstance(data, DataLoader) else data, rows)
-
-
-def take(data: Tensor | tuple[Tensor, ...] | Dataset[Any], rows: Tensor) -> tuple[Tensor, ...]:
-    """Some rows of what is indexed; see :func:`rows_of` for loaders too."""
-    if isinstance(data, Tensor):
-        return (data[rows.to(data.device)],)
-    if isinstance(data, tuple):
-        return tuple(tensor[rows.to(tensor.device)] for tensor in data)
-    if hasattr(data, "drawing") or hasattr(data, "row_order"):  # a Split and Shards index by tensors
-        return as_tuple(data[rows])
-    if isinstance(data, IterableDataset):
-        raise TypeError("data: an IterableDataset has no rows by number: pass a map-style one, or Shards")
-    if hasattr(data, "__getitems__"):  # a Subset of Shards
-        return as_tuple(default_collate(data.__getitems__(rows.tolist())))
-    return as_tuple(default_collate([data[row] for row in rows.tolist()]))
-
-
-def as_tuple(batch: Any) -> tuple[Tensor, ...]:
+def as_tuple(batch: Any) -> tuple[Any, ...]:
     """A batch as arguments of model and guide."""
     return tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
 
 
-def check_rows(batch: tuple[Tensor, ...], rows: Tensor | None, seen: int) -> None:
-    """Refuse what is no tensor, and NaN."""
+def check_rows(batch: tuple[Tensor, ...], rows: Tensor | None, start: int) -> None:
+    """Refuse a batch with NaN or with anything but tensors.
+
+    Args:
+        batch: The batch.
+        rows: Numbers of all rows in their order, if known.
+        start: Number of rows before the batch.
+    """
     for position, tensor in enumerate(batch):
         if not isinstance(tensor, Tensor):
             raise TypeError(f"data: expected rows that are tensors, got {type(tensor).__name__}")
         if tensor.is_floating_point() and tensor.isnan().any():
-            row = int(tensor.flatten().isnan().nonzero()[0]) // max(tensor[0].numel(), 1)
-            row = int(rows[seen + row]) if rows is not None else seen + row
+            row = start + int(tensor.flatten().isnan().nonzero()[0]) // max(tensor[0].numel(), 1)
+            row = row if rows is None else int(rows[row])
             where = f" of argument {position}" if len(batch) > 1 else ""
             raise ValueError(f"data: NaN in row {row}{where}: drop the row or fill it in")
 
 
-def held_by(data: Any) -> tuple[Any, ...]:
-    """The tensors of what has all its values in tensors; a tensor has a method of that name too."""
-    if isinstance(data, tuple):
-        return data
-    return (data if isinstance(data, Tensor) else getattr(data, "values", data),)
+def _count(source: Any, has_loader: bool) -> int:
+    """Number of rows, checked."""
+    is_iterable, has_length = isinstance(source, IterableDataset), hasattr(source, "__len__")
+    if is_iterable and not has_length:
+        raise TypeError(
+            "data: an IterableDataset without a length, so that nothing tells where an epoch ends: give it "
+            "__len__ (its rows come in its own order then), or write it by pyrovae.datasets.write_shards("
+            "data, folder) and pass Shards(folder), whose rows are shuffled, and resumed to the bit"
+        )
+    if not (has_loader or is_iterable or (has_length and hasattr(source, "__getitem__"))):
+        raise TypeError(
+            f"data: expected a tensor, a tuple of tensors, a Dataset or a DataLoader, "
+            f"got {type(source).__name__}"
+            + (": pass one split, such as .train" if hasattr(source, "train") else "")
+        )
+    lengths = [len(each) for each in (source if isinstance(source, tuple) and not has_loader else (source,))]
+    if len({*lengths}) != 1:
+        raise ValueError(f"data: the tensors have {lengths} rows, expected equally many")
+    if lengths[0] == 0:
+        raise ValueError("data: the set is empty, at least one row is needed")
+    return lengths[0]
 
 
-def device_of(data: Any) -> torch.device:
-    """Where its values are."""
-    first = held_by(data)[0]
-    return first.device if isinstance(first, Tensor) else torch.device("cpu")
-
-
-def split_of(data: Any) -> Split | None:
+def _split_of(data: Any) -> Split | None:
     """The Split behind loaders and subsets."""
-    while data is not None and not hasattr(data, "drawing"):
+    while not isinstance(data, (Split, type(None))):
         data = getattr(data, "dataset", None)
     return data
 
 
-def _is(values: Any) -> bool:
-    return isinstance(values, Tensor)
+def _taker(source: Any) -> Callable[[Tensor], Any]:
+    """How rows are taken from this kind of data, by their numbers."""
+    if isinstance(source, Tensor):
+        return lambda rows: source[rows.to(source.device)]
+    if isinstance(source, tuple):
+        return lambda rows: tuple(tensor[rows.to(tensor.device)] for tensor in source)
+    if isinstance(source, Split) or hasattr(source, "row_order"):
+        return source.__getitem__
+    if isinstance(source, IterableDataset):
+        return _refuse
+    if hasattr(source, "__getitems__"):  # a Subset
+        return lambda rows: default_collate(source.__getitems__(rows.tolist()))
+    return lambda rows: default_collate([source[row] for row in rows.tolist()])
 
 
-def _fingerprint_of_some(data: Any) -> int:
-    if isinstance(data, IterableDataset):
-        with stream("identity"):
-            return fingerprint(each for each in as_tuple(next(iter(DataLoader(data, 3)))) if _is(each))
-    chosen, split = torch.tensor([0, len(data) // 2, len(data) - 1]), split_of(data)
+def _refuse(rows: Tensor) -> Any:
+    raise TypeError("data: an IterableDataset has no rows by number: pass a map-style one, or Shards")
+
+
+def _fingerprint_of_some(rows: Rows) -> int:
+    """A hash of the first, the middle and the last row, or of the first three of an IterableDataset."""
     with ExitStack() as streams:
         streams.enter_context(stream("identity"))
-        if split is not None:
-            streams.enter_context(split.drawing("identity"))
-        return fingerprint(each for each in take(data, chosen) if _is(each))
+        if rows.is_iterable:
+            some = as_tuple(next(iter(DataLoader(rows.source, 3))))
+        else:
+            if rows.split is not None:
+                streams.enter_context(rows.split.drawing("identity"))
+            some = rows.take(torch.tensor([0, len(rows) // 2, len(rows) - 1]))
+        return fingerprint(each for each in some if isinstance(each, Tensor))

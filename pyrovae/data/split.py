@@ -1,4 +1,4 @@
-"""Split: rows of a data set, drawn anew where they are, with the conventions of their log p(x)."""
+"""Split: rows of a data set, perhaps drawn anew at each access, with the conventions of their log p(x)."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import data
 
 from pyrovae.core.random import generator
-from pyrovae.data import dequantise as dequantisation
+from pyrovae.data.dequantise import check_levels, dequantise
 
-__all__ = ["Index", "Rows", "Split", "classes_of"]
+__all__ = ["CHUNK", "Index", "Split", "StoredRows", "classes_of", "is_one", "row_numbers"]
+
+CHUNK = 4096
+"""Rows read or hashed at once."""
 
 Index = int | slice | list[int] | Tensor
 
-PIECE = 4096
-"""Rows that are looked at together, where they are not all in memory."""
 
+class StoredRows(Protocol):
+    """Rows on the disk, which a Split takes in the place of a tensor.
 
-class Rows(Protocol):
-    """What a Split takes in the place of a tensor: rows that come from the disk when they are asked for.
-
-    :class:`pyrovae.datasets.Shards` and :class:`pyrovae.datasets.ImageRows` are such.
+    :class:`pyrovae.datasets.Shards` and :class:`pyrovae.datasets.ImageRows` have this interface.
     """
 
     @property
@@ -36,40 +37,39 @@ class Rows(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where the rows are once they are read."""
+        """Device of the rows that are read."""
 
     @property
     def fingerprint(self) -> str:
         """A hash of all values."""
 
     def __len__(self) -> int:
-        """N rows."""
+        """Number of rows."""
 
     def __getitem__(self, index: Any) -> Any:
-        """Some of them, as a tensor has them."""
+        """Rows, by the indices that a tensor takes."""
 
 
 class Split(data.Dataset[Tensor]):
     """Rows ``[n, d]`` of one split, ready for a likelihood: ``split[:128]`` is a float tensor.
 
     Args:
-        values: ``[n, d]``: probabilities or binary values as uint8 out of ``scale``, or floats; or what
-            reads such rows from the disk, see :class:`~pyrovae.data.split.Rows`.
-        scale: What a value is divided by: 255 for 8-bit images.
-        redraw: Each access draws anew, from a stream that belongs to the split (see
-            :meth:`drawing`): bits, of which the values are the probabilities, or with ``dequantise``
-            the noise.
-        dequantise: Values are whole numbers 0 to ``scale``, and rows are them with uniform noise,
-            ``(value + u) / (scale + 1)``, strictly within (0, 1). Without ``redraw`` the noise is
-            drawn once, here. The conventions say so.
-        seed: Of what is drawn.
-        labels: ``[n]`` classes, where there are any; what else belongs to a row, ``[n, ...]``, is only kept.
-        shape: Shape of one row as an image, where it is one.
-        conventions: What a log p(x) of these data has to carry. Rows and dims are added.
+        values: Values ``[n, d]``, floats or 8-bit integers, in a tensor or on the disk (see
+            :class:`~pyrovae.data.split.StoredRows`). Rows are the values divided by ``scale``.
+        scale: Divisor of the values: 255 for 8-bit images.
+        redraw: Whether each access draws anew, from the split's own stream (see :meth:`drawing`): bits whose
+            probabilities are the rows, or the noise of ``dequantise``.
+        dequantise: Whether to add uniform noise, ``(value + u) / (scale + 1)``, strictly within (0, 1), to
+            values that are whole numbers from 0 to ``scale``. Without ``redraw`` the noise is drawn once,
+            here. The conventions record it.
+        seed: Seed of the draws.
+        labels: Classes ``[n]``, or other values ``[n, ...]`` to keep with the rows.
+        shape: Shape of a row as an image.
+        conventions: What a log p(x) of these data depends on; the number of rows and dims is added.
 
     Raises:
-        ValueError: ``dequantise``, and a value is no whole number from 0 to ``scale``, or the scale is
-            not one of 1 to 255. Rows on the disk that would be dequantised once: nothing keeps their noise.
+        ValueError: With ``dequantise``, a value is no whole number from 0 to ``scale``, the scale is not one
+            of 1 to 255, or rows on the disk are not redrawn, so that their noise would be lost.
 
     Example:
         >>> split = Split(torch.tensor([[0, 255], [255, 0]], dtype=torch.uint8), scale=255)
@@ -79,7 +79,7 @@ class Split(data.Dataset[Tensor]):
 
     def __init__(
         self,
-        values: Tensor | Rows,
+        values: Tensor | StoredRows,
         *,
         scale: float = 1.0,
         redraw: bool = False,
@@ -93,22 +93,12 @@ class Split(data.Dataset[Tensor]):
             raise ValueError(
                 "Split: rows with labels are pairs: pass Shards(folder) without labels=, and labels to Split"
             )
-        said = dict(conventions)
+        conventions = dict(conventions)
         if dequantise:
-            for piece in _pieces(values):
-                dequantisation.check_levels(piece, scale + 1)
-            levels = int(scale) + 1
-            # Who derived the seed from another, as load does, records that other.
-            said.setdefault("dequantisation_seed", seed)
-            said |= {"dequantisation": "uniform", "levels": levels, "values": "(0, 1)"}
-            if not (redraw or isinstance(values, Tensor)):
-                raise ValueError(
-                    "dequantise: of rows on the disk the noise cannot be drawn once: pass redraw=True, or "
-                    "write shards of a Split that is dequantised"
-                )
-            if not redraw and isinstance(values, Tensor):
-                noise = generator("dequantisation", seed)
-                values, scale = dequantisation.dequantise(values, levels=levels, generator=noise), 1.0
+            # load derives a seed for each split from its own, and records that one.
+            conventions.setdefault("dequantisation_seed", seed)
+            conventions |= {"dequantisation": "uniform", "levels": int(scale) + 1, "values": "(0, 1)"}
+            values, scale = _dequantise_once(values, scale, redraw, seed)
         self.values: Any = values
         self.scale = scale
         self.redraw = redraw
@@ -116,7 +106,7 @@ class Split(data.Dataset[Tensor]):
         self.seed = seed
         self.labels = labels
         self.shape = shape or tuple(values.shape[1:])
-        self.conventions = {**said, "dims": math.prod(values.shape[1:]), "rows": len(values)}
+        self.conventions = {**conventions, "dims": math.prod(values.shape[1:]), "rows": len(values)}
         self._noise = generator("redraw", seed)
         self._worker: int | None = None
 
@@ -127,13 +117,12 @@ class Split(data.Dataset[Tensor]):
         """Rows as floats: ``[d]`` for one index, ``[k, d]`` for a slice, a list or a tensor."""
         rows = self.values[index]
         if self.redraw and self.dequantise:
-            levels = int(self.scale) + 1
-            return dequantisation.dequantise(rows, levels=levels, generator=self._generator())
+            return dequantise(rows, levels=int(self.scale) + 1, generator=self._generator())
         rows = rows.to(torch.get_default_dtype()) / self.scale
         return torch.bernoulli(rows, generator=self._generator()) if self.redraw else rows
 
     def _generator(self) -> torch.Generator:
-        """The split's own stream; in a DataLoader's worker, one of that worker and epoch."""
+        """The split's own stream; in a worker of a DataLoader, one of that worker and epoch."""
         worker = data.get_worker_info()
         if worker is not None and self._worker != worker.seed:
             self._worker = worker.seed
@@ -141,7 +130,7 @@ class Split(data.Dataset[Tensor]):
         return self._noise
 
     def to(self, device: torch.device | str) -> Split:
-        """The split with its values on a device, where it draws from then on: other draws than the CPU's.
+        """The split with its values on a device, where it draws from a stream of that device.
 
         Rows on the disk stay there.
         """
@@ -154,7 +143,7 @@ class Split(data.Dataset[Tensor]):
 
     @contextmanager
     def drawing(self, purpose: str, *key: int) -> Iterator[None]:
-        """Redraw from the stream of this key inside the block; after it, go on where it was."""
+        """Redraw from the stream of this key inside the block, and from the former one after it."""
         before = self._noise
         self._noise = generator(purpose, self.seed, *key, device=self.values.device)
         try:
@@ -164,21 +153,20 @@ class Split(data.Dataset[Tensor]):
 
     @property
     def mean(self) -> Tensor:
-        """Mean of the rows, ``[d]``; of what is drawn, over all draws, where they are redrawn."""
+        """Mean of the rows, ``[d]``; the expected one where they are redrawn."""
         if isinstance(self.values, Tensor):
             mean = self.values.to(torch.get_default_dtype()).mean(0)
         else:
-            sums = torch.zeros(self.values.shape[1:], dtype=torch.float64)
-            for piece in _pieces(self.values):
-                sums += piece.double().sum(0)
-            mean = (sums / len(self)).to(torch.get_default_dtype())
+            zero = torch.tensor(0.0, dtype=torch.float64)
+            total = sum((chunk.double().sum(0) for chunk in _chunks(self.values)), zero)
+            mean = (total / len(self)).to(torch.get_default_dtype())
         if self.redraw and self.dequantise:
             return (mean + 0.5) / (self.scale + 1)
         return mean / self.scale
 
 
 def classes_of(split: Any) -> Tensor | None:
-    """The labels of a split ``[n]``, where they are whole numbers: measurements are no classes.
+    """The labels ``[n]`` of a split if they are whole numbers: measurements are no classes.
 
     Example:
         >>> classes_of(Split(torch.ones(2, 3), labels=torch.tensor([4, 1])))
@@ -187,15 +175,58 @@ def classes_of(split: Any) -> Tensor | None:
         True
     """
     labels = getattr(split, "labels", None)
-    if not isinstance(labels, Tensor) or labels.dim() != 1 or labels.is_floating_point():
-        return None
-    return labels
+    is_classes = isinstance(labels, Tensor) and labels.dim() == 1 and not labels.is_floating_point()
+    return labels if is_classes else None
 
 
-def _pieces(values: Any) -> Iterator[Tensor]:
-    """All rows, not too many at a time where they come from the disk."""
-    if isinstance(values, Tensor):
-        yield values
-        return
-    for start in range(0, len(values), PIECE):
-        yield values[start : start + PIECE]
+def is_one(index: Index) -> bool:
+    """Whether an index means one row rather than several."""
+    return not isinstance(index, slice) and np.ndim(index) == 0
+
+
+def row_numbers(index: Index, rows: int) -> np.ndarray:
+    """The numbers of the rows that a slice, a list or a tensor means; negative ones count from the end.
+
+    Raises:
+        IndexError: The index is no index of rows alone, or there is no such row.
+
+    Example:
+        >>> row_numbers(slice(0, 10, 4), 9).tolist(), row_numbers([-1], 9).tolist()
+        ([0, 4, 8], [8])
+    """
+    if isinstance(index, slice):
+        return np.arange(*index.indices(rows))
+    numbers = np.asarray(index.cpu() if isinstance(index, Tensor) else index)
+    if numbers.dtype == bool and numbers.shape == (rows,):
+        numbers = np.flatnonzero(numbers)
+    is_whole = np.issubdtype(numbers.dtype, np.integer) or not numbers.size
+    if isinstance(index, tuple) or numbers.ndim > 1 or not is_whole:
+        raise IndexError(
+            f"no index of rows: {type(index).__name__} of shape {numbers.shape} and {numbers.dtype}: give a "
+            f"number, a slice, a list of numbers, or {rows:,} bits"
+        )
+    numbers = numbers.reshape(-1).astype(np.int64)
+    outside = numbers[(numbers < -rows) | (numbers >= rows)]
+    if len(outside):
+        raise IndexError(f"row {outside[0]} is asked for, and there are {rows:,}")
+    return np.where(numbers < 0, numbers + rows, numbers)
+
+
+def _dequantise_once(values: Any, scale: float, redraw: bool, seed: int) -> tuple[Any, float]:
+    """Values and scale of a dequantised split: without redraw, the noise is drawn here."""
+    for chunk in _chunks(values):
+        check_levels(chunk, scale + 1)
+    if redraw:
+        return values, scale
+    if not isinstance(values, Tensor):
+        raise ValueError(
+            "dequantise: of rows on the disk the noise cannot be drawn once: pass redraw=True, or "
+            "write shards of a Split that is dequantised"
+        )
+    return dequantise(values, levels=int(scale) + 1, generator=generator("dequantisation", seed)), 1.0
+
+
+def _chunks(values: Any) -> Iterator[Tensor]:
+    """All rows, a few thousand at a time."""
+    for start in range(0, len(values), CHUNK):
+        yield values[start : start + CHUNK]

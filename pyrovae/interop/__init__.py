@@ -1,8 +1,13 @@
 """Other libraries: ArviZ, scikit-learn, Lightning; the Hugging Face Hub is in :mod:`pyrovae.hub`."""
 
+from typing import TYPE_CHECKING, Any
+
+from pyrovae.interop.arrays import score_samples
 from pyrovae.interop.arviz import read_netcdf, statistics_of, to_arviz, to_elpd, write_netcdf
 from pyrovae.interop.lightning import lightning_checkpoints, lightning_module
-from pyrovae.interop.sklearn import Density, score_samples
+
+if TYPE_CHECKING:
+    from pyrovae.interop.sklearn import Density
 
 __all__ = [
     "Density",
@@ -15,3 +20,12 @@ __all__ = [
     "to_elpd",
     "write_netcdf",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import scikit-learn, an extra, only where Density is asked for."""
+    if name != "Density":
+        raise AttributeError(f"module 'pyrovae.interop' has no attribute '{name}'")
+    from pyrovae.interop.sklearn import Density
+
+    return Density

@@ -1,4 +1,4 @@
-"""log p(x) as scikit-learn's density estimators have it: NumPy in, NumPy out."""
+"""A pair of programs as a density estimator of scikit-learn."""
 
 from __future__ import annotations
 
@@ -10,37 +10,42 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pyrovae.core.modules import Program, mode, modules_of
 from pyrovae.core.random import stream
-from pyrovae.evaluation.evaluate import evaluate
+from pyrovae.interop.arrays import score_samples, to_tensor
 from pyrovae.training.fit import fit
+
+try:
+    from sklearn.base import BaseEstimator, DensityMixin
+except ImportError as error:
+    raise ImportError("Density needs scikit-learn: pip install 'pyrovae[sklearn]'") from error
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from torch import nn
 
-__all__ = ["Density", "score_samples"]
 
-
-class Density:
+class Density(DensityMixin, BaseEstimator):
     r"""A VAE, or any pair of programs, where scikit-learn expects an estimator of a density.
 
-    ``fit`` trains a copy, so that folds and candidates of a search all start from the same weights; what is
-    scored is that copy, or the pair as it is where nothing was fitted.
+    ``fit`` trains a copy, so that all folds and candidates of a search start from the same weights. Scores
+    and samples are of that copy, or of the pair itself if nothing was fitted.
 
     Args:
         pair: A VAE, or ``(model, guide)``.
-        num_epochs: Of :func:`pyrovae.fit`.
-        num_samples: Of :func:`pyrovae.evaluate`.
-        seed: Of both.
+        num_epochs: Epochs of :func:`pyrovae.fit`.
+        num_samples: Draws per datum of :func:`pyrovae.evaluate`.
+        seed: Seed of both.
         training: More keywords of :func:`pyrovae.fit`.
         evaluation: More keywords of :func:`pyrovae.evaluate`.
 
     Attributes:
-        pair_: What was fitted.
-        history_: The :class:`pyrovae.History` of it.
+        pair_: The fitted copy.
+        history_: The :class:`pyrovae.History` of its training.
+
+    Raises:
+        ImportError: scikit-learn is not installed.
 
     Example:
         >>> from pyrovae.testing import LinearGaussian
@@ -64,80 +69,39 @@ class Density:
         self.num_epochs, self.num_samples, self.seed = num_epochs, num_samples, seed
         self.training, self.evaluation = training, evaluation
 
-    def fit(self, X: ArrayLike, y: object = None) -> Density:  # noqa: N803 (scikit-learn calls it X=)
-        """Train a copy on data ``[n, *event]``; y is not looked at."""
+    def fit(self, X: ArrayLike, y: object = None) -> Density:  # noqa: N803 (scikit-learn's name)
+        """Train a copy on data ``[n, *event]``; y is ignored."""
         self.pair_ = deepcopy(self.pair)
         options = {"num_epochs": self.num_epochs, "seed": self.seed, "progress": False}
-        self.history_ = fit(*_programs(self.pair_), _rows(X), **options | dict(self.training or {}))
+        self.history_ = fit(*self._programs(), to_tensor(X), **options | dict(self.training or {}))
         return self
 
     def score_samples(self, X: ArrayLike) -> np.ndarray:  # noqa: N803
         """Log p(x) of each datum in nats, ``[n]``."""
         options = {"num_samples": self.num_samples, "seed": self.seed, **dict(self.evaluation or {})}
-        return score_samples(*_programs(self._fitted), X, **options)
+        return score_samples(*self._programs(), X, **options)
 
     def score(self, X: ArrayLike, y: object = None) -> float:  # noqa: N803
-        """Mean log p(x) in nats: the higher the better, as a search takes it."""
+        """Mean log p(x) in nats; higher is better."""
         return float(self.score_samples(X).mean())
 
     def sample(self, n_samples: int = 1, random_state: int | None = 0) -> np.ndarray:
-        """Draw data from p(x): ``[n_samples, *event]``, the same for the same ``random_state``.
+        """Draw data from p(x), ``[n_samples, *event]``, with the modules in evaluation mode.
 
-        Modules are in evaluation mode, as where they are scored. None draws from torch's own generator.
+        Args:
+            n_samples: Number of draws.
+            random_state: Seed of the draws; None draws from torch's own generator.
 
         Raises:
-            TypeError: A model of one's own that takes no ``size=``.
+            TypeError: The model takes no ``size=``.
         """
-        model, guide = _programs(self._fitted)
+        model, guide = self._programs()
         if "size" not in signature(getattr(model, "forward", model)).parameters:
             raise TypeError("sample: the model takes no size=: draw by pyro.infer.Predictive(model, ...)")
-        drawing = nullcontext() if random_state is None else stream("density, samples", random_state)
-        with torch.no_grad(), drawing, mode(modules_of(model, guide), training=False):
+        draws = nullcontext() if random_state is None else stream("density, samples", random_state)
+        with torch.no_grad(), draws, mode(modules_of(model, guide), training=False):
             return model(size=n_samples).cpu().numpy()
 
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """What the constructor was given."""
-        return {name: getattr(self, name) for name in signature(type(self)).parameters}
-
-    def set_params(self, **params: Any) -> Density:
-        """Set what the constructor takes.
-
-        Raises:
-            ValueError: It takes no such thing.
-        """
-        for name, value in params.items():
-            if name not in self.get_params():
-                raise ValueError(f"Density has no {name}: it has {', '.join(self.get_params())}")
-            setattr(self, name, value)
-        return self
-
-    def __sklearn_tags__(self) -> Any:
-        from sklearn.utils import Tags, TargetTags
-
-        return Tags(estimator_type="density_estimator", target_tags=TargetTags(required=False))
-
-    @property
-    def _fitted(self) -> nn.Module | tuple[Program, Program]:
-        return getattr(self, "pair_", self.pair)
-
-
-def score_samples(model: Program, guide: Program, x: ArrayLike, **options: Any) -> np.ndarray:
-    """Log p(x) of each datum, ``[n]`` in nats, as :func:`pyrovae.evaluate` has it.
-
-    Args:
-        model: Pyro program of p(x, z).
-        guide: Pyro program of q(z | x).
-        x: Data ``[n, *event]``, an array or a tensor; computed with in torch's default dtype.
-        options: Of :func:`pyrovae.evaluate`.
-    """
-    result = evaluate(model, guide, _rows(x), **{"progress": False} | options)
-    return result.log_evidence.numpy()
-
-
-def _rows(x: ArrayLike) -> Tensor:
-    values = x if isinstance(x, Tensor) else torch.from_numpy(np.array(x))
-    return values.to(torch.get_default_dtype())
-
-
-def _programs(pair: Any) -> tuple[Program, Program]:
-    return pair if isinstance(pair, tuple) else (pair.model, pair.guide)
+    def _programs(self) -> tuple[Program, Program]:
+        pair: Any = getattr(self, "pair_", self.pair)
+        return pair if isinstance(pair, tuple) else (pair.model, pair.guide)

@@ -12,10 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 
 import pyrovae as pv
 from pyrovae import hub
-from pyrovae.interop.cards import card
 from pyrovae.runs.build import build, load_data
 from pyrovae.runs.folder import describe
 from pyrovae.runs.recipe import Recipe, read_run
@@ -235,7 +235,6 @@ def test_says_what_is_missing(run, tmp_path, monkeypatch):
 
 def test_the_card_reads_as_the_hub_reads_it(run, tmp_path):
     pytest.importorskip("huggingface_hub")
-    import yaml
     from huggingface_hub import ModelCard
 
     hub.push(run, tmp_path / "shelf", license="apache-2.0")
@@ -254,9 +253,8 @@ def test_the_card_reads_as_the_hub_reads_it(run, tmp_path):
 
 def test_the_card_has_the_errors_of_the_table(run):
     result = pv.Evaluation.load(run / "evaluation.nc")
-    front = card(read_run(run), {"evaluation": result}, name="me/digits").split("---")[1]
-    (line,) = [line for line in front.splitlines() if line.startswith("model-index: ")]
-    (metric,) = json.loads(line.removeprefix("model-index: "))[0]["results"][0]["metrics"]
+    front = hub.card(read_run(run), {"evaluation": result}, name="me/digits").split("---")[1]
+    (metric,) = yaml.safe_load(front)["model-index"][0]["results"][0]["metrics"]
     mean = result.summary()["log_evidence"]
     assert metric["value"] == mean.mean
     assert metric["args"]["error_by_choice_of_data"] == mean.test_set
@@ -264,7 +262,7 @@ def test_the_card_has_the_errors_of_the_table(run):
 
 
 def test_a_card_of_a_run_that_was_not_evaluated(run):
-    text = card(read_run(run), {}, name="me/digits")
+    text = hub.card(read_run(run), {}, name="me/digits")
     assert "model-index" not in text
     assert "Not evaluated" in text
 

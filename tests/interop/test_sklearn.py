@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +12,10 @@ from components import a_vae, binary
 
 import pyrovae as pv
 from pyrovae import guides, likelihoods, networks, priors
-from pyrovae.interop.sklearn import Density
 from pyrovae.testing import LinearGaussian
+
+pytest.importorskip("sklearn")
+from pyrovae.interop import Density
 
 QUICK = {"num_epochs": 2, "num_samples": 20, "training": {"batch_size": 16, "compile": False}}
 
@@ -87,7 +92,6 @@ def test_samples_are_drawn_in_evaluation_mode():
 
 def test_scikit_learn_searches_and_cross_validates():
     """Each fold's score is that of a fit of one's own."""
-    pytest.importorskip("sklearn")
     from sklearn.base import clone
     from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 
@@ -98,5 +102,15 @@ def test_scikit_learn_searches_and_cross_validates():
     search = GridSearchCV(density, {"num_epochs": [1, 2]}, cv=folds).fit(x)
     assert search.cv_results_["mean_test_score"][1] == scores.mean()
     assert search.best_estimator_.score_samples(x).shape == (48,)
-    with pytest.raises(ValueError, match="Density has no epochs: it has pair, num_epochs"):
+    with pytest.raises(ValueError, match=r"Invalid parameter 'epochs' for estimator Density"):
         density.set_params(epochs=3)
+
+
+def test_a_missing_scikit_learn_is_said_and_only_density_needs_it():
+    command = (
+        "import sys; sys.modules['sklearn'] = sys.modules['sklearn.base'] = None\n"
+        "import torch, pyrovae as pv; pv.interop.score_samples\n"
+        "try:\n    pv.interop.Density\nexcept ImportError as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout == "Density needs scikit-learn: pip install 'pyrovae[sklearn]'\n"

@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from torch.utils.data import Subset
 
 import pyrovae as pv
-from pyrovae.data.sharding import write_shards
+from pyrovae.data.shards import write_shards
 from pyrovae.reports import explorer
 from pyrovae.reports.explorer import drawings
 from pyrovae.reports.explorer.latents import moments

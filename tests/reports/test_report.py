@@ -23,7 +23,7 @@ from PIL import Image
 import pyrovae as pv
 from pyrovae import cli
 from pyrovae.core.random import stream
-from pyrovae.data.sharding import write_shards
+from pyrovae.data.shards import write_shards
 from pyrovae.reports import numbers, pictures
 from pyrovae.reports.blocks import picture
 from pyrovae.reports.plots.style import BLUE, ORANGE
