@@ -24,7 +24,9 @@ __all__ = [
     "blocks",
     "check_at_least_two",
     "cut",
+    "in_float64",
     "loc_and_scale",
+    "register_value",
     "width_hint",
 ]
 
@@ -115,6 +117,11 @@ def loc_and_scale(owner: str, parameters: Tensor) -> tuple[Tensor, Tensor]:
     return loc, (log_variance / 2).exp()
 
 
+def in_float64(family: Callable[..., Any], **parameters: Tensor) -> Any:
+    """``family(**parameters)`` in float64, for a log density that loses digits in float32."""
+    return family(**{name: value.double() for name, value in parameters.items()}, validate_args=False)
+
+
 def width_hint(have: int, want: int) -> str:
     """Say how to change a network's output from one width to another.
 
@@ -135,6 +142,16 @@ def check_at_least_two(name: str, value: int, mend: str = "") -> None:
         raise ValueError(f"{name} must be at least 2, got {value}{mend}")
 
 
+def register_value(
+    module: nn.Module, name: str, value: Tensor, *, learn: bool, persistent: bool = True
+) -> None:
+    """Register a tensor as a parameter where it is learned, else as a buffer."""
+    if learn:
+        module.register_parameter(name, nn.Parameter(value))
+    else:
+        module.register_buffer(name, value, persistent=persistent)
+
+
 class Scale(nn.Module):
     """A positive scale that no network computes: fixed or learned, ``[]`` or ``[dim]``.
 
@@ -150,10 +167,7 @@ class Scale(nn.Module):
         super().__init__()
         value = torch.as_tensor(value, dtype=torch.get_default_dtype())
         check_positive(f"{owner}: scale", value)
-        if learn:
-            self.log_value = nn.Parameter(value.log())
-        else:
-            self.register_buffer("log_value", value.log())
+        register_value(self, "log_value", value.log(), learn=learn)
 
     def forward(self) -> Tensor:
         """The scale, ``[]`` or ``[dim]``."""

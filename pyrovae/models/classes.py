@@ -1,4 +1,4 @@
-"""Models with a class: given, partly given, or never given."""
+"""Models with a class that is always, sometimes or never given."""
 
 from __future__ import annotations
 
@@ -14,28 +14,26 @@ from torch import Tensor, nn
 
 from pyrovae.core.context import captured
 from pyrovae.core.random import stream
-from pyrovae.core.wrap import as_pyro
 from pyrovae.models.base import Part
-from pyrovae.models.likelihoods import check_support
-from pyrovae.models.pair import Pair, PartsProgram, beside, rows_of
+from pyrovae.models.pair import Pair, PartsProgram, beside, data_plate, draw, observe
 from pyrovae.models.priors import GaussianMixture
 
 __all__ = ["conditional", "gaussian_mixture", "semi_supervised"]
 
 CERTAIN = 100.0
-"""Nats between the label that is known and the others: e^-100 is never drawn and weighs nothing."""
+"""Logit of a known label, in nats over the others: a probability of e^-100 is never drawn."""
 
 
 def conditional(prior: Part, likelihood: Part, guide: Part) -> Pair:
-    r"""A VAE of x given y: both programs are called with ``(x, y)``, and log p is log p(x | y).
+    r"""A VAE of x given y: both programs take ``(x, y)``, and log p is log p(x | y).
 
     .. math:: p(x \mid y) = \int p(z \mid y) \, p(x \mid z, y) \, dz
 
     ``pair.sample(y=y)`` draws a row of data for each row of y.
 
     Args:
-        prior: ``prior(y)`` returns p(z | y), such as ``priors.ConditionalNormal(net)``; one that takes
-            no argument is p(z).
+        prior: ``prior(y)`` returns p(z | y), such as ``priors.ConditionalNormal(net)``; a prior without
+            arguments is p(z).
         likelihood: A part called with z and y side by side, ``[..., dim + width of y]``.
         guide: A part called with x and y side by side, ``[batch, features + width of y]``.
 
@@ -61,19 +59,13 @@ def _conditional_model(
     parts: Any, x: Tensor | None = None, y: Tensor | None = None, *, size: int | None = None
 ) -> Tensor:
     y = _checked_condition(x, y)
-    plate = pyro.plate("data", len(y), dim=-1)
-    prior = as_pyro(parts.prior(y) if _takes_y(parts.prior, y) else parts.prior())
-    with plate:
-        z = pyro.sample("z", prior)
-    likelihood = as_pyro(parts.likelihood(beside(z, y)))
-    if x is not None:
-        check_support(likelihood, x)
-    with plate:
-        return pyro.sample("x", likelihood, obs=x)
+    plate = data_plate(y, None)
+    z = draw(plate, "z", parts.prior(y) if _takes_y(parts.prior, y) else parts.prior())
+    return observe(plate, parts.likelihood(beside(z, y)), x)
 
 
 def _takes_y(prior: Any, y: Tensor) -> bool:
-    """Whether a prior is of z given y: its function says so, or, of a flow, whether it has a context."""
+    """Whether the prior takes y, by its signature; for a flow, by whether it has a context."""
     function = getattr(prior, "part", prior.forward)
     if not callable(function):
         return False
@@ -90,9 +82,7 @@ def _takes_y(prior: Any, y: Tensor) -> bool:
 
 
 def _conditional_guide(parts: Any, x: Tensor, y: Tensor | None = None) -> None:
-    q = as_pyro(parts.guide(beside(x, _checked_condition(x, y))))
-    with pyro.plate("data", len(x), dim=-1):
-        pyro.sample("z", q)
+    draw(data_plate(x, None), "z", parts.guide(beside(x, _checked_condition(x, y))))
 
 
 def _checked_condition(x: Tensor | None, y: Tensor | None) -> Tensor:
@@ -118,26 +108,26 @@ def semi_supervised(
     num_classes: int,
     alpha: float = 0.1,
 ) -> Pair:
-    r"""The model M2: a class and a latent, of data of which some have their class known.
+    r"""The model M2: a class and a latent, for data of which some have a label.
 
     .. math:: p(x) = \sum_y p(y) \int p(z) \, p(x \mid z, y) \, dz, \qquad
         q(y, z \mid x) = q(y \mid x) \, q(z \mid x, y)
 
-    The programs are called with ``x``, or with ``(x, y)`` where y holds labels, -1 where unknown. A
-    row's log p is log p(x) without a label and log p(x, y) with one. The class is summed out by
-    ``TraceEnum_ELBO(max_plate_nesting=1)``; p(y) is uniform. Sites are "y", "z" and "x".
+    Both programs take ``x``, or ``(x, y)`` where y holds labels, -1 where unknown. A row's log p is log p(x)
+    without a label and log p(x, y) with one. ``TraceEnum_ELBO(max_plate_nesting=1)`` sums over the class;
+    p(y) is uniform. Sites are "y", "z" and "x".
 
-    Modules in training mode add alpha log q(y | x) of the labelled rows to the objective, a site
-    "classifier" without which labels would not train the classifier. It shapes the loss only:
-    evaluation, importance weights and the history's ELBO leave it out.
+    In training mode alpha log q(y | x) of the labelled rows is added to the objective as a site
+    "classifier", else labels would not train the classifier. Evaluation, importance weights and the ELBO in
+    the history leave it out.
 
     Args:
         prior: ``prior()`` returns p(z).
         likelihood: A part called with z and the one-hot y side by side, ``[..., dim + num_classes]``.
         guide: A part called with x and the one-hot y side by side, ``[..., features + num_classes]``.
         classifier: Maps x to the logits of q(y | x), ``[batch, num_classes]``.
-        num_classes: Classes.
-        alpha: Weight of the classifier's term, per labelled row.
+        num_classes: Number of classes.
+        alpha: Weight of the classifier's term for each labelled row.
 
     References:
         Kingma et al., Semi-Supervised Learning with Deep Generative Models, 2014. arXiv:1406.5298
@@ -169,19 +159,14 @@ def semi_supervised(
 def _m2_model(
     parts: Any, x: Tensor | None = None, y: Tensor | None = None, *, size: int | None = None
 ) -> Tensor:
-    plate = pyro.plate("data", rows_of(x, size), dim=-1)
-    prior = as_pyro(parts.prior())
+    plate, prior = data_plate(x, size), parts.prior()
     even = next(parts.classifier.parameters()).new_zeros(parts.num_classes)
-    with plate:
-        label = pyro.sample("y", dist.OneHotCategorical(logits=even, validate_args=False))
-        z = pyro.sample("z", prior)
-    likelihood = as_pyro(parts.likelihood(beside(z, label)))
-    if x is not None:
-        check_support(likelihood, x)
-        if y is not None and parts.training:
-            _teach_classifier(parts, plate, x, y)
-    with plate:
-        return pyro.sample("x", likelihood, obs=x)
+    label = draw(plate, "y", dist.OneHotCategorical(logits=even, validate_args=False))
+    z = draw(plate, "z", prior)
+    likelihood = parts.likelihood(beside(z, label))
+    if x is not None and y is not None and parts.training:
+        _teach_classifier(parts, plate, x, y)
+    return observe(plate, likelihood, x)
 
 
 def _teach_classifier(parts: Any, plate: Any, x: Tensor, y: Tensor) -> None:
@@ -194,12 +179,12 @@ def _teach_classifier(parts: Any, plate: Any, x: Tensor, y: Tensor) -> None:
 
 
 def _one_hot(y: Tensor, like: Tensor) -> Tensor:
-    """Of labels, an unknown one as the first class; torch's own looks at the values, which a graph cannot."""
+    """Labels as one-hot vectors, unknown ones as the first class, without reading values, as graphs need."""
     return (y.clamp(min=0)[:, None] == torch.arange(like.shape[1], device=y.device)).to(like)
 
 
 def _check_labels(y: Tensor, rows: int, num_classes: int) -> None:
-    """Refuse what are no labels; within a graph, where values cannot be looked at, by shape and type."""
+    """Refuse what are no labels; within a graph, where values cannot be read, by shape and dtype alone."""
     fine = y.shape == (rows,) and not y.is_floating_point()
     if fine and (captured.get() or (y.min() >= -1 and y.max() < num_classes)):
         return
@@ -210,8 +195,7 @@ def _check_labels(y: Tensor, rows: int, num_classes: int) -> None:
 
 
 def _m2_guide(parts: Any, x: Tensor, y: Tensor | None = None) -> None:
-    plate = pyro.plate("data", len(x), dim=-1)
-    logits = parts.classifier(x)
+    plate, logits = data_plate(x, None), parts.classifier(x)
     if logits.shape != (len(x), parts.num_classes):
         raise ValueError(
             f"semi_supervised: the classifier gives shape {tuple(logits.shape)}, expected "
@@ -220,29 +204,25 @@ def _m2_guide(parts: Any, x: Tensor, y: Tensor | None = None) -> None:
     if y is not None:
         _check_labels(y, len(x), parts.num_classes)
         hot = _one_hot(y, logits)
-        x = x / hot.sum(-1, keepdim=True)  # a graph cannot refuse a label of no class: it has no number then
-        truth = CERTAIN * hot
-        logits = torch.where((y >= 0)[:, None], truth, logits)
-    with plate:
-        q = dist.OneHotCategorical(logits=logits, validate_args=False)
-        label = pyro.sample("y", q, infer={"enumerate": "parallel"})
-    q = as_pyro(parts.guide(beside(x, label)))
-    with plate:
-        pyro.sample("z", q)
+        x = x / hot.sum(-1, keepdim=True)  # NaN for a label of no class, which a graph cannot refuse
+        logits = torch.where((y >= 0)[:, None], CERTAIN * hot, logits)
+    q = dist.OneHotCategorical(logits=logits, validate_args=False)
+    label = draw(plate, "y", q, infer={"enumerate": "parallel"})
+    draw(plate, "z", parts.guide(beside(x, label)))
 
 
 def gaussian_mixture(prior: GaussianMixture, likelihood: Part, guide: Part) -> Pair:
-    r"""A VAE whose prior is a mixture with its component as a latent of its own: clustering.
+    r"""A VAE for clustering: the component of its mixture prior is a latent.
 
     .. math:: p(x, z, y) = \pi_y \, \mathcal N(z; \mu_y, \sigma_y^2) \, p(x \mid z), \qquad
         q(y, z \mid x) = q(z \mid x) \, p(y \mid z)
 
-    The component's posterior given z is known exactly, so the guide uses it: log p(x) and its bound
-    are those of ``VAE(prior, likelihood, guide)``, and nothing is lost by having y. Enumerated by
-    ``TraceEnum_ELBO(max_plate_nesting=1)``. Sites are "y" (one-hot), "z" and "x".
+    The guide uses the exact posterior of the component given z, so log p(x) and its bound are those of
+    ``VAE(prior, likelihood, guide)``. ``TraceEnum_ELBO(max_plate_nesting=1)`` enumerates y. Sites are "y"
+    (one-hot), "z" and "x".
 
     Args:
-        prior: The mixture; model and guide share it.
+        prior: The mixture of normals, which model and guide share.
         likelihood: ``likelihood(z)`` returns p(x | z).
         guide: ``guide(x)`` returns q(z | x).
 
@@ -269,30 +249,21 @@ def gaussian_mixture(prior: GaussianMixture, likelihood: Part, guide: Part) -> P
 
 
 def _gm_model(parts: Any, x: Tensor | None = None, *, size: int | None = None) -> Tensor:
-    plate = pyro.plate("data", rows_of(x, size), dim=-1)
-    prior = parts.prior
-    with plate:
-        y = pyro.sample("y", dist.OneHotCategorical(logits=prior.logits, validate_args=False))
-        z = pyro.sample("z", _component(prior, y))
-    likelihood = as_pyro(parts.likelihood(z))
-    if x is not None:
-        check_support(likelihood, x)
-    with plate:
-        return pyro.sample("x", likelihood, obs=x)
+    plate, prior = data_plate(x, size), parts.prior
+    y = draw(plate, "y", dist.OneHotCategorical(logits=prior.logits, validate_args=False))
+    z = draw(plate, "z", _component(prior, y))
+    return observe(plate, parts.likelihood(z), x)
 
 
 def _gm_guide(parts: Any, x: Tensor) -> None:
-    plate = pyro.plate("data", len(x), dim=-1)
-    q = as_pyro(parts.guide(x))
-    with plate:
-        z = pyro.sample("z", q)
+    plate = data_plate(x, None)
+    z = draw(plate, "z", parts.guide(x))
     every = torch.eye(len(parts.prior.logits), dtype=z.dtype, device=z.device)
     logits = parts.prior.logits + _component(parts.prior, every).log_prob(z[..., None, :])
-    with plate:
-        q = dist.OneHotCategorical(logits=logits, validate_args=False)
-        pyro.sample("y", q, infer={"enumerate": "parallel"})
+    q = dist.OneHotCategorical(logits=logits, validate_args=False)
+    draw(plate, "y", q, infer={"enumerate": "parallel"})
 
 
 def _component(prior: GaussianMixture, y: Tensor) -> Any:
-    """The normal that the one-hot y chooses."""
+    """The normal of the component given by the one-hot y."""
     return dist.Normal(y @ prior.locs, (y @ prior.log_scales).exp(), validate_args=False).to_event(1)

@@ -1,8 +1,9 @@
-"""Models whose log p(x) is known exactly, as hand-written Pyro programs."""
+"""Models whose log p(x) is known exactly, as Pyro programs."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -16,22 +17,22 @@ __all__ = ["LinearGaussian", "Quadrature"]
 
 
 class LinearGaussian:
-    r"""Probabilistic PCA, or factor analysis: everything is known in closed form.
+    r"""Probabilistic PCA, or factor analysis, with evidence and posterior in closed form.
 
     .. math:: z \sim \mathcal N(0, I), \quad x \mid z \sim \mathcal N(W z + \mu, \Psi), \qquad
         p(x) = \mathcal N(x; \mu, W W^\top + \Psi), \\
         p(z \mid x) = \mathcal N(z; S W^\top \Psi^{-1} (x - \mu), S), \quad
         S = (I + W^\top \Psi^{-1} W)^{-1}
 
-    With the posterior as guide every log-weight is log p(x), whatever was drawn: it shows up each
-    lost constant, sign and event dim without noise.
+    With the posterior as guide every log-weight is log p(x), whatever was drawn, so that a wrong constant,
+    sign or event dim shows without noise.
 
     Args:
         weight: W, ``[features, latents]``.
         mean: mu, ``[features]``; zero if not given.
         noise: The diagonal of Psi, ``[features]`` or one number.
-        shift: Moves the guide's loc off the posterior's, in units of z.
-        widen: Multiplies the guide's scale.
+        shift: Difference between the loc of the guide and that of the posterior.
+        widen: Ratio of the scale of the guide to that of the posterior.
 
     References:
         Tipping and Bishop, Probabilistic Principal Component Analysis, 1999.
@@ -71,11 +72,8 @@ class LinearGaussian:
 
     def guide(self, x: Tensor) -> Tensor:
         """The exact posterior, moved by ``shift`` and widened by ``widen``."""
-        posterior = self.posterior(x)
         with pyro.plate("data", len(x)):
-            scale_tril = self.widen * posterior.scale_tril
-            q = dist.MultivariateNormal(posterior.loc + self.shift, scale_tril=scale_tril)
-            return pyro.sample("z", q)
+            return pyro.sample("z", self._guide(x))
 
     def posterior(self, x: Tensor) -> MultivariateNormal:
         """p(z | x), batch shape ``[batch]``."""
@@ -88,17 +86,18 @@ class LinearGaussian:
         return MultivariateNormal(self.mean, covariance).log_prob(x)
 
     def gap(self, x: Tensor) -> Tensor:
-        """KL(q || p(z | x)), exact: what the guide's ELBO falls short of log p(x), ``[batch]``."""
+        """KL(q || p(z | x)), exact: log p(x) minus the guide's ELBO, ``[batch]`` in nats."""
+        return torch.distributions.kl_divergence(self._guide(x), self.posterior(x))
+
+    def _guide(self, x: Tensor) -> Any:
         p = self.posterior(x)
-        q = MultivariateNormal(p.loc + self.shift, scale_tril=self.widen * p.scale_tril)
-        return torch.distributions.kl_divergence(q, p)
+        return dist.MultivariateNormal(p.loc + self.shift, scale_tril=self.widen * p.scale_tril)
 
     def sample(self, n: int, seed: int = 0) -> Tensor:
         """Draw n data from p(x), ``[n, features]``."""
         noise = generator("linear-gaussian draws", seed)
         features, latents = self.weight.shape
-        draw = torch.randn(n, latents + features, generator=noise, dtype=torch.float64)
-        draw = draw.to(self.weight)
+        draw = torch.randn(n, latents + features, generator=noise, dtype=torch.float64).to(self.weight)
         return draw[:, :latents] @ self.weight.T + self.mean + draw[:, latents:] * self.noise.sqrt()
 
 
@@ -109,8 +108,8 @@ class Quadrature:
         \approx \Delta^d \sum_{z \in \text{grid}} \mathcal N(z; 0, I) \, p(x \mid z)
 
     The trapezoid rule converges exponentially for smooth integrands that vanish at the ends, and
-    as the square of the step for networks with kinks. The grid with every other point left out
-    has to agree.
+    as the square of the step for networks with kinks. The result is checked against the grid with every
+    other point left out.
 
     Args:
         likelihood: ``likelihood(z)`` returns p(x | z) for z ``[..., latents]``.
@@ -148,8 +147,8 @@ class Quadrature:
         """Log p(x) by the trapezoid rule: ``[batch]`` in nats, float64.
 
         Raises:
-            ValueError: Half the points give another answer, by more than the tolerance in nats, or
-                a part of p(x) above the tolerance lies at the ends of the grid.
+            ValueError: With half the points the result changes by more than ``tolerance`` nats, or a larger
+                share of p(x) than ``tolerance`` lies at the ends of the grid.
         """
         axis = torch.linspace(-self.limit, self.limit, self.points, dtype=x.dtype, device=x.device)
         z = torch.cartesian_prod(*[axis] * self.latents).reshape(-1, 1, self.latents)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import pyro
 import pyro.distributions as dist
 from torch import Tensor
 
-from pyrovae.core.wrap import as_pyro, family_of
+from pyrovae.core.wrap import family_of
 from pyrovae.models.base import Part
-from pyrovae.models.likelihoods import check_support
-from pyrovae.models.pair import Pair, PartsProgram, rows_of
+from pyrovae.models.pair import Pair, PartsProgram, data_plate, draw, observe
 
 __all__ = ["ladder", "two_layers"]
 
@@ -22,8 +20,8 @@ def two_layers(prior: Part, middle: Part, likelihood: Part, lower: Part, upper: 
     .. math:: p(x, z_1, z_2) = p(z_2) \, p(z_1 \mid z_2) \, p(x \mid z_1), \qquad
         q(z_1, z_2 \mid x) = q(z_1 \mid x) \, q(z_2 \mid z_1)
 
-    Sites are "z2", "z1" and "x". Trace_ELBO is the loss: TraceMeanField_ELBO wants guide and model
-    to draw in the same order.
+    Sites are "z2", "z1" and "x". Use Trace_ELBO as the loss: TraceMeanField_ELBO needs guide and model to
+    draw in the same order.
 
     Args:
         prior: ``prior()`` returns p(z2).
@@ -57,15 +55,15 @@ def ladder(prior: Part, middle: Part, likelihood: Part, lower: Part, upper: Part
     .. math:: q(z_1, z_2 \mid x) = q(z_2 \mid x) \, q(z_1 \mid z_2, x), \qquad
         q(z_1 \mid z_2, x) \propto p(z_1 \mid z_2) \, \mathcal N(z_1; \mu(x), \sigma^2(x))
 
-    Both factors of the second are diagonal normals, so their product is one: precisions add, and the
-    loc is the mean of the two weighted by them. Sites are "z2", "z1" and "x".
+    Both factors of q(z1 | z2, x) are diagonal normals, and so is their product: precisions add, and the loc
+    is the mean of the two locs weighted by precision. Sites are "z2", "z1" and "x".
 
     Args:
         prior: ``prior()`` returns p(z2).
         middle: ``middle(z2)`` returns p(z1 | z2), a diagonal normal, such as ``guides.Normal(net)``;
             model and guide share it.
         likelihood: ``likelihood(z1)`` returns p(x | z1).
-        lower: ``lower(x)`` returns what x says of z1, a diagonal normal.
+        lower: ``lower(x)`` returns the evidence of x about z1, a diagonal normal.
         upper: ``upper(x)`` returns q(z2 | x).
 
     References:
@@ -88,35 +86,22 @@ def ladder(prior: Part, middle: Part, likelihood: Part, lower: Part, upper: Part
 
 
 def _model(parts: Any, x: Tensor | None = None, *, size: int | None = None) -> Tensor:
-    plate = pyro.plate("data", rows_of(x, size), dim=-1)
-    prior = as_pyro(parts.prior())
-    with plate:
-        z2 = pyro.sample("z2", prior)
-    middle = as_pyro(parts.middle(z2))
-    with plate:
-        z1 = pyro.sample("z1", middle)
-    likelihood = as_pyro(parts.likelihood(z1))
-    if x is not None:
-        check_support(likelihood, x)
-    with plate:
-        return pyro.sample("x", likelihood, obs=x)
+    plate = data_plate(x, size)
+    z2 = draw(plate, "z2", parts.prior())
+    z1 = draw(plate, "z1", parts.middle(z2))
+    return observe(plate, parts.likelihood(z1), x)
 
 
 def _bottom_up(parts: Any, x: Tensor) -> None:
-    plate = pyro.plate("data", len(x), dim=-1)
-    lower = as_pyro(parts.lower(x))
-    with plate:
-        z1 = pyro.sample("z1", lower)
-    upper = as_pyro(parts.upper(z1))
-    with plate:
-        pyro.sample("z2", upper)
+    plate = data_plate(x, None)
+    z1 = draw(plate, "z1", parts.lower(x))
+    draw(plate, "z2", parts.upper(z1))
 
 
 def _top_down(parts: Any, x: Tensor) -> None:
-    plate = pyro.plate("data", len(x), dim=-1)
-    upper, evidence = as_pyro(parts.upper(x)), _diagonal("lower", parts.lower(x))
-    with plate:
-        z2 = pyro.sample("z2", upper)
+    plate = data_plate(x, None)
+    upper, evidence = parts.upper(x), _diagonal("lower", parts.lower(x))
+    z2 = draw(plate, "z2", upper)
     prior = _diagonal("middle", parts.middle(z2))
     if prior.event_shape != evidence.event_shape:
         raise ValueError(
@@ -126,12 +111,11 @@ def _top_down(parts: Any, x: Tensor) -> None:
     precision = 1 / evidence.variance + 1 / prior.variance
     loc = (evidence.mean / evidence.variance + prior.mean / prior.variance) / precision
     both = dist.Normal(loc, precision.rsqrt(), validate_args=False).to_event(1)
-    with plate:
-        pyro.sample("z1", both)
+    draw(plate, "z1", both)
 
 
 def _diagonal(name: str, q: Any) -> Any:
-    """A diagonal normal, as precisions are added dim by dim."""
+    """Refuse a distribution other than a diagonal normal, as precisions are added dim by dim."""
     if family_of(q) != "Normal":
         raise ValueError(
             f"models.ladder: the {name} part must be a diagonal normal, whose precisions can be added, got "

@@ -1,25 +1,29 @@
-"""A pair of Pyro programs whose bodies are plain functions of named parts."""
+"""A pair of Pyro programs that are plain functions of named parts, and the statements they share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import pyro
 import torch
 from pyro import poutine
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
+from pyrovae.core.wrap import as_pyro
 from pyrovae.models.base import Part, ProgramModule, as_module
+from pyrovae.models.likelihoods import check_support
 
-__all__ = ["Pair", "PartsProgram", "beside", "rows_of"]
+__all__ = ["Pair", "PartsProgram", "beside", "data_plate", "draw", "observe"]
 
 
 class Pair(nn.Module):
-    """A model and a guide, both Pyro programs that carry their parameters.
+    """A model and a guide, both Pyro programs that are modules with their parameters.
 
     Args:
-        model: The program of p(x, z).
-        guide: The program of q(z | x).
+        model: The Pyro program of p(x, z).
+        guide: The Pyro program of q(z | x).
     """
 
     def __init__(self, model: nn.Module, guide: nn.Module) -> None:
@@ -28,15 +32,14 @@ class Pair(nn.Module):
         self.guide = guide
 
     def forward(self, *args: Any, **kwargs: Any) -> None:
-        """A pair is no program itself."""
+        """Refuse the call: a pair is not a program itself."""
         raise TypeError("a pair is two programs: pass pair.model and pair.guide")
 
     @torch.no_grad()
     def sample(self, n: int | None = None, **kwargs: Any) -> Tensor:
-        """Draw n data from the model, ancestrally; of a conditional model, one for each condition.
+        """Draw n data from the model, ``[n, *event]``; from a conditional model one for each condition.
 
-        Returns:
-            ``[n, *event]``. Not differentiable.
+        Draws are ancestral and not differentiable.
         """
         if n is not None:
             kwargs["size"] = n
@@ -45,12 +48,7 @@ class Pair(nn.Module):
 
 
 class PartsProgram(ProgramModule):
-    """A Pyro program: a function that is called with the parts (as attributes of the first argument).
-
-    Args:
-        body: ``body(parts, *args, **kwargs)``, with the ``pyro.sample`` statements.
-        parts: The parts by name, modules, functions or Distributions.
-    """
+    """The Pyro program ``body(parts, *args, **kwargs)``, whose parts are attributes of ``parts``."""
 
     def __init__(self, body: Callable[..., Any], **parts: Part) -> None:
         super().__init__()
@@ -63,8 +61,29 @@ class PartsProgram(ProgramModule):
         return self.body(self, *args, **kwargs)
 
 
+def data_plate(x: Tensor | None, size: int | None) -> Any:
+    """The plate "data" for the rows of x, or for ``size`` rows to generate."""
+    if x is None and size is None:
+        raise ValueError("the model is called with data x, or with size= to generate")
+    return pyro.plate("data", size if x is None else len(x), dim=-1)
+
+
+def draw(plate: Any, name: str, distribution: Distribution, **keywords: Any) -> Tensor:
+    """Sample a site within the plate."""
+    q = as_pyro(distribution)
+    with plate:
+        return pyro.sample(name, q, **keywords)
+
+
+def observe(plate: Any, likelihood: Distribution, x: Tensor | None) -> Tensor:
+    """Sample site "x" within the plate, or observe data, which must lie in the likelihood's support."""
+    if x is not None:
+        check_support(as_pyro(likelihood), x)
+    return draw(plate, "x", likelihood, obs=x)
+
+
 def beside(first: Tensor, second: Tensor) -> Tensor:
-    """Lay two tensors of vectors side by side, whatever leading dims broadcast.
+    """Concatenate two tensors of vectors along the last dim, with the leading dims broadcast.
 
     Example:
         >>> beside(torch.zeros(5, 3), torch.zeros(2, 1, 4)).shape
@@ -72,12 +91,3 @@ def beside(first: Tensor, second: Tensor) -> Tensor:
     """
     shape = torch.broadcast_shapes(first.shape[:-1], second.shape[:-1])
     return torch.cat([first.expand(*shape, -1), second.expand(*shape, -1)], -1)
-
-
-def rows_of(x: Tensor | None, size: int | None) -> int:
-    """How many rows a model is run for: the data's, or as many as are to be generated."""
-    if x is not None:
-        return len(x)
-    if size is None:
-        raise ValueError("the model is called with data x, or with size= to generate")
-    return size

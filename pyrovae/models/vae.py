@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from torch.distributions import Distribution
 from pyrovae.core.programs import plain_errors
 from pyrovae.core.wrap import as_pyro, family_of
 from pyrovae.models.base import Part, ProgramModule, as_module, width_hint
-from pyrovae.models.likelihoods import check_support
+from pyrovae.models.pair import data_plate, draw, observe
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,14 +30,14 @@ class VAE(nn.Module):
         \log p(x) = \underbrace{E_q[\log p(x \mid z)] - KL(q(z \mid x) \,\|\, p(z))}_{ELBO}
         + KL(q(z \mid x) \,\|\, p(z \mid x))
 
-    ``vae.model`` and ``vae.guide`` are modules that carry their parameters, with plate "data" (dim
-    -1) and sites "z" and "x". All of Pyro takes them: SVI, every ELBO, Predictive, poutine, NUTS
-    (but on the sphere, for which Pyro has no coordinates without bounds).
-    The parts are ``vae.prior``, ``vae.likelihood`` and ``vae.guide.part``, and setting ``vae.prior``,
-    ``vae.likelihood`` or ``vae.guide`` swaps one.
+    ``vae.model`` and ``vae.guide`` are modules with their parameters, plate "data" (dim -1) and sites "z"
+    and "x". All of Pyro takes them: SVI, every ELBO, Predictive, poutine, NUTS (except on the sphere, for
+    which Pyro has no unconstrained coordinates).
+    The parts are ``vae.prior``, ``vae.likelihood`` and ``vae.guide.part``. Assign to ``vae.prior``,
+    ``vae.likelihood`` or ``vae.guide`` to swap one.
 
     Args:
-        prior: ``prior()`` returns p(z), one z. A module, a function, or a Distribution.
+        prior: ``prior()`` returns p(z) of one z. Each part is a module, a function or a Distribution.
         likelihood: ``likelihood(z)`` returns p(x | z), batched as z is.
         guide: ``guide(x)`` returns q(z | x), batched as x is.
 
@@ -63,10 +62,7 @@ class VAE(nn.Module):
         self.guide = Guide(guide)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Swap a part: ``vae.prior = ...`` and ``vae.likelihood = ...`` reach the model.
-
-        ``vae.guide = ...`` takes a part too, and makes a program of it.
-        """
+        """Swap a part: a prior or a likelihood goes to the model, and a guide becomes a program."""
         if name == "guide" and not isinstance(value, Guide):
             value = Guide(value)
         if name in ("prior", "likelihood"):
@@ -75,7 +71,7 @@ class VAE(nn.Module):
             super().__setattr__(name, value)
 
     def forward(self, *args: Any, **kwargs: Any) -> None:
-        """A VAE is no program itself."""
+        """Refuse the call: a VAE is not a program itself."""
         raise TypeError("a VAE is two programs: pass vae.model and vae.guide")
 
     @property
@@ -89,11 +85,11 @@ class VAE(nn.Module):
         return self.model.likelihood
 
     def save_pretrained(self, folder: str | os.PathLike[str], run: Any = None) -> None:
-        """Write the weights, and the run that they are of, into a folder: :func:`pyrovae.save`.
+        """Write ``weights.safetensors`` and the run's ``recipe.json`` into a folder, by :func:`pyrovae.save`.
 
         Args:
-            folder: Made if it is not there; ``recipe.json`` and ``weights.safetensors`` are in it then.
-            run: Of the model; without it, :meth:`from_pretrained` has to be handed a model built alike.
+            folder: The run folder, created if it does not exist.
+            run: The model's run; without it, :meth:`from_pretrained` needs a model of the same parts.
         """
         import pyrovae
 
@@ -101,22 +97,22 @@ class VAE(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], vae: VAE | None = None) -> VAE:
-        """The model of a run folder, from wherever it is trained or pulled: :func:`pyrovae.load`.
+        """The model of a run folder, by :func:`pyrovae.load`.
 
         Args:
-            folder: Of the run; one of the Hub comes by :func:`pyrovae.hub.pull` first.
-            vae: A model built as the saved one was, where the folder has no recipe.
+            folder: The run folder; to get one from the Hub, call :func:`pyrovae.hub.pull` first.
+            vae: A model of the same parts, needed where the folder has no recipe.
         """
         import pyrovae
 
         return pyrovae.load(folder, vae)
 
     def score_samples(self, x: ArrayLike, **options: Any) -> np.ndarray:
-        """Log p(x) of each datum in nats, as NumPy has it: ``[n]`` for data ``[n, *event]``.
+        """Log p(x) of each datum in nats, a NumPy array ``[n]`` for data ``[n, *event]``.
 
         Args:
-            x: Data.
-            options: Of :func:`pyrovae.evaluate`, whose ``log_evidence`` it is, such as ``num_samples``.
+            x: Data, ``[n, *event]``.
+            options: Keywords of :func:`pyrovae.evaluate`, which estimates it, such as ``num_samples``.
         """
         import pyrovae
 
@@ -140,12 +136,12 @@ class VAE(nn.Module):
             return self.model(size=n)
 
     def interpolate(self, a: Tensor, b: Tensor, steps: int) -> Tensor:
-        """The means of p(x | z) on the line between the codes of two data.
+        """The means of p(x | z) at points on the line between the codes of two data.
 
         Args:
-            a: Where to start, one datum ``[*event]`` or a batch ``[batch, *event]``.
-            b: Where to end, likewise.
-            steps: Points on the line, both ends among them.
+            a: The first end, one datum ``[*event]`` or a batch ``[batch, *event]``.
+            b: The second end, of the shape of ``a``.
+            steps: Number of points, both ends included.
 
         Returns:
             ``[steps, *event]``, or ``[steps, batch, *event]`` for a batch.
@@ -159,12 +155,7 @@ class VAE(nn.Module):
 
 
 class Model(ProgramModule):
-    """The Pyro program of p(z) p(x | z), called with data or, to generate, with a size.
-
-    Args:
-        prior: ``prior()`` returns p(z).
-        likelihood: ``likelihood(z)`` returns p(x | z).
-    """
+    """The Pyro program of p(z) p(x | z), called with data or, to generate, with a size."""
 
     def __init__(self, prior: Part, likelihood: Part) -> None:
         super().__init__()
@@ -179,24 +170,18 @@ class Model(ProgramModule):
                 width than the prior's.
         """
         _refuse_labels(more)
-        plate = pyro.plate("data", _num_rows(x, size), dim=-1)
-        prior = as_pyro(self.prior())
-        with plate:
-            z = pyro.sample("z", prior)
+        plate, prior = data_plate(x, size), as_pyro(self.prior())
+        z = draw(plate, "z", prior)
         if z.shape[z.dim() - len(prior.event_shape) :] != prior.event_shape:
             raise ValueError(
                 f"site 'z': the guide gives shape {tuple(z.shape)}, the prior has events of "
                 f"shape {tuple(prior.event_shape)}: give both the same width, the guide's network an output "
                 f"{width_hint(z.shape[-1], prior.event_shape.numel())}"
             )
-        likelihood = self._likelihood(z, z.shape[: z.dim() - len(prior.event_shape)])
-        if x is not None:
-            check_support(likelihood, x)
-        with plate:
-            return pyro.sample("x", likelihood, obs=x)
+        return observe(plate, self._likelihood(z, z.shape[: z.dim() - len(prior.event_shape)]), x)
 
     def _likelihood(self, z: Tensor, batch_shape: torch.Size) -> Any:
-        """p(x | z), batched as z is, whatever dims there are left of the data's."""
+        """p(x | z), whose batch shape must be that of z, whatever dims are left of the data's."""
         mend = "keep its leading dims, as networks.by_rows does for one that takes a single batch dim"
         try:
             with plain_errors("likelihood"):
@@ -216,11 +201,7 @@ class Model(ProgramModule):
 
 
 class Guide(ProgramModule):
-    """The Pyro program of q(z | x).
-
-    Args:
-        part: ``part(x)`` returns q(z | x).
-    """
+    """The Pyro program of q(z | x), where ``part(x)`` returns q(z | x)."""
 
     def __init__(self, part: Part) -> None:
         super().__init__()
@@ -230,11 +211,10 @@ class Guide(ProgramModule):
         """Draw z for data ``[batch, *event]``."""
         _refuse_labels(more)
         if x is None:
-            raise ValueError("vae.guide is called with data: q(z | x) says nothing without x")
+            raise ValueError("vae.guide is called with data x, as q(z | x) depends on it")
         with plain_errors("guide"):
             q = as_pyro(self.part(x))
-            with pyro.plate("data", len(x), dim=-1):
-                return pyro.sample("z", q)
+            return draw(data_plate(x, None), "z", q)
 
 
 def _mean(q: Distribution) -> Tensor:
@@ -254,11 +234,3 @@ def _refuse_labels(more: tuple[Tensor, ...]) -> None:
             f"the data give {1 + len(more)} tensors a row, and a VAE's programs take x alone: drop the "
             f"labels, or write programs of your own that take them"
         )
-
-
-def _num_rows(x: Tensor | None, size: int | None) -> int:
-    if x is not None:
-        return len(x)
-    if size is None:
-        raise ValueError("vae.model is called with data x, or with size= to generate")
-    return size

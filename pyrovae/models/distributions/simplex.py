@@ -1,4 +1,4 @@
-"""Proportions by breaking a stick, right to the last digits however small a part is."""
+"""Distributions of proportions, accurate however small a part is."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from torch.distributions import StickBreakingTransform, constraints, kl_divergen
 from torch.nn.functional import logsigmoid, pad
 
 from pyrovae.core.wrap import Shape
+from pyrovae.models.base import in_float64
 
 __all__ = ["Dirichlet", "LogisticNormal"]
 
 
 class Dirichlet(dist.Dirichlet):
-    r"""Pyro's, with log density and KL taken in float64: log gammas are large and cancel.
+    r"""Pyro's Dirichlet, with log density and KL evaluated in float64: log gammas are large and cancel.
 
     .. math:: p(z) = \frac{\Gamma(\sum_i \alpha_i)}{\prod_i \Gamma(\alpha_i)} \prod_i z_i^{\alpha_i - 1}
 
@@ -30,29 +31,28 @@ class Dirichlet(dist.Dirichlet):
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
-        alpha = self.concentration.double()
-        constant = alpha.sum(-1).lgamma() - alpha.lgamma().sum(-1)
-        return (constant + torch.xlogy(alpha - 1, value.double()).sum(-1)).to(self.concentration)
+        exact = in_float64(dist.Dirichlet, concentration=self.concentration)
+        return exact.log_prob(value.double()).to(self.concentration)
 
 
 @register_kl(Dirichlet, Dirichlet)
 def _kl_dirichlet(p: Dirichlet, q: Dirichlet) -> Tensor:
-    a, b = (dist.Dirichlet(each.concentration.double(), validate_args=False) for each in (p, q))
+    a, b = (in_float64(dist.Dirichlet, concentration=each.concentration) for each in (p, q))
     return kl_divergence(a, b).to(p.concentration)
 
 
 class LogisticNormal(dist.TransformedDistribution):
-    r"""A normal vector made proportions by breaking a stick.
+    r"""Proportions made of a normal vector by breaking a stick.
 
     .. math:: z_i = \sigma(v_i) \prod_{j < i} (1 - \sigma(v_j)), \quad v_i = u_i - \log(d - i), \quad
         u \sim \mathcal N(\mu, \operatorname{diag} \sigma^2)
 
-    torch's own takes what is left of the stick for 1 less the parts before: once a few parts have nearly
-    all, its log density in float32 is off by hundreds of nats.
+    torch's LogisticNormal computes the rest of the stick as 1 minus the parts before: once a few parts have
+    nearly all, its log density in float32 is off by hundreds of nats.
 
     Args:
         loc: mu, ``[*batch, d - 1]``.
-        scale: sigma, likewise, positive.
+        scale: sigma, ``[*batch, d - 1]``, positive.
 
     References:
         Aitchison and Shen, Logistic-Normal Distributions, 1980.
@@ -79,7 +79,7 @@ class LogisticNormal(dist.TransformedDistribution):
 
 
 class _Stick(StickBreakingTransform):
-    """torch's transform, in logs, and with what is left of the stick added up from its end."""
+    """torch's transform, in logs, and with the rest of the stick summed from its end."""
 
     def _call(self, x: Tensor) -> Tensor:
         v = x - self._offset(x)

@@ -1,6 +1,6 @@
 """Priors p(z): modules whose ``forward()`` returns the distribution of one latent vector.
 
-A flow of zuko, such as ``zuko.flows.NSF(16)``, is a prior as it is, and so is any Distribution.
+A flow of zuko, such as ``zuko.flows.NSF(16)``, is a prior too, and so is any Distribution.
 """
 
 from pyrovae.models.priors.discrete import (

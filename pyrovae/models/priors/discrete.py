@@ -1,4 +1,4 @@
-"""Priors over discrete codes, as vectors of noughts and ones that any network takes."""
+"""Priors over discrete codes, vectors of zeros and ones that any network takes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.core.checks import check_count
+from pyrovae.models.base import check_at_least_two, register_value
 from pyrovae.models.distributions import Autoregressive, Bits, OneHots, RelaxedOneHots, check_temperature
 
 __all__ = [
@@ -24,7 +25,7 @@ class Bernoulli(nn.Module):
     .. math:: p(z) = \prod_{i=1}^d \pi_i^{z_i} (1 - \pi_i)^{1 - z_i}
 
     Args:
-        dim: Bits, d, and the width of z.
+        dim: Number of bits, d, and the width of z.
         learn: Whether the probabilities are learned.
 
     References:
@@ -41,7 +42,7 @@ class Bernoulli(nn.Module):
     def __init__(self, dim: int, *, learn: bool = True) -> None:
         super().__init__()
         check_count("priors.Bernoulli: dim", dim)
-        _register(self, torch.zeros(dim), learn)
+        register_value(self, "logits", torch.zeros(dim), learn=learn, persistent=False)
 
     def forward(self) -> dist.TorchDistribution:
         """The distribution of one z, event shape ``[dim]``."""
@@ -54,9 +55,9 @@ class Categorical(nn.Module):
     .. math:: p(z) = \prod_{i=1}^d \pi_{i, z_i}
 
     Args:
-        num_categories: Values of each variable.
-        size: Variables, d. The width of z is ``size * num_categories``.
-        learn: Whether the probabilities, which start out equal, are learned.
+        num_categories: Number of values of each variable.
+        size: Number of variables, d. The width of z is ``size * num_categories``.
+        learn: Whether the probabilities, which start equal, are learned.
 
     References:
         Jang et al., Categorical Reparameterization with Gumbel-Softmax, 2017. arXiv:1611.01144
@@ -72,7 +73,8 @@ class Categorical(nn.Module):
         super().__init__()
         check_count("priors.Categorical: num_categories", num_categories)
         check_count("priors.Categorical: size", size)
-        _register(self, torch.zeros(size, num_categories), learn)
+        logits = torch.zeros(size, num_categories)
+        register_value(self, "logits", logits, learn=learn, persistent=False)
 
     def forward(self) -> dist.TorchDistribution:
         """The distribution of one z, event shape ``[size * num_categories]``."""
@@ -85,14 +87,14 @@ class RelaxedCategorical(nn.Module):
     .. math:: z_i = \operatorname{softmax} \big((\log \pi_i + g_i) / \tau\big), \qquad
         g_{ik} \text{ Gumbel}
 
-    A model of continuous codes with a log p(x) of its own, which is not that of the discrete model
-    that it relaxes. Bits are two categories.
+    The model has continuous codes and its own log p(x), which differs from that of the discrete model. A
+    bit is a variable of two categories.
 
     Args:
         num_categories: Proportions of each variable, K.
-        size: Variables, d. The width of z is ``size * num_categories``.
-        temperature: tau, at least 0.1; the lower the nearer to one-hot.
-        learn: Whether the probabilities, which start out equal, are learned.
+        size: Number of variables, d. The width of z is ``size * num_categories``.
+        temperature: tau, at least 0.1. Lower values give draws nearer to one-hot.
+        learn: Whether the probabilities, which start equal, are learned.
 
     References:
         Maddison et al., The Concrete Distribution, 2017. arXiv:1611.00712; Jang et al., Categorical
@@ -109,11 +111,12 @@ class RelaxedCategorical(nn.Module):
         self, num_categories: int, *, size: int = 1, temperature: float = 0.5, learn: bool = True
     ) -> None:
         super().__init__()
-        _check_several("priors.RelaxedCategorical: num_categories", num_categories)
+        check_at_least_two("priors.RelaxedCategorical: num_categories", num_categories)
         check_count("priors.RelaxedCategorical: size", size)
         check_temperature("priors.RelaxedCategorical", temperature)
         self.temperature = temperature
-        _register(self, torch.zeros(size, num_categories), learn)
+        logits = torch.zeros(size, num_categories)
+        register_value(self, "logits", logits, learn=learn, persistent=False)
 
     def forward(self) -> dist.TorchDistribution:
         """The distribution of one z, event shape ``[size * num_categories]``."""
@@ -121,14 +124,14 @@ class RelaxedCategorical(nn.Module):
 
 
 class AutoregressiveBernoulli(nn.Module):
-    r"""Bits of which each depends on those before it, by a recurrent network.
+    r"""Bits, each given those before it by a recurrent network.
 
     .. math:: p(z) = \prod_{i=1}^d p(z_i \mid z_1, \dots, z_{i-1})
 
     The density takes one pass, a draw takes d.
 
     Args:
-        dim: Bits, d, at least 2, and the width of z.
+        dim: Number of bits, d, at least 2, and the width of z.
         hidden: Width of the recurrent state.
 
     References:
@@ -142,7 +145,7 @@ class AutoregressiveBernoulli(nn.Module):
 
     def __init__(self, dim: int, *, hidden: int = 64) -> None:
         super().__init__()
-        _check_several("AutoregressiveBernoulli: dim", dim, "Bernoulli")
+        check_at_least_two("AutoregressiveBernoulli: dim", dim, ": for one variable, use priors.Bernoulli")
         self.dim = dim
         self.net = _Causal(dim, 1, hidden)
 
@@ -153,15 +156,15 @@ class AutoregressiveBernoulli(nn.Module):
 
 
 class AutoregressiveCategorical(nn.Module):
-    r"""Categorical variables of which each depends on those before it, by a recurrent network.
+    r"""Categorical variables, each given those before it by a recurrent network.
 
     .. math:: p(z) = \prod_{i=1}^d p(z_i \mid z_1, \dots, z_{i-1})
 
     The density takes one pass, a draw takes d.
 
     Args:
-        num_categories: Values of each variable.
-        size: Variables, d, at least 2. The width of z is ``size * num_categories``, one-hot vectors
+        num_categories: Number of values of each variable.
+        size: Number of variables, d, at least 2. The width of z is ``size * num_categories``, one-hot vectors
             side by side.
         hidden: Width of the recurrent state.
 
@@ -176,7 +179,9 @@ class AutoregressiveCategorical(nn.Module):
     def __init__(self, num_categories: int, *, size: int, hidden: int = 64) -> None:
         super().__init__()
         check_count("AutoregressiveCategorical: num_categories", num_categories)
-        _check_several("AutoregressiveCategorical: size", size, "Categorical")
+        check_at_least_two(
+            "AutoregressiveCategorical: size", size, ": for one variable, use priors.Categorical"
+        )
         self.size, self.num_categories = size, num_categories
         self.net = _Causal(size, num_categories, hidden)
 
@@ -187,7 +192,7 @@ class AutoregressiveCategorical(nn.Module):
 
 
 class _Causal(nn.Module):
-    """Logits ``[..., size, width]`` of values ``[..., size * width]``, each from those before it."""
+    """Map values ``[..., size * width]`` to logits ``[..., size, width]``, each from the values before it."""
 
     def __init__(self, size: int, width: int, hidden: int) -> None:
         super().__init__()
@@ -200,16 +205,3 @@ class _Causal(nn.Module):
         steps = value.reshape(-1, self.size, self.width)
         before = torch.cat([torch.zeros_like(steps[:, :1]), steps[:, :-1]], 1)
         return self.output(self.state(before)[0]).reshape(*value.shape[:-1], self.size, self.width)
-
-
-def _register(module: nn.Module, logits: Tensor, learn: bool) -> None:
-    if learn:
-        module.register_parameter("logits", nn.Parameter(logits))
-    else:
-        module.register_buffer("logits", logits, persistent=False)
-
-
-def _check_several(name: str, count: int, single: str | None = None) -> None:
-    if count < 2:
-        mend = f": for one variable, use priors.{single}" if single else ""
-        raise ValueError(f"{name} must be at least 2, got {count}{mend}")

@@ -1,4 +1,4 @@
-"""Priors over real vectors: normal, learned, heavy-tailed, and given a condition."""
+"""Priors over real vectors: normals, heavier tails, and a normal given a condition."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from pyrovae.core.checks import check_count, check_positive
 from pyrovae.models import distributions
-from pyrovae.models.base import Scale, loc_and_scale
+from pyrovae.models.base import Scale, loc_and_scale, register_value
 
 __all__ = ["ConditionalNormal", "Laplace", "Normal", "StandardNormal", "StudentT"]
 
 
 class StandardNormal(nn.Module):
-    r"""The prior of the first VAE.
+    r"""A standard normal, the prior of the first VAE.
 
     .. math:: p(z) = \mathcal N(z; 0, I)
 
@@ -48,19 +48,19 @@ class Normal(nn.Module):
 
     .. math:: p(z) = \mathcal N(z; \mu, \operatorname{diag} \sigma^2)
 
-    With a decoder whose first layer is linear it can say nothing that N(0, I) cannot; it serves where
-    the scale of z means something, and as the piece that richer priors are made of.
+    With a decoder whose first layer is linear it is no richer than N(0, I); it is useful where the scale of z
+    has a meaning, and as a component of richer priors.
 
     Args:
         dim: Width of z.
-        scale: Where learning starts, from loc 0.
+        scale: Initial scale; loc starts at 0.
         learn: Whether loc and scale are learned.
 
     Raises:
-        ValueError: No width, or a scale that is not positive.
+        ValueError: The width is below 1, or the scale is not positive.
 
     References:
-        Hoffman and Johnson, ELBO Surgery, 2016, for what the prior's shape costs,
+        Hoffman and Johnson, ELBO Surgery, 2016, for the cost of the prior's shape,
         http://approximateinference.org/accepted/HoffmanJohnson2016.pdf; Kingma and Welling, An Introduction
         to Variational Autoencoders, 2019. arXiv:1906.02691
 
@@ -74,10 +74,7 @@ class Normal(nn.Module):
     def __init__(self, dim: int, *, scale: float = 1.0, learn: bool = True) -> None:
         super().__init__()
         check_count("priors.Normal: dim", dim)
-        if learn:
-            self.loc = nn.Parameter(torch.zeros(dim))
-        else:
-            self.register_buffer("loc", torch.zeros(dim))
+        register_value(self, "loc", torch.zeros(dim), learn=learn)
         self.scale = Scale("priors.Normal", torch.full((dim,), scale), learn=learn)
 
     def forward(self) -> dist.TorchDistribution:
@@ -86,7 +83,7 @@ class Normal(nn.Module):
 
 
 class Laplace(nn.Module):
-    r"""Independent Laplace variables: a peak at nought and heavier tails, for sparse codes.
+    r"""Independent Laplace variables: a peak at zero and heavier tails, for sparse codes.
 
     .. math:: p(z) = \prod_i \frac{1}{2 b} e^{-|z_i| / b}
 
@@ -118,7 +115,7 @@ class Laplace(nn.Module):
 
 
 class StudentT(nn.Module):
-    r"""Independent Student's t variables: polynomial tails, so that far codes cost little.
+    r"""Independent Student's t variables, with polynomial tails: distant codes cost little.
 
     .. math:: p(z) = \prod_i \mathrm{t}_\nu(z_i / s) / s
 
@@ -153,7 +150,7 @@ class StudentT(nn.Module):
 
 
 class ConditionalNormal(nn.Module):
-    r"""A normal whose loc and scale are a network's of a condition y, such as a class.
+    r"""A normal whose loc and scale a network computes from a condition y, such as a class.
 
     .. math:: p(z \mid y) = \mathcal N(z; \mu(y), \operatorname{diag} \sigma^2(y)), \qquad
         (\mu, \log \sigma^2) = \mathrm{net}(y)

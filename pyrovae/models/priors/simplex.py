@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.core.checks import check_positive
-from pyrovae.models.distributions import Dirichlet as Proportions
-from pyrovae.models.distributions import LogisticNormal as BrokenStick
-from pyrovae.models.distributions import UniformSphere as UniformOnSphere
+from pyrovae.models import distributions
+from pyrovae.models.base import check_at_least_two
 
 __all__ = ["Dirichlet", "LogisticNormal", "UniformSphere"]
 
@@ -21,7 +20,7 @@ class Dirichlet(nn.Module):
 
     Args:
         dim: Width of z, at least 2.
-        concentration: alpha: below 1 a few parts take all, above 1 all share.
+        concentration: alpha. Below 1 a few proportions are large, above 1 all are similar.
 
     References:
         Blei et al., Latent Dirichlet Allocation, 2003, https://www.jmlr.org/papers/v3/blei03a.html; Joo et
@@ -36,13 +35,13 @@ class Dirichlet(nn.Module):
 
     def __init__(self, dim: int, *, concentration: float = 1.0) -> None:
         super().__init__()
-        _check_width("priors.Dirichlet", dim)
+        check_at_least_two("priors.Dirichlet: dim", dim)
         check_positive("priors.Dirichlet: concentration", concentration)
         self.register_buffer("concentration", torch.full((dim,), float(concentration)), persistent=False)
 
     def forward(self) -> dist.TorchDistribution:
         """The distribution of one z, event shape ``[dim]``."""
-        return Proportions(self.concentration, validate_args=False)
+        return distributions.Dirichlet(self.concentration, validate_args=False)
 
 
 class LogisticNormal(nn.Module):
@@ -51,7 +50,7 @@ class LogisticNormal(nn.Module):
     .. math:: z = \mathrm{stick}(u), \quad u \sim \mathcal N(\mu, \operatorname{diag} \sigma^2), \qquad
         z_i = \sigma(u_i - \log(d - i)) \prod_{j < i} (1 - \sigma(u_j - \log(d - j)))
 
-    It starts out at loc 0 and scale 1, about the uniform proportions.
+    Loc starts at 0 and scale at 1, about the uniform proportions.
 
     Args:
         dim: Width of z, at least 2; u is narrower by one.
@@ -66,13 +65,13 @@ class LogisticNormal(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        _check_width("priors.LogisticNormal", dim)
+        check_at_least_two("priors.LogisticNormal: dim", dim)
         self.loc = nn.Parameter(torch.zeros(dim - 1))
         self.log_scale = nn.Parameter(torch.zeros(dim - 1))
 
     def forward(self) -> dist.TorchDistribution:
         """The distribution of one z, event shape ``[dim]``."""
-        return BrokenStick(self.loc, self.log_scale.exp())
+        return distributions.LogisticNormal(self.loc, self.log_scale.exp())
 
 
 class UniformSphere(nn.Module):
@@ -81,7 +80,7 @@ class UniformSphere(nn.Module):
     .. math:: p(z) = \frac{\Gamma(d / 2)}{2 \pi^{d / 2}}, \qquad \lVert z \rVert = 1
 
     Args:
-        dim: Width of z, at least 2; the sphere has a dimension less.
+        dim: Width of z, at least 2; the sphere has one dimension less.
 
     References:
         Davidson et al., Hyperspherical Variational Auto-Encoders, 2018. arXiv:1804.00891
@@ -95,14 +94,9 @@ class UniformSphere(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        _check_width("priors.UniformSphere", dim)
+        check_at_least_two("priors.UniformSphere: dim", dim)
         self.register_buffer("like", torch.zeros(dim), persistent=False)
 
     def forward(self) -> dist.TorchDistribution:
         """The distribution of one z, event shape ``[dim]``."""
-        return UniformOnSphere(self.like)
-
-
-def _check_width(owner: str, dim: int) -> None:
-    if dim < 2:
-        raise ValueError(f"{owner}: dim must be at least 2, got {dim}")
+        return distributions.UniformSphere(self.like)
