@@ -1,4 +1,4 @@
-"""Is a pair of programs, and what their sites draw from, what everything else takes it for?"""
+"""check_pair: whether a pair of programs, and the distributions of its sites, are sound."""
 
 from __future__ import annotations
 
@@ -15,26 +15,30 @@ from pyrovae.core.programs import Structure, inspect, sample_sites, traces
 from pyrovae.core.random import stream
 from pyrovae.evaluation.importance import log_weights
 from pyrovae.testing.densities import Finding, check_density
-from pyrovae.testing.gradients import check_gradients
-from pyrovae.testing.programs import Arguments, check_shapes, few_rows, one_line, run
-from pyrovae.testing.repeating import check_draws_apart, check_rows_apart
+from pyrovae.testing.programs import (
+    Arguments,
+    check_draws_apart,
+    check_gradients,
+    check_rows_apart,
+    check_shapes,
+    few_rows,
+    one_line,
+    run,
+)
 
 __all__ = ["Report", "check_pair"]
 
-ROWS = 3
-"""Rows whose densities are integrated: a network's parameters at a few values of its input."""
-
-WEIGHTS = 8
-"""Draws whose log-weights have to be finite."""
+ROWS = 3  # whose densities are integrated: a network's parameters at a few values of its input
+WEIGHTS = 8  # draws whose log-weights have to be finite
 
 
 @dataclass(frozen=True)
 class Report:
-    """What :func:`check_pair` verified, and what it could not, a line each.
+    """What :func:`check_pair` verified and what it could not; ``str()`` of it is for reading.
 
     Attributes:
         verified: Lines of what holds.
-        unverified: Lines of what could not be looked into, with the reason.
+        unverified: Lines of what could not be checked, with the reason.
     """
 
     verified: list[str]
@@ -54,41 +58,39 @@ def check_pair(
     .. math:: \int p(z) \, dz = 1, \quad \int q(z \mid x) \, dz = 1, \quad \int p(x \mid z) \, dx = 1,
         \qquad E_r\Big[\frac{g p}{p + r}\Big] = E_p\Big[\frac{g r}{p + r}\Big]
 
-    In this order: shapes, widths, plates and supports; log densities that are finite floats; each
-    site's integral, at the first three rows, and whether its draws follow its density; gradients;
-    several draws at once against one by one; log-weights.
+    The checks, in this order: shapes, widths, plates and supports; log densities are finite floats; each
+    site's density integrates to 1 at the first three rows, and its draws follow it; gradients; several draws
+    at once have the densities that they have one by one; log-weights are finite.
 
-    Discrete values are summed over, single numbers put on a grid (each element, where they are
-    independent), and vectors bridged: the identity on the right, for a proposal r and bounded
-    functions g, 1 among them, holds where p integrates to 1 and draws follow it. Both sides are means
-    of bounded numbers; Bernstein's inequality, with their variance as measured, makes a right site
-    fail by chance about once in a million. Modules run in evaluation mode. Parameters, their
-    gradients, modes and the random state are left as they were.
+    Discrete densities are summed, those of single numbers integrated on a grid (each element by itself if
+    they are independent), and those of vectors by bridge sampling: the identity on the right holds for a
+    proposal r and bounded functions g if p integrates to 1 and the draws follow it. By Bernstein's
+    inequality, a correct site fails about once in a million calls. Modules run in evaluation mode.
+    Parameters, their gradients, modes and the random state are left unchanged.
 
-    What it does not see: mass that neither the draws nor the proposal reach, draws that are not
-    independent of each other, and a density that is wrong for other rows and parameters than these.
+    It does not see probability mass that neither the draws nor the proposal reach, draws that depend on each
+    other, or a density that is wrong at other rows or parameters.
 
     Args:
         model: Pyro program of p(x, z).
         guide: Pyro program of q(z | x).
-        args: What both are called with; of tensors as long as the data, the first rows are looked at
-            more closely.
-        num_samples: Draws that are tested, as many to prepare with, and as many of the proposal. A
-            vector's integral is known to 0.003 nats in 2 dims, 0.01 in 16 and 0.025 in 64 where it is
-            near normal; one known to no better than 0.02 counts as not verified.
-        seed: Of all draws.
-        kwargs: What both are called with, by keyword.
+        args: Arguments of both programs. Tensors as long as the data are also cut to their first rows.
+        num_samples: Number of draws per site that are tested. As many more are drawn to standardise with, and
+            from the proposal. The integral of a near-normal vector is known to 0.003 nats in 2 dimensions,
+            0.01 in 16 and 0.025 in 64; one that is not known to 0.02 counts as not verified.
+        seed: Seed of all draws.
+        kwargs: Keyword arguments of both programs.
 
     Returns:
-        What was verified, and what could not be and why. ``str()`` of it is for reading.
+        The lines of what was verified, and of what could not be and why.
 
     Raises:
-        ValueError: The first thing that is wrong, in a line: the site, what it is, and the mend.
+        ValueError: The first fault, in one line: the site, what is wrong, and how to mend it.
 
     References:
         Meng and Wong, Simulating Ratios of Normalizing Constants via a Simple Identity, 1996; Vehtari
-        et al., Pareto Smoothed Importance Sampling, 2024, for what tells a wrong density from wrong
-        draws. arXiv:1507.02646
+        et al., Pareto Smoothed Importance Sampling, 2024, to tell a wrong density from wrong draws.
+        arXiv:1507.02646
 
     Example:
         >>> from pyrovae.testing import LinearGaussian
@@ -112,12 +114,11 @@ def check_pair(
             check_draws_apart(model, guide, given, structure)
             findings.append(Finding("draws", "the same densities at once and one by one", True))
             findings.append(_check_weights(model, guide, given))
-    good, open_ends = ([str(f) for f in findings if f.verified is wanted] for wanted in (True, False))
-    return Report(good, open_ends)
+    return Report(*([str(f) for f in findings if f.verified is wanted] for wanted in (True, False)))
 
 
 def _check_structure(model: Program, guide: Program, given: Arguments) -> Structure:
-    """Each program by itself, then the two together."""
+    """Run each program by itself, then the two together."""
     with torch.no_grad():
         check_shapes(run("guide", guide, given), run("model", model, given))
         with one_line():
@@ -127,12 +128,10 @@ def _check_structure(model: Program, guide: Program, given: Arguments) -> Struct
 def _check_rows(
     model: Program, guide: Program, given: Arguments, structure: Structure
 ) -> tuple[Arguments, Finding]:
-    """The first rows, which have the densities that they have among others; all, if there are few."""
-    site = next(sample_sites(run("model", model, given)))
-    size = next(f.size for f in site["cond_indep_stack"] if f.vectorized and f.dim == structure.dim)
-    few = few_rows(given, size, ROWS)
-    if size <= ROWS:
-        return given, Finding("rows", f"{size} are too few to leave some out", False)
+    """Arguments of the first rows, or of all if there are few, and whether rows have their own densities."""
+    few = few_rows(given, structure.rows, ROWS)
+    if structure.rows <= ROWS:
+        return given, Finding("rows", f"{structure.rows} are too few to leave some out", False)
     try:
         with one_line():
             inspect(model, guide, *few[0], **few[1])
@@ -146,7 +145,7 @@ def _check_rows(
 
 
 def _check_densities(model: Program, guide: Program, few: Arguments, num_samples: int) -> Iterator[Finding]:
-    """Every site's distribution, given the guide's draws; without validation, to ask beyond the support."""
+    """Check the density of each site, without validation: a grid reaches beyond the support."""
     with pyro.validation_enabled(False):
         guide_trace, model_trace = traces(model, guide, *few)
         for whose, trace in (("model", model_trace), ("guide", guide_trace)):
@@ -156,20 +155,16 @@ def _check_densities(model: Program, guide: Program, few: Arguments, num_samples
 
 def _check_weights(model: Program, guide: Program, given: Arguments) -> Finding:
     weights = log_weights(model, guide, *given[0], num_samples=WEIGHTS, **given[1])
-    if weights.isnan().any() or weights.isposinf().any():
+    bad, lost = (weights.isnan() | weights.isposinf()).any(0), weights.isneginf()
+    if bad.any():
         raise ValueError(
-            f"log-weights: one of row {_row(weights.isnan() | weights.isposinf())} is nan or inf: look for a "
-            f"guide so narrow that its density overflows"
+            f"log-weights: one of row {int(bad.int().argmax())} is nan or inf: look for a guide so narrow "
+            f"that its density overflows"
         )
-    lost = weights.isneginf()
     if lost.all(0).any():
         raise ValueError(
-            f"log-weights: all {WEIGHTS} of row {_row(lost.all(0))} are -inf, as if p(x) = 0: let the guide "
-            f"draw where the model has a density, and the likelihood give the data one"
+            f"log-weights: all {WEIGHTS} of row {int(lost.all(0).int().argmax())} are -inf, as if p(x) = 0: "
+            f"let the guide draw where the model has a density, and the likelihood give the data one"
         )
     text = f"finite, but for {lost.double().mean():.0%} of -inf" if lost.any() else "finite"
     return Finding("log-weights", text, True)
-
-
-def _row(bad: torch.Tensor) -> int:
-    return int(bad.reshape(-1, bad.shape[-1]).any(0).int().argmax())

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from pyrovae.evaluation.weights import khat_threshold, log_evidence, pareto_khat, standard_error
+from pyrovae.models.distributions import MultivariateStudentT
 from pyrovae.testing.coordinates import Draws, VectorDensity
 
 __all__ = ["ALARM", "Integral", "by_bridge", "on_grid", "over_drawn_values", "over_values", "slack"]
@@ -27,7 +28,7 @@ STEPS, REACH = 601, 15.0  # the grid's ends are sinh(15) = 1.6 million scales aw
 PEAKS = 0.01  # share of draws that a grid may step over
 FINE, TOLERANCE = 1e-3, 2e-3  # nats: error of a usable grid, and of a complete sum
 MOST_TERMS = 2**24
-DEGREES = 5.0  # of the Student's t
+DEGREES = 10.0  # of the Student's t
 FLOOR = 0.02  # nats: smaller errors of a bridged integral may be due to rounding
 
 
@@ -107,8 +108,8 @@ def by_bridge(density: VectorDensity, fit: Draws, test: Draws) -> Integral:
         Bennett, Efficient Estimation of Free Energy Differences, 1976; Meng and Wong, Simulating
         Ratios of Normalizing Constants via a Simple Identity, 1996.
     """
-    count, proposal = len(test.points), _Proposal(fit.points)
-    points = proposal.sample(count)
+    count, proposal = len(test.points), _fitted(fit.points)
+    points = proposal.sample((count,))
     ours = Draws(points, density.log_prob(points))
     ratios = [draws.log_density - proposal.log_prob(draws.points) for draws in (ours, test)]
     alone = log_evidence(ratios[0])  # by the proposal's draws, which know no sampler
@@ -255,29 +256,11 @@ def _lattice(points: Tensor, *, beyond: bool) -> Tensor | None:
     return (values[0] + step * (torch.arange(number, device=points.device) - margin)).reshape(-1, 1, 1)
 
 
-class _Proposal:
-    """Half normal, half Student's t, with the mean and covariance of points ``[count, cells, d]``."""
-
-    def __init__(self, points: Tensor) -> None:
-        self.loc = points.mean(0)
-        centred = (points - self.loc).transpose(0, 1)
-        covariance = centred.mT @ centred / (len(points) - 1)
-        size = covariance.diagonal(dim1=-2, dim2=-1).clamp(min=1e-12)
-        self.scale_tril = torch.linalg.cholesky(covariance + (1e-6 * size).diag_embed())
-
-    def sample(self, count: int) -> Tensor:
-        noise = torch.randn(count, *self.loc.shape, dtype=self.loc.dtype, device=self.loc.device)
-        chi2 = torch.distributions.Chi2(self.loc.new_tensor(DEGREES)).sample(noise.shape[:2])
-        size = ((DEGREES - 2) / chi2).sqrt()
-        size[: count // 2] = 1
-        return self.loc + size[..., None] * (self.scale_tril @ noise[..., None])[..., 0]
-
-    def log_prob(self, points: Tensor) -> Tensor:
-        away = (points - self.loc).permute(1, 2, 0)
-        square = torch.linalg.solve_triangular(self.scale_tril, away, upper=False).square().sum(1).T
-        d, v = points.shape[-1], DEGREES
-        normal = -square / 2 - d / 2 * math.log(2 * math.pi)
-        constant = math.lgamma((v + d) / 2) - math.lgamma(v / 2) - d / 2 * math.log((v - 2) * math.pi)
-        student = constant - (v + d) / 2 * (square / (v - 2)).log1p()
-        log_volume = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return torch.logaddexp(normal, student) - math.log(2) - log_volume
+def _fitted(points: Tensor) -> MultivariateStudentT:
+    """The Student's t with the mean and covariance of points ``[count, cells, d]``."""
+    loc = points.mean(0)
+    centred = (points - loc).transpose(0, 1)
+    covariance = centred.mT @ centred / (len(points) - 1)
+    size = covariance.diagonal(dim1=-2, dim2=-1).clamp(min=1e-12)
+    scale_tril = torch.linalg.cholesky(covariance + (1e-6 * size).diag_embed())
+    return MultivariateStudentT(DEGREES, loc, math.sqrt(1 - 2 / DEGREES) * scale_tril, validate_args=False)

@@ -1,4 +1,4 @@
-"""What the codes do: gaps and where they come from, KL by part, active units, information, calibration."""
+"""Diagnostics: inference gaps, KL by part, active units, mutual information, calibration, codes."""
 
 from pyrovae.evaluation.diagnostics.active_units import (
     ActiveUnits,

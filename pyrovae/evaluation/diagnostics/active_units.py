@@ -1,4 +1,4 @@
-"""Which dimensions of the code tell anything about the data."""
+"""Active units: the dimensions of the code whose mean varies over data."""
 
 from __future__ import annotations
 
@@ -23,18 +23,16 @@ __all__ = [
 ]
 
 BATCH = 512
-
-ACTIVE = 0.01
-"""The customary threshold of active units, Burda et al."""
+ACTIVE = 0.01  # the usual threshold, by Burda et al.
 
 
 class ActiveUnits(NamedTuple):
-    """Active units by threshold.
+    """Active units by threshold; printed, a table of the thresholds at which the count changes.
 
     Attributes:
         thresholds: ``[k]``, in the square of the code's unit.
-        counts: ``[k]``, dimensions above each.
-        variances: ``[d]``, what the thresholds are held against: :func:`code_variances`, flattened.
+        counts: ``[k]``, number of dimensions above each threshold.
+        variances: ``[d]``, :func:`code_variances`, flattened.
     """
 
     thresholds: Tensor
@@ -42,42 +40,39 @@ class ActiveUnits(NamedTuple):
     variances: Tensor
 
     def stretch(self, threshold: float = ACTIVE) -> tuple[float, float]:
-        """The thresholds, from and to, between which the count is the same as at this one."""
+        """The range of thresholds, from and to, with the same count as this one."""
         below = self.variances[self.variances <= threshold]
         above = self.variances[self.variances > threshold]
-        low = max(below.max().item(), 0.0) if len(below) else 0.0  # of draws, a variance may be below nought
+        low = max(below.max().item(), 0.0) if len(below) else 0.0  # an estimate may be below zero
         return low, above.min().item() if len(above) else float("inf")
 
     def __str__(self) -> str:
         low, high = self.stretch()
-        count = int((self.variances > ACTIVE).sum())
-        near = [int((self.variances > threshold).sum()) for threshold in (0.001, 0.1)]
-        lines = [f"{'threshold':>12}{'active units':>14}"]
-        shown = [0, *((self.counts[1:] != self.counts[:-1]).nonzero()[:, 0] + 1).tolist()]
-        lines += [
-            f"{self.thresholds[i]:>12.2g}{self.counts[i]:>14,} of {len(self.variances):,}" for i in shown
-        ]
+        count, fine, coarse = (int((self.variances > threshold).sum()) for threshold in (ACTIVE, 0.001, 0.1))
+        changes = [0, *((self.counts[1:] != self.counts[:-1]).nonzero()[:, 0] + 1).tolist()]
+        of = f" of {len(self.variances):,}"
         return "\n".join(
             [
-                *lines,
+                f"{'threshold':>12}{'active units':>14}",
+                *(f"{self.thresholds[i]:>12.2g}{self.counts[i]:>14,}{of}" for i in changes),
                 f"at {ACTIVE:g}: {count:,}, the same from {low:.2g} to {high:.2g}; "
-                f"{near[0]:,} at 0.001 and {near[1]:,} at 0.1",
+                f"{fine:,} at 0.001 and {coarse:,} at 0.1",
             ]
         )
 
 
 @torch.no_grad()
 def code_variances(guide: Program, data: Data, *, site: str = "z", num_samples: int = 100) -> Tensor:
-    r"""How much the guide's mean of each dimension varies over the data.
+    r"""Variance over data of the guide's mean, for each dimension of the code.
 
     .. math:: A_j = \operatorname{Var}_x \big( E_{q(z \mid x)}[z_j] \big)
 
     Args:
         guide: Pyro program of q(z | x), with the data plate outermost at dim -1.
-        data: What the guide is called with; see :func:`pyrovae.evaluate`.
-        site: The latent's name.
-        num_samples: Draws per datum for a guide whose mean is not known in closed form; what they add
-            to the variance is taken off, so that it may come out a little below nought.
+        data: Arguments of the guide; see :func:`pyrovae.evaluate`.
+        site: Name of the latent.
+        num_samples: Number of draws per datum for a guide whose mean has no closed form. The variance that
+            they add is subtracted, so that the result may be slightly negative.
 
     Returns:
         ``[*event]``, the variance of each dimension.
@@ -96,7 +91,7 @@ def code_variances(guide: Program, data: Data, *, site: str = "z", num_samples: 
         tensor([8., 0.], dtype=torch.float64)
     """
     if num_rows(data) < 2:
-        raise ValueError("one datum has no variance over data: pass two at least")
+        raise ValueError("one datum has no variance over data: pass at least two")
     means, noise, modules = [], [], modules_of(guide, guide)
     with mode(modules, training=False), stream("code variances"):
         for batch in batches(data, BATCH, "code variances"):
@@ -108,16 +103,13 @@ def code_variances(guide: Program, data: Data, *, site: str = "z", num_samples: 
 
 
 def active_units(guide: Program, data: Data, *, threshold: float = ACTIVE, site: str = "z") -> int:
-    r"""Dimensions of the code that tell something about the data: those with :math:`A_j` above a threshold.
+    r"""Number of dimensions of the code that depend on the data: those with :math:`A_j` above a threshold.
 
     Args:
         guide: Pyro program of q(z | x).
-        data: What the guide is called with; some hundred rows are enough.
-        threshold: Of :func:`code_variances`, in the square of the code's unit.
-        site: The latent's name.
-
-    References:
-        Burda et al., Importance Weighted Autoencoders, 2016, section 5.1. arXiv:1509.00519
+        data: Arguments of the guide; a few hundred rows are enough.
+        threshold: Smallest :func:`code_variances` of an active unit, in the square of the code's unit.
+        site: Name of the latent.
 
     Example:
         >>> import pyro.distributions as dist
@@ -137,22 +129,16 @@ def active_units_curve(
     site: str = "z",
     num_samples: int = 100,
 ) -> ActiveUnits:
-    r"""Active units at a range of thresholds: whether the customary 0.01 lies in a flat stretch.
+    r"""Active units at a range of thresholds: does the count depend on the usual one, 0.01?
 
     .. math:: n(t) = \#\{ j : A_j > t \}
 
     Args:
         guide: Pyro program of q(z | x).
-        data: What the guide is called with; some hundred rows are enough.
-        thresholds: ``[k]``, rising; ten a decade from 1e-4 to 10 if not given.
-        site: The latent's name.
-        num_samples: As for :func:`code_variances`.
-
-    Returns:
-        The counts; printed, a table of the stretches over which they stay the same.
-
-    References:
-        Burda et al., Importance Weighted Autoencoders, 2016, section 5.1. arXiv:1509.00519
+        data: Arguments of the guide; a few hundred rows are enough.
+        thresholds: ``[k]``, rising; ten per decade from 1e-4 to 10 by default.
+        site: Name of the latent.
+        num_samples: Number of draws per datum, as in :func:`code_variances`.
 
     Example:
         >>> import pyro.distributions as dist
@@ -170,17 +156,16 @@ def active_units_curve(
 
 
 def distribution_of(trace: Any, site: str) -> Any:
-    """The distribution of a trace's site."""
+    """The distribution of a site of a trace."""
     if site not in trace.nodes:
         raise ValueError(f"the guide has no site '{site}': name its latent with site=")
     return trace.nodes[site]["fn"]
 
 
 def mean_of(q: Any, num_samples: int) -> tuple[Tensor, Tensor]:
-    """The mean of q(z | x), and the variance that making it of draws adds: none in closed form."""
+    """The mean of q(z | x), and its Monte Carlo variance if it has no closed form."""
     try:
-        mean = q.mean.double()
-        return mean, torch.zeros_like(mean)
+        return q.mean.double(), torch.zeros_like(q.mean, dtype=torch.float64)
     except (NotImplementedError, AttributeError):
         draws = q.sample((num_samples,)).double()
         return draws.mean(0), draws.var(0) / num_samples

@@ -1,12 +1,14 @@
-"""Whether q(z | x) is the posterior on average, by data that were drawn from the model."""
+"""Simulation-based calibration: whether q(z | x) is the posterior on average over the model's own data."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyro
 import torch
 from pyro import poutine
@@ -19,31 +21,30 @@ from pyrovae.core.random import stream
 from pyrovae.core.scoring import sum_by_datum
 from pyrovae.data.batches import batches
 from pyrovae.data.rows import Data
-from pyrovae.evaluation.diagnostics.bands import LEAST, band, p_value
 from pyrovae.evaluation.diagnostics.kl import dimension_names
 from pyrovae.evaluation.simulation import simulate
 
 __all__ = ["Calibration", "calibration"]
 
 ROWS_AT_ONCE = 64
-
 MOST_POINTS, MOST_SHOWN = 100, 20
+LEAST = 1e-10  # the least p-value: rounding hides smaller ones
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What :func:`calibration` found of k quantities; printed, a table, the worst first.
+    """Calibration of k quantities; printed, a table, the worst first.
 
     Attributes:
-        names: Of the quantities: each dimension of each latent, and the likelihood.
-        ranks: ``[n, k]``, how many draws of q are below the truth, from 0 to ``num_samples``.
-        num_samples: Draws of q for each datum.
-        coverage: Of the band of one quantity.
-        points: ``[points]``, where the distribution of ranks, scaled to [0, 1], is looked at.
+        names: Names of the quantities: each dimension of each latent, and the likelihood.
+        ranks: ``[n, k]``, number of draws of q below the truth, from 0 to ``num_samples``.
+        num_samples: Number of draws of q for each datum.
+        coverage: Coverage of the band of one quantity.
+        points: ``[points]``, where the distribution of ranks, scaled to [0, 1], is compared.
         difference: ``[points, k]``, its empirical distribution less the uniform one.
-        lower: ``[points]``, of the band that holds the whole of one such curve.
-        upper: ``[points]``, likewise.
-        p_values: ``[k]``, by the same band.
+        lower: ``[points]``, lower limit of the band that holds the whole of one such curve.
+        upper: ``[points]``, upper limit of the same band.
+        p_values: ``[k]``, of the test that this band is.
     """
 
     names: tuple[str, ...]
@@ -59,38 +60,37 @@ class Calibration:
     @property
     def outside(self) -> Tensor:
         """Whether a curve leaves its band, ``[k]``."""
-        slack = 1e-9  # of divisions
-        above, below = self.upper[:, None] + slack, self.lower[:, None] - slack
+        above, below = self.upper[:, None] + 1e-9, self.lower[:, None] - 1e-9  # but for rounding
         return ((self.difference > above) | (self.difference < below)).any(0)
 
     @property
     def worst(self) -> list[int]:
-        """All quantities, that of the least p-value first; of equal ones, that of the larger difference."""
+        """Quantities by rising p-value; of equal ones, that of the largest difference comes first."""
         by_size = self.difference.abs().amax(0).argsort(descending=True, stable=True)
         return by_size[self.p_values[by_size].argsort(stable=True)].tolist()
 
     @property
     def verdicts(self) -> tuple[str, ...]:
-        """Of each quantity: "calibrated", or what q is against the truth by the larger of two deviations.
+        """A verdict on each quantity, "calibrated" if its curve stays in the band.
 
-        Outside its band q is "too low" or "too high", by the mean rank; "too narrow" (overconfident) or "too
-        wide", by how far ranks are from the middle; or "uneven", where neither is twice its error.
+        Otherwise q is "too low" or "too high" (mean rank), "too narrow" or "too wide" (mean distance of
+        ranks from the middle), whichever deviates more, or "uneven" if neither is twice its error.
         """
         n = len(self.ranks)
         u = (self.ranks.double() + 0.5) / (self.num_samples + 1)
         shift = (u.mean(0) - 0.5) * math.sqrt(12 * n)
         spread = ((u - 0.5).abs().mean(0) - 0.25) * math.sqrt(48 * n)
-        said = []
+        verdicts = []
         for outside, mean, width in zip(self.outside.tolist(), shift.tolist(), spread.tolist(), strict=True):
             if not outside:
-                said.append("calibrated")
+                verdicts.append("calibrated")
             elif max(abs(mean), abs(width)) < 2:
-                said.append("uneven")
+                verdicts.append("uneven")
             elif abs(mean) >= abs(width):
-                said.append("too low" if mean > 0 else "too high")
+                verdicts.append("too low" if mean > 0 else "too high")
             else:
-                said.append("too narrow" if width > 0 else "too wide")
-        return tuple(said)
+                verdicts.append("too narrow" if width > 0 else "too wide")
+        return tuple(verdicts)
 
     def __str__(self) -> str:
         n, k = self.ranks.shape
@@ -126,29 +126,28 @@ def calibration(
     site: str | Sequence[str] = "x",
     seed: int = 0,
 ) -> Calibration:
-    r"""Simulation-based calibration of q(z | x): where the true latents rank among its draws.
+    r"""Simulation-based calibration of q(z | x): the ranks of true latents among draws of q.
 
     .. math:: (z^*, x) \sim p(x, z), \quad z_1, \dots, z_L \sim q(z \mid x), \qquad
         r = \#\{ l : f(z_l) < f(z^*) \}
 
     If q is the posterior, r is uniform on 0, ..., L for any function f: here each dimension of each latent,
-    and log p(x | z), without which a q that is the prior, whatever x, would pass. A q that is too narrow has
-    too many ranks at both ends, one that is too high too many low ones. The distribution of the ranks is held
-    against a band that holds all of it with the stated probability, for each f by itself. Ties, of discrete
-    latents or of floats at an end, are broken at random.
+    and log p(x | z), without which a q equal to the prior would pass. A q that is too narrow has too many
+    ranks at both ends, one that is too high too many low ranks. The distribution of the ranks of each f is
+    compared with a band that holds all of it with the stated probability. Ties are broken at random.
 
-    This is of data like the model's own, and on average over them: it says nothing of real data that the
-    model does not resemble, and errors of opposite sign may cancel.
+    The data are the model's own, and the statement is on average over them: real data may differ from
+    them, and errors of opposite sign may cancel.
 
     Args:
         model: Pyro program of p(x, z).
         guide: Pyro program of q(z | x).
-        data: What both are called with: rows to stand for simulated ones; other arguments are kept, in turn.
-        num_simulations: Data drawn, n.
-        num_samples: Draws of q for each, L.
-        coverage: Of a quantity's band.
-        site: The model's site of the data; of several observed sites all, in the order of the arguments.
-        seed: Of all noise.
+        data: Arguments of both programs. Simulated rows replace the data; other arguments are kept, in turn.
+        num_simulations: Number of data drawn, n.
+        num_samples: Number of draws of q for each datum, L.
+        coverage: Coverage of the band of one quantity.
+        site: The model's site of the data; all observed sites if several, in the order of the arguments.
+        seed: Seed of all draws.
 
     Returns:
         Ranks, curves and verdicts; printed, a table; :func:`pyrovae.plots.calibration` draws it.
@@ -173,8 +172,7 @@ def calibration(
     if not 0 < coverage < 1:
         raise ValueError(f"calibration: coverage must be strictly between 0 and 1, got {coverage:g}")
     rows = [torch.cat(tensors) for tensors in zip(*batches(data, 512, "calibration", seed), strict=True)]
-    structure, ranks = None, []
-    names: tuple[str, ...] = ()
+    structure, ranks, quantities = None, [], {}
     with mode(modules_of(model, guide), training=False), plain_errors():
         for position, first in enumerate(range(0, num_simulations, ROWS_AT_ONCE)):
             turn = torch.arange(first, min(first + ROWS_AT_ONCE, num_simulations)) % len(rows[0])
@@ -182,19 +180,17 @@ def calibration(
             truth, given = simulate(model, *asked, site=site, caller="calibration", key=(seed, position))
             with stream("calibration", seed, position):
                 structure = structure or inspect(model, guide, *given)
-                found = _with_truth(model, guide, given, truth, num_samples, structure)
-                names = tuple(found)
-                values = torch.stack(list(found.values()), -1)
-                ranks.append(_ranks(values).cpu())
-    return _held_against_uniform(names, torch.cat(ranks), num_samples, coverage)
+                quantities = _with_truth(model, guide, given, truth, num_samples, structure)
+                ranks.append(_ranks(torch.stack(list(quantities.values()), -1)).cpu())
+    return _compare_with_uniform(tuple(quantities), torch.cat(ranks), num_samples, coverage)
 
 
 def _with_truth(
     model: Program, guide: Program, given: tuple[Any, ...], truth: Any, num_samples: int, structure: Structure
 ) -> dict[str, Tensor]:
-    """Every quantity, of the truth and then of draws: ``[1 + num_samples, rows]`` by name.
+    """Every quantity at the truth, then at draws of q: ``[1 + num_samples, rows]`` by name.
 
-    The likelihood of both comes from one run, so that rounding treats them alike.
+    One run gives the likelihood at both, so that equal values stay equal.
     """
     with pyro.plate("_draws", num_samples, dim=structure.draws_dim):
         drawn = poutine.trace(guide).get_trace(*given)
@@ -225,13 +221,13 @@ def _shown(p: float, looked_at: int = 1) -> str:
 
 
 def _ranks(values: Tensor) -> Tensor:
-    """How many draws are below the truth, which comes first, ties broken at random: ``[rows, k]``."""
+    """Number of draws below the truth, which comes first, ties broken at random: ``[rows, k]``."""
     truth, draws = values[0], values[1:]
     below, ties = (draws < truth).sum(0), (draws == truth).sum(0)
     return below + (torch.rand(ties.shape, device=ties.device) * (ties + 1)).long().clamp(max=ties)
 
 
-def _held_against_uniform(
+def _compare_with_uniform(
     names: tuple[str, ...], ranks: Tensor, num_samples: int, coverage: float
 ) -> Calibration:
     n, steps = len(ranks), min(num_samples, MOST_POINTS)
@@ -244,3 +240,84 @@ def _held_against_uniform(
     p_values = torch.tensor([p_value(each, n, points) for each in counts.unbind(1)], dtype=torch.float64)
     difference = counts.double() / n - z[:, None]
     return Calibration(names, ranks, num_samples, coverage, z, difference, lower, upper, p_values)
+
+
+class Band(NamedTuple):
+    """Smallest and largest counts at each point, ``[points]``, both inside the band."""
+
+    lower: Tensor
+    upper: Tensor
+
+
+@lru_cache(maxsize=32)
+def band(n: int, points: tuple[float, ...], coverage: float) -> Band:
+    r"""The narrowest band of equal tails that holds the counts at all points together.
+
+    .. math:: P\big( \forall k: \; l_k \le \#\{u < z_k\} \le h_k \big) \ge c, \qquad
+        u_1, \dots, u_n \sim U(0, 1)
+
+    for rising points z strictly between 0 and 1, each with limits at the same tail probability. Counts are
+    whole numbers, so that the band holds a little more than c, the ``coverage``.
+
+    References:
+        Säilynoja, Bürkner and Vehtari, Graphical Test for Discrete Uniformity and Its Applications in
+        Goodness-of-Fit Evaluation and Multiple Sample Comparison, 2022. arXiv:2103.10522
+
+    Example:
+        >>> limits = band(100, (0.25, 0.5, 0.75), 0.95)
+        >>> limits.lower.tolist(), limits.upper.tolist()
+        ([15, 39, 65], [35, 61, 85])
+    """
+    low, high = math.log((1 - coverage) / len(points)), math.log(1 - coverage)  # Bonferroni's, and a point's
+    if _stays(n, points, math.exp(high)) >= coverage:
+        low = high
+    while high - low > 1e-4:
+        middle = (low + high) / 2
+        if _stays(n, points, math.exp(middle)) >= coverage:
+            low = middle
+        else:
+            high = middle
+    return Band(*(torch.as_tensor(limit) for limit in _limits(n, points, math.exp(low))))
+
+
+def p_value(counts: Tensor, n: int, points: tuple[float, ...]) -> float:
+    """Probability that n uniform ranks have a smallest tail, over all points, as small as these counts have.
+
+    At least ``LEAST``. ``counts`` are the numbers of ranks below each point.
+    """
+    worst = 2 * min(tail[range(len(points)), counts.cpu().numpy()].min() for tail in _tails(n, points))
+    worst *= 1 + 1e-9  # the same tail at z and at 1 - z, but for rounding, is as bad
+    if len(points) * worst <= LEAST:  # Bonferroni's bound
+        return LEAST
+    return min(max(1 - _stays(n, points, worst), LEAST), 1.0)
+
+
+@lru_cache(maxsize=8)
+def _tails(n: int, points: tuple[float, ...]) -> tuple[Any, Any]:
+    """P(count <= m) and P(count >= m) at each point, arrays ``[points, n + 1]``."""
+    from scipy.stats import binom  # imported here: it takes half a second
+
+    counts, z = np.arange(n + 1), np.array(points)[:, None]
+    return binom.cdf(counts, n, z), binom.sf(counts - 1, n, z)
+
+
+def _limits(n: int, points: tuple[float, ...], level: float) -> tuple[Any, Any]:
+    """The smallest and largest counts of which either tail has more than half the level."""
+    below, above = _tails(n, points)
+    return (below <= level / 2).sum(-1), n - (above <= level / 2).sum(-1)
+
+
+def _stays(n: int, points: tuple[float, ...], level: float) -> float:
+    """Probability that the counts of uniform ranks are within the limits at every point.
+
+    From point to point the count is a Markov chain, so that it is a product of matrices.
+    """
+    from scipy.stats import binom
+
+    before, last, chance = 0.0, np.zeros(1, dtype=int), np.ones(1)
+    for z, least, most in zip(points, *_limits(n, points, level), strict=True):
+        counts = np.arange(least, most + 1)
+        share = (z - before) / (1 - before)  # of the ranks above the last point, those up to this one
+        chance = chance @ binom.pmf(counts - last[:, None], (n - last)[:, None], share)
+        before, last = z, counts
+    return float(chance.sum())

@@ -1,4 +1,4 @@
-"""Where the codes of data lie, and where the prior would have them."""
+"""Codes of data beside draws of the prior."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ BATCH = 512
 
 
 class Codes(NamedTuple):
-    """Codes of n data, ``[n, d]`` each, of an event of any shape flattened.
+    """Codes of n data, ``[n, d]`` each, with events flattened.
 
     Attributes:
-        means: Of q(z | x), one for each datum.
-        draws: One of each q(z | x): together they are draws of the aggregate posterior.
+        means: Mean of q(z | x) of each datum.
+        draws: One draw of each q(z | x); together, draws of the aggregate posterior.
         prior: As many draws of p(z).
-        names: Of the d dimensions.
+        names: Names of the d dimensions.
     """
 
     means: Tensor
@@ -39,11 +39,11 @@ class Codes(NamedTuple):
 
     @property
     def apart(self) -> Tensor:
-        r"""How far each dimension of the draws is from the prior's, ``[d]``, by Kolmogorov and Smirnov.
+        r"""Kolmogorov-Smirnov distance of each dimension of the draws from the prior's, ``[d]``.
 
-        .. math:: \sup_t | F_q(t) - F_p(t) |
+        .. math:: \sup_t | F_q(t) - F_p(t) | \in [0, 1],
 
-        between 0 and 1. Of n draws each it comes to some :math:`1.2 / \sqrt n` where there is no difference.
+        about :math:`1.2 / \sqrt n` for n draws of equal distributions.
         """
         both = torch.cat([self.draws, self.prior]).T.contiguous()
         below = [
@@ -54,11 +54,9 @@ class Codes(NamedTuple):
 
     @property
     def chance(self) -> float:
-        r"""What the largest of :attr:`apart` comes to where there is no difference: its median.
+        r"""Median of the largest of :attr:`apart` for equal distributions of d independent dimensions.
 
         .. math:: \sqrt{\frac1n \log \frac{2}{1 - 2^{-1/d}}}
-
-        of dimensions that do not depend on one another: the more there are, the further apart is one of them.
         """
         rows, dims = self.draws.shape
         return math.sqrt(math.log(2 / (1 - 2 ** (-1 / dims))) / rows)
@@ -68,20 +66,20 @@ class Codes(NamedTuple):
 def codes(
     model: Program, guide: Program, data: Data, *, site: str = "z", num_samples: int = 100, seed: int = 0
 ) -> Codes:
-    r"""Codes of data, the means and a draw of each, beside draws of the prior.
+    r"""Codes of data, their means and one draw of each, beside draws of the prior.
 
     .. math:: z_i \sim q(z \mid x_i), \qquad \frac1n \sum_i q(z \mid x_i) \quad \text{against} \quad p(z)
 
-    A model whose aggregate posterior lies elsewhere than its prior makes samples of codes that no datum has.
-    Of a latent that depends on others, the prior's draws are given those that the guide drew.
+    If the aggregate posterior differs from the prior, samples of the model have codes that no datum has.
+    The prior's draws of a latent that depends on others are given the guide's draws of those.
 
     Args:
         model: Pyro program of p(x, z).
         guide: Pyro program of q(z | x).
-        data: What both are called with; some hundred rows are enough.
-        site: The latent's name.
-        num_samples: Draws that make the mean of a guide that has none in closed form.
-        seed: Of the draws.
+        data: Arguments of both programs; a few hundred rows are enough.
+        site: Name of the latent.
+        num_samples: Number of draws for the mean of a guide that has none in closed form.
+        seed: Seed of the draws.
 
     Raises:
         ValueError: The guide has no such site.
@@ -113,16 +111,9 @@ def codes(
 
 
 def principal_axes(points: Tensor) -> tuple[Tensor, Tensor]:
-    """The two directions in which points vary the most, and the shares of the variance that these have.
+    """The two main principal axes ``[2, d]`` of points ``[n, d]``, and their shares of the variance ``[2]``.
 
-    Signs are such that the largest weight of an axis is positive: the same points give the same axes. Where
-    there is one point or one dimension, there is no second axis, and it is nought.
-
-    Args:
-        points: ``[n, d]``.
-
-    Returns:
-        ``[2, d]`` and ``[2]``.
+    The largest weight of an axis is positive. Axes that one point or one dimension lacks are zero.
 
     Example:
         >>> axes, shares = principal_axes(torch.arange(5.0)[:, None] * torch.tensor([[3.0, 4.0, 0.0]]))

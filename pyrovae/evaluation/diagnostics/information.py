@@ -1,4 +1,4 @@
-"""How many nats the codes tell of the data, and how far they lie from the prior, all together."""
+"""Mutual information of data and codes, and the KL of the aggregate posterior from the prior."""
 
 from __future__ import annotations
 
@@ -19,19 +19,18 @@ from pyrovae.evaluation.diagnostics.active_units import distribution_of
 __all__ = ["Information", "information"]
 
 BATCH = 512
-PAIRS_AT_ONCE = 2**18
-"""Codes times data whose densities are computed at once."""
+CODES_AT_ONCE = 512  # times all data
 
 
 class Information(NamedTuple):
-    """What a code says of its datum, in nats, means over data.
+    """Bounds on the mutual information of data and code, in nats per datum.
 
     Attributes:
         rate: E KL(q(z | x) || p(z)).
-        lower: A lower bound on the mutual information I(x; z), at most log of the number of data.
-        upper: An upper bound.
-        error: Standard error of the three by the draws and the choice of data, the largest.
-        distinct: Log of the number of data, which the lower bound cannot exceed.
+        lower: Lower bound on the mutual information I(x; z), at most log of the number of data.
+        upper: Upper bound on I(x; z).
+        error: Largest of the standard errors of these three, by the draws and the choice of data.
+        distinct: Log of the number of data.
     """
 
     rate: float
@@ -42,19 +41,19 @@ class Information(NamedTuple):
 
     @property
     def marginal_kl(self) -> tuple[float, float]:
-        """Bounds on KL(q(z) || p(z)), of the codes of all data together: the rate less I(x; z)."""
+        """Bounds on KL(q(z) || p(z)), with q(z) the aggregate posterior: the rate minus I(x; z)."""
         return self.rate - self.upper, self.rate - self.lower
 
     def __str__(self) -> str:
         low, high = (max(bound, 0.0) for bound in self.marginal_kl)
-        most = min(self.upper, self.rate)  # no KL is below nought
+        most = min(self.upper, self.rate)  # as KL(q(z) || p(z)) is not negative
         lines = [
             f"{'rate E KL(q(z|x) || p(z))':<34}{self.rate:>10.3f}",
             f"{'  mutual information I(x; z)':<34}{self.lower:>10.3f} to {most:.3f}",
             f"{'  KL(q(z) || p(z))':<34}{low:>10.3f} to {high:.3f}",
             f"nats per datum, each end ± {self.error:.3f}",
         ]
-        if self.distinct - self.lower < 0.5:  # a limit of the data's number, not of the code
+        if self.distinct - self.lower < 0.5:
             lines.append(
                 f"the lower bound is near log of the number of data, {self.distinct:.2f}, which it cannot "
                 f"exceed: take more"
@@ -66,22 +65,22 @@ class Information(NamedTuple):
 def information(
     model: Program, guide: Program, data: Data, *, site: str = "z", num_samples: int = 4, seed: int = 0
 ) -> Information:
-    r"""Mutual information of data and code, between two bounds, and with it how far q(z) is from the prior.
+    r"""Bounds on the mutual information of data and code, and on the KL of q(z) from the prior.
 
     .. math:: E \log \frac{q(z_i \mid x_i)}{\frac1N \sum_j q(z_i \mid x_j)} \;\le\; I(x; z) \;\le\;
         E \log \frac{q(z_i \mid x_i)}{\frac1{N - 1} \sum_{j \ne i} q(z_i \mid x_j)}, \qquad
         E \, KL(q(z \mid x) \,\|\, p(z)) = I(x; z) + KL(q(z) \,\|\, p(z))
 
-    Where the code tells every datum from all others the lower bound stops at log N, and the upper one may be
-    far above: then more data are needed, and the two say so.
+    If codes tell every datum from all others, the lower bound stops at log N, and the upper bound may be far
+    above: then more data are needed.
 
     Args:
         model: Pyro program of p(x, z).
         guide: Pyro program of q(z | x), with one latent site and the data plate at dim -1.
-        data: Of both; N rows, whose densities are computed N times N.
-        site: The latent's name.
-        num_samples: Codes drawn of each datum.
-        seed: Of the draws.
+        data: Arguments of both programs; N rows cost N times N densities.
+        site: Name of the latent.
+        num_samples: Number of codes drawn of each datum.
+        seed: Seed of the draws.
 
     Raises:
         ValueError: The guide has no such site; fewer than 2 rows.
@@ -93,8 +92,8 @@ def information(
     Example:
         >>> from pyrovae.testing import LinearGaussian
         >>> oracle = LinearGaussian(torch.ones(1, 1), noise=1.0)  # I = log(2) / 2, and q(z) is the prior
-        >>> found = information(oracle.model, oracle.guide, oracle.sample(500))
-        >>> found.lower - 0.1 < 0.5 * math.log(2) < found.upper + 0.1
+        >>> bounds = information(oracle.model, oracle.guide, oracle.sample(500))
+        >>> bounds.lower - 0.1 < 0.5 * math.log(2) < bounds.upper + 0.1
         True
     """
     check_count("information: num_samples", num_samples)
@@ -108,25 +107,23 @@ def information(
             codes.append(drawn)
             own.append(q.log_prob(drawn).double())
             log_prior.append(p.log_prob(drawn).double())
-    z, log_q, rate = torch.cat(codes, 1), torch.cat(own, 1), torch.cat(own, 1) - torch.cat(log_prior, 1)
-    rows = z.shape[1]
+    z, log_q = torch.cat(codes, 1), torch.cat(own, 1)
+    rate, rows = log_q - torch.cat(log_prior, 1), z.shape[1]
     if rows < 2:
         raise ValueError("information: 1 row tells nothing of others: at least 2 are needed")
     others = torch.stack([_log_sum_of_others(guides, each) for each in z])
     lower = log_q - torch.logaddexp(others, log_q) + math.log(rows)
     upper = log_q - others + math.log(rows - 1)
-    errors = [values.mean(0).std() / rows**0.5 for values in (rate, lower, upper)]
-    error = torch.stack(errors).max().item()
+    error = max((values.mean(0).std() / rows**0.5).item() for values in (rate, lower, upper))
     return Information(rate.mean().item(), lower.mean().item(), upper.mean().item(), error, math.log(rows))
 
 
 def _log_sum_of_others(guides: list[Any], codes: Tensor) -> Tensor:
-    """Log of the sum, over all data but a code's own, of the code's density: ``[rows]``."""
-    found = []
-    for start in range(0, len(codes), max(PAIRS_AT_ONCE // BATCH, 1)):
-        some = codes[start : start + max(PAIRS_AT_ONCE // BATCH, 1)]
-        density = torch.cat([q.log_prob(some[:, None]).double() for q in guides], -1)
-        mine = torch.arange(start, start + len(some))
-        density[torch.arange(len(some)), mine] = -torch.inf
-        found.append(density.logsumexp(-1))
-    return torch.cat(found)
+    """Log of the sum of q(z | x) over all data but the code's own: ``[rows]``."""
+    sums = []
+    for start in range(0, len(codes), CODES_AT_ONCE):
+        some = codes[start : start + CODES_AT_ONCE]
+        log_density = torch.cat([q.log_prob(some[:, None]).double() for q in guides], -1)
+        log_density.diagonal(start).fill_(-torch.inf)
+        sums.append(log_density.logsumexp(-1))
+    return torch.cat(sums)

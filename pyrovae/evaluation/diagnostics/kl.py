@@ -1,4 +1,4 @@
-"""The KL from q to the prior, taken apart: by latent site, and by dimension of a site."""
+"""The KL from q to the prior by latent site, and by dimension of a site."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from dataclasses import dataclass
 
 import pyro
 import torch
-from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import Independent
 
 from pyrovae.core.checks import check_count
 from pyrovae.core.modules import Program, mode, modules_of
-from pyrovae.core.programs import Site, Structure, inspect, log_density, plain_errors, sample_sites, traces
+from pyrovae.core.programs import Site, Structure, inspect, plain_errors, sample_sites, traces
 from pyrovae.core.random import stream
 from pyrovae.core.scoring import by_datum, sum_by_datum
 from pyrovae.core.tables import table
@@ -25,10 +24,11 @@ from pyrovae.data.rows import Data
 
 __all__ = ["Divergences", "dimension_names", "kl_by_dimension", "kl_by_site"]
 
-AT_ONCE = 2**13
-"""Draws times rows that the model scores at once."""
-
+AT_ONCE = 2**13  # draws times rows
 MOST_SHOWN = 20
+
+Parts = Callable[[dict[str, Site], dict[str, Site], Structure], dict[str, Tensor]]
+"""KL parts ``[draws, rows]`` by name, of the guide's sites and of the model's latent sites."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class Divergences:
     """Parts of KL(q(z | x) || p(z)); printed, a table of their means, the largest first.
 
     Attributes:
-        names: Of the k parts.
+        names: Names of the k parts.
         values: ``[n, k]`` in nats, per datum.
-        errors: ``[n, k]``, their Monte Carlo standard errors.
-        total: ``[n]``, their sum.
-        total_error: ``[n]``, its error: the parts of one draw may go together.
+        errors: ``[n, k]``, Monte Carlo standard errors of the values.
+        total: ``[n]``, sum over parts.
+        total_error: ``[n]``, Monte Carlo standard error of the total, whose parts may be correlated.
     """
 
     names: tuple[str, ...]
@@ -54,7 +54,7 @@ class Divergences:
 
     @property
     def means(self) -> Tensor:
-        """Over data, ``[k]``."""
+        """Means over data, ``[k]``."""
         return self.values.mean(0)
 
     def __str__(self) -> str:
@@ -69,23 +69,23 @@ class Divergences:
 def kl_by_site(
     model: Program, guide: Program, data: Data, *, num_samples: int = 100, seed: int = 0
 ) -> Divergences:
-    r"""The part of each latent site in KL(q(z | x) || p(z)), for any pair.
+    r"""The part of KL(q(z | x) || p(z)) of each latent site, for any pair.
 
     .. math:: E_{q(z \mid x)} \left[ \log q(z_j \mid \cdot) - \log p(z_j \mid \cdot) \right]
 
-    with each density given whatever the programs draw the site from. The parts add up to the KL. Where the
-    guide draws sites in another order than the model, a part is no divergence by itself and may be negative.
+    with each density conditional on what its program draws before. The parts add up to the KL. If the guide
+    draws sites in another order than the model, a part is no divergence by itself and may be negative.
 
     Args:
         model: Pyro program of p(x, z).
         guide: Pyro program of q(z | x).
-        data: What both are called with; see :func:`pyrovae.evaluate`.
-        num_samples: Draws per datum.
-        seed: Of the draws.
+        data: Arguments of both programs; see :func:`pyrovae.evaluate`.
+        num_samples: Number of draws per datum.
+        seed: Seed of the draws.
 
     Raises:
-        ValueError: Several latent sites, and a guide's auxiliary site or factor that belongs to none of them;
-            as :func:`pyrovae.log_weights`.
+        ValueError: A guide's auxiliary site or factor that belongs to none of several latent sites; as
+            :func:`pyrovae.log_weights`.
 
     References:
         Sønderby et al., Ladder Variational Autoencoders, 2016, figure 4. arXiv:1602.02282
@@ -97,13 +97,12 @@ def kl_by_site(
         ('z',)
     """
 
-    def parts(drawn: poutine.Trace, scored: poutine.Trace, structure: Structure) -> dict[str, Tensor]:
-        latents = {site["name"]: site for site in sample_sites(scored) if not site["is_observed"]}
-        of_guide = {site["name"]: site for site in sample_sites(drawn)}
-        if len(latents) == 1:  # whatever the guide draws and weighs is for this one
+    def parts(of_guide: dict[str, Site], latents: dict[str, Site], structure: Structure) -> dict[str, Tensor]:
+        if len(latents) == 1:  # all sites of the guide belong to it
             (name,) = latents
-            log_q = sum_by_datum(list(of_guide.values()), structure)
-            return {name: log_q - by_datum(log_density(latents[name]), structure)}
+            return {
+                name: sum_by_datum([*of_guide.values()], structure) - sum_by_datum([latents[name]], structure)
+            }
         for name in of_guide:
             if name not in latents:
                 raise ValueError(
@@ -111,7 +110,7 @@ def kl_by_site(
                     f"of {', '.join(latents)}: integrate it out, or ask evaluate for the whole KL"
                 )
         return {
-            name: by_datum(log_density(of_guide[name]), structure) - by_datum(log_density(site), structure)
+            name: sum_by_datum([of_guide[name]], structure) - sum_by_datum([site], structure)
             for name, site in latents.items()
         }
 
@@ -121,23 +120,23 @@ def kl_by_site(
 def kl_by_dimension(
     model: Program, guide: Program, data: Data, *, site: str = "z", num_samples: int = 100, seed: int = 0
 ) -> Divergences:
-    r"""The part of each dimension of a latent site, where guide and prior both factorise over them.
+    r"""The part of each dimension of a latent site whose guide and prior both factorise over dimensions.
 
     .. math:: E_{q(z \mid x)} \left[ \log q(z_j \mid x) - \log p(z_j) \right], \qquad
         q(z \mid x) = \prod_j q(z_j \mid x), \quad p(z) = \prod_j p(z_j)
 
-    A dimension without any is not used.
+    A dimension whose part is zero is not used.
 
     Args:
         model: Pyro program of p(x, z).
         guide: Pyro program of q(z | x).
-        data: What both are called with; see :func:`pyrovae.evaluate`.
-        site: The latent's name.
-        num_samples: Draws per datum.
-        seed: Of the draws.
+        data: Arguments of both programs; see :func:`pyrovae.evaluate`.
+        site: Name of the latent.
+        num_samples: Number of draws per datum.
+        seed: Seed of the draws.
 
     Raises:
-        ValueError: No such site; a density that is no product over dimensions, by name.
+        ValueError: No such site; a density that is no product over dimensions.
 
     Example:
         >>> import pyrovae as pv
@@ -150,9 +149,7 @@ def kl_by_dimension(
         ('z[0]', 'z[1]')
     """
 
-    def parts(drawn: poutine.Trace, scored: poutine.Trace, structure: Structure) -> dict[str, Tensor]:
-        latents = {each["name"]: each for each in sample_sites(scored) if not each["is_observed"]}
-        of_guide = {each["name"]: each for each in sample_sites(drawn)}
+    def parts(of_guide: dict[str, Site], latents: dict[str, Site], structure: Structure) -> dict[str, Tensor]:
         if site not in latents:
             raise ValueError(
                 f"kl_by_dimension: the model has no latent site '{site}', but {', '.join(latents)}: name it "
@@ -166,31 +163,29 @@ def kl_by_dimension(
     return _divergences(model, guide, data, parts, "kl_by_dimension", num_samples, seed)
 
 
-Parts = Callable[[poutine.Trace, poutine.Trace, Structure], dict[str, Tensor]]
-
-
 @torch.no_grad()
 def _divergences(
     model: Program, guide: Program, data: Data, parts: Parts, purpose: str, num_samples: int, seed: int
 ) -> Divergences:
-    """Means over draws of what ``parts`` returns of a pair of traces, ``[draws, rows]`` by name."""
+    """Means over draws of the parts, and their standard errors."""
     check_count(f"{purpose}: num_samples", num_samples)
-    structure, found = None, []
-    names: tuple[str, ...] = ()
+    structure, results, ratios = None, [], {}
     rows_at_once = max(AT_ONCE // num_samples, 1)
     with mode(modules_of(model, guide), training=False), plain_errors():
         for position, batch in enumerate(batches(data, rows_at_once, purpose, seed)):
             with stream(purpose, seed, position):
                 structure = structure or inspect(model, guide, *batch)
                 with pyro.plate("_draws", num_samples, dim=structure.draws_dim):
-                    ratios = parts(*traces(model, guide, batch, {}), structure)
-            names = tuple(ratios)
+                    guide_trace, model_trace = traces(model, guide, batch, {})
+                    of_guide = {site["name"]: site for site in sample_sites(guide_trace)}
+                    latents = {s["name"]: s for s in sample_sites(model_trace) if not s["is_observed"]}
+                    ratios = parts(of_guide, latents, structure)
             each = torch.stack([ratio.expand(num_samples, len(batch[0])) for ratio in ratios.values()], -1)
             whole = torch.cat([each, each.sum(-1, keepdim=True)], -1)
             errors = whole.std(0) if num_samples > 1 else torch.full_like(whole[0], torch.nan)
-            found.append(torch.stack([whole.mean(0), errors / num_samples**0.5]).cpu())
-    values, errors = torch.cat(found, 1)
-    return Divergences(names, values[:, :-1], errors[:, :-1], values[:, -1], errors[:, -1])
+            results.append(torch.stack([whole.mean(0), errors / num_samples**0.5]).cpu())
+    values, errors = torch.cat(results, 1)
+    return Divergences(tuple(ratios), values[:, :-1], errors[:, :-1], values[:, -1], errors[:, -1])
 
 
 def _by_dimension(program: str, site: Site, structure: Structure) -> Tensor:
@@ -210,11 +205,6 @@ def _by_dimension(program: str, site: Site, structure: Structure) -> Tensor:
 
 
 def dimension_names(site: str, shape: Sequence[int]) -> list[str]:
-    """Names of the numbers that a value is made of, in order; the site's own for a single one.
-
-    Example:
-        >>> dimension_names("z", (2,)), dimension_names("z", ())
-        (['z[0]', 'z[1]'], ['z'])
-    """
+    """Names of the elements of a value, ``z[0]`` and so on; of a single number, the site's name."""
     places = itertools.product(*(range(size) for size in shape))
     return [f"{site}[{', '.join(map(str, place))}]" if place else site for place in places]

@@ -13,14 +13,14 @@ __all__ = ["RateDistortion", "rate_distortion"]
 
 
 class RateDistortion(NamedTuple):
-    """What :func:`rate_distortion` returns, ``[n]`` each in nats; printed, a table of means.
+    """Rate and distortion, ``[n]`` in nats; printed, a table of means.
 
     Attributes:
         rate: KL(q(z | x) || p(z)).
         distortion: -E_q log p(x | z).
         rate_error: Monte Carlo standard error of the rate.
-        distortion_error: Likewise of the distortion.
-        elbo_error: Likewise of their sum, whose parts go against each other.
+        distortion_error: Monte Carlo standard error of the distortion.
+        elbo_error: Monte Carlo standard error of their sum, which are correlated.
     """
 
     rate: Tensor
@@ -44,11 +44,11 @@ def rate_distortion(result: Evaluation) -> RateDistortion:
     .. math:: R = E_x \, KL(q(z \mid x) \,\|\, p(z)), \qquad D = -E_x E_q \log p(x \mid z), \qquad
         R + D = -\mathrm{ELBO}, \qquad H - D \le I(x; z) \le R
 
-    with H the entropy of the data. Models of one ELBO may lie anywhere on the line R + D: one that ignores
-    its code has R = 0, one that decodes all of it D near 0 (of densities D may be negative).
+    with H the entropy of the data. Models of equal ELBO lie anywhere on a line of constant R + D: R = 0 if
+    the code is ignored, D near 0 if it holds all of x (D may be negative if p(x | z) is a density).
 
     Args:
-        result: What :func:`pyrovae.evaluate` returned.
+        result: Result of :func:`pyrovae.evaluate`.
 
     References:
         Alemi et al., Fixing a Broken ELBO, 2018. arXiv:1711.00464
@@ -59,8 +59,8 @@ def rate_distortion(result: Evaluation) -> RateDistortion:
         >>> from pyrovae.testing import LinearGaussian
         >>> oracle = LinearGaussian(torch.ones(3, 1))
         >>> result = evaluate(oracle.model, oracle.guide, oracle.sample(5), progress=False)
-        >>> found = rate_distortion(result)
-        >>> torch.allclose(found.rate + found.distortion, -result.elbo)
+        >>> parts = rate_distortion(result)
+        >>> torch.allclose(parts.rate + parts.distortion, -result.elbo)
         True
     """
     return RateDistortion(

@@ -13,7 +13,7 @@ from components import PRIORS, a_vae, binary
 
 import pyrovae as pv
 from pyrovae.evaluation.diagnostics import calibration
-from pyrovae.evaluation.diagnostics.bands import LEAST, band, p_value
+from pyrovae.evaluation.diagnostics.calibration import LEAST, band, p_value
 from pyrovae.evaluation.simulation import simulate
 from pyrovae.models.distributions import as_pyro
 from pyrovae.testing import LinearGaussian
