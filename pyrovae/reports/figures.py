@@ -1,4 +1,4 @@
-"""The figures of a trained run, as files in its folder."""
+"""Figures of a trained run, as files in its folder."""
 
 from __future__ import annotations
 
@@ -18,45 +18,42 @@ if TYPE_CHECKING:
     from pyrovae.runs.recipe import Recipe
     from pyrovae.training.history import History
 
-__all__ = ["PLANES", "draw_figures"]
+__all__ = ["draw_figures", "has_plane"]
 
-PLANES = ("StandardNormal", "Normal", "Laplace", "StudentT", "GaussianMixture", "VampPrior")
-"""Priors over all reals: of the others a plane of the normal's quantiles says nothing."""
+REAL = ("StandardNormal", "Normal", "Laplace", "StudentT", "GaussianMixture", "VampPrior")
+"""Priors over all real values, for which a plane of the normal's quantiles makes sense."""
 
 
 def draw_figures(
     vae: VAE, dataset: Dataset, recipe: Recipe, history: History, folder: Path
 ) -> tuple[dict[str, Path], dict[str, str]]:
-    """Draw what can be drawn of a run into a folder.
-
-    Returns:
-        By name, the files; and by name, why a figure could not be drawn.
-    """
+    """Draw a run's figures into a folder: by name the files, and by name why a figure is missing."""
     folder.mkdir(exist_ok=True)
     figures, missing = {}, {}
     for name, draw in _figures(vae, dataset, recipe, history).items():
         try:
-            draw().savefig(path := folder / f"{name}.png", dpi=150, bbox_inches="tight")
-        except (ValueError, RuntimeError, TypeError) as error:  # no images, or no means in closed form
+            with stream("figures", recipe.seed):
+                draw().savefig(path := folder / f"{name}.png", dpi=150, bbox_inches="tight")
+        except (ValueError, RuntimeError, TypeError) as error:  # no images, or no mean in closed form
             missing[name] = one_line(error)
         else:
             figures[name] = path
     return figures, missing
 
 
+def has_plane(recipe: Recipe) -> bool:
+    """Whether the latent space is a plane that :func:`pyrovae.plots.latent_plane` can draw."""
+    return recipe.latent_dim == 2 and recipe.prior.name in REAL
+
+
 def _figures(vae: VAE, dataset: Dataset, recipe: Recipe, history: History) -> dict[str, Callable[[], Figure]]:
     test, shape = dataset.test, dataset.test.shape
-
-    def samples() -> Figure:
-        with stream("figures", recipe.seed):
-            return plots.samples(vae, shape)
-
     figures: dict[str, Callable[[], Figure]] = {
         "learning_curves": lambda: plots.learning_curves(history),
         "reconstructions": lambda: plots.reconstructions(vae, test[:12], shape),
-        "samples": samples,
+        "samples": lambda: plots.samples(vae, shape),
         "interpolation": lambda: plots.interpolation(vae, test[:4], test[4:8], shape),
     }
-    if recipe.latent_dim == 2 and recipe.prior.name in PLANES:
+    if has_plane(recipe):
         figures["latent_plane"] = lambda: plots.latent_plane(vae, shape)
     return figures

@@ -15,8 +15,7 @@ from torch.utils.data import Subset
 import pyrovae as pv
 from pyrovae.data.shards import write_shards
 from pyrovae.reports import explorer
-from pyrovae.reports.explorer import drawings
-from pyrovae.reports.explorer.latents import moments
+from pyrovae.reports.explorer.answers import Datum, as_datum, moments
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +81,7 @@ def test_encode_gives_the_guide_and_the_reconstruction(client, vae, test_split):
     torch.testing.assert_close(torch.tensor(answer["scale"]), q.stddev[0])
     assert torch.equal(torch.tensor(answer["reconstruction"]), vae.reconstruct(x)[0])
     assert answer["label"] == test_split.labels[7]
-    assert answer["said"] == ["binarisation dynamic"]
+    assert answer["notes"] == ["binarisation dynamic"]
 
 
 @pytest.mark.parametrize("proposal", ["guide", "widened"])
@@ -96,16 +95,16 @@ def test_evaluate_is_the_librarys_of_the_same_seed(client, vae, test_split, prop
     for name in ("log_evidence", "standard_error", "elbo", "elbo_error", "kl", "ess", "khat"):
         assert answer[name] == getattr(found, name).item(), name
     limit = 1 - 1 / math.log10(30)
-    word = "reliable" if found.khat < limit else "doubtful" if found.khat <= 1 else "useless"
-    assert (answer["word"], answer["threshold"]) == (word, limit)
-    assert answer["error_is_told"] == (found.ess.item() >= 5)
+    word = "reliable" if found.khat < limit else "doubtful" if found.khat <= 1 else "beyond"
+    assert (answer["reliability"], answer["threshold"]) == (word, limit)
+    assert answer["error_is_known"] == (found.ess.item() >= 5)
     assert answer["conventions"] == ["binarisation dynamic"]
 
 
 def test_numbers_that_json_lacks_are_words(client):
     answer = asked(client, "/evaluate", row=0, num_samples=1)
     assert (answer["standard_error"], answer["khat"]) == ("nan", "nan")
-    assert answer["word"] == "unknown: k-hat needs 25 draws"
+    assert answer["reliability"] == "unknown: k-hat needs 25 draws"
     json.dumps(answer, allow_nan=False)
 
 
@@ -213,7 +212,7 @@ MADE = {
 def test_a_drawing_is_made_a_datum_as_the_data_were(kind):
     conventions, said = MADE[kind]
     grey = torch.linspace(0, 1, 784)
-    split, done = drawings.as_datum(grey.tolist(), (28, 28), conventions, fit=False, seed=0)
+    split, done = as_datum(Datum(pixels=grey.tolist()), (28, 28), conventions)
     x = split[0]
     assert done[0].startswith(said)
     assert split.conventions["binarisation"] == conventions["binarisation"]
@@ -253,7 +252,7 @@ REFUSED = {
     "both": ("/encode", {"row": 1, "pixels": [0.5]}, 422, "and not both"),
     "few pixels": ("/encode", {"pixels": [0.5] * 9}, 422, "9 pixels, expected 784: 28 rows of 28"),
     "black": ("/encode", {"pixels": [0.0] * 784}, 422, "black all over: draw something"),
-    "bright": ("/encode", {"pixels": [7.0] * 784}, 422, "pixels.0: .* equal to 1; .*; and 782 more"),
+    "bright": ("/encode", {"pixels": [7.0] * 784}, 422, "pixels.0: .* equal to 1, got 7.0; .*; and 782 more"),
     "no draws": ("/evaluate", {"row": 0, "num_samples": 0}, 422, "num_samples: .* equal to 1"),
     "many draws": ("/evaluate", {"row": 0, "num_samples": 10**9}, 422, "num_samples: .* equal to 10000"),
     "strange": (
@@ -310,7 +309,7 @@ def test_questions_are_of_limited_size(client):
         refused(claimed, 413, "at most 524,288 bytes")
     chunks = client.post("/decode", content=iter([b"{}"]), headers=headers)
     refused(chunks, 411, "send a Content-Length")
-    refused(client.post("/decode", content="{", headers=headers), 422, "JSON decode error")
+    refused(client.post("/decode", content="{", headers=headers), 422, "Invalid JSON")
 
 
 def test_other_addresses_are_not_found(client):

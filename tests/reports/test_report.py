@@ -24,11 +24,7 @@ import pyrovae as pv
 from pyrovae import cli
 from pyrovae.core.random import stream
 from pyrovae.data.shards import write_shards
-from pyrovae.reports import numbers, pictures
-from pyrovae.reports.blocks import picture
 from pyrovae.reports.plots.style import BLUE, ORANGE
-from pyrovae.reports.report import REFERENCES
-from pyrovae.reports.subjects import read
 from pyrovae.runs.build import build, load_data
 from pyrovae.runs.folder import describe, prepare
 from pyrovae.runs.recipe import Recipe
@@ -39,6 +35,7 @@ document = sys.modules["pyrovae.reports.report"]  # the folder's own attribute o
 STRANGE = '<script>alert("&1")'
 VOID = {"meta", "link", "img", "br"}
 LINEAR = Recipe(dataset="linear-gaussian", likelihood="Normal", latent_dim=3, hidden=(8,), num_epochs=3)
+CITED = {"1312.6114", "1509.00519", "1507.02646", "1905.06922"}
 COLUMNS = ("elbo", "reconstruction", "kl", "validation_elbo", "validation_reconstruction", "validation_kl")
 
 
@@ -72,13 +69,23 @@ def a_run(
     return folder
 
 
+def only(monkeypatch, names: str) -> None:
+    """Of the parts that are computed and drawn, these alone: the others take their time."""
+
+    def left_out(run):
+        raise ValueError("this test leaves it out")
+
+    for name in document.PARTS.keys() - names.split():
+        monkeypatch.setitem(document.PARTS, name, left_out)
+
+
 class Page(HTMLParser):
     """A page taken apart; tags that do not nest are an error."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path, self.tags, self.text, self.open = path, [], "", []
-        self.tables, self.lists, self.by_section = [], [], {"": ""}
+        self.tables, self.captions, self.lists, self.by_section = [], [], [], {"": ""}
         self.feed(path.read_text(encoding="utf-8"))
         assert self.open == []
 
@@ -94,6 +101,8 @@ class Page(HTMLParser):
             self.tables[-1][-1].append("")
         if tag == "li":
             self.lists.append("")
+        if tag == "figcaption" and self.open[-2][1]["class"] == "data":
+            self.captions.append("")
 
     def handle_endtag(self, tag):
         assert self.open.pop()[0] == tag
@@ -109,6 +118,13 @@ class Page(HTMLParser):
             self.tables[-1][-1][-1] += data
         if "li" in inside:
             self.lists[-1] += data
+        if "figcaption" in inside and self.open[-2][1].get("class") == "data":
+            self.captions[-1] += data
+
+    def rows(self, caption: str) -> dict[str, list[str]]:
+        """The cells of the one table with such a caption, by the first cell of the row."""
+        (place,) = [place for place, each in enumerate(self.captions) if caption in each]
+        return {row[0]: row[1:] for row in self.tables[place]}
 
     def all(self, tag):
         return [attributes for each, attributes in self.tags if each == tag]
@@ -164,8 +180,8 @@ def test_rare_colours_survive_in_a_picture():
     axes = figure.subplots()
     axes.scatter(x, x, c=BLUE, alpha=0.6)
     axes.plot([0.5], [0.2], "^", color=ORANGE)
-    made = picture(figure, "marks", "")
-    with Image.open(io.BytesIO(b64decode(made.source.split(",")[1]))) as image:
+    source = document._picture(figure)["source"]
+    with Image.open(io.BytesIO(b64decode(source.split(",")[1]))) as image:
         pixels = torch.from_numpy(np.array(image.convert("RGB"))).reshape(-1, 3).int()
     orange = torch.tensor([int(ORANGE[i : i + 2], 16) for i in (1, 3, 5)])
     assert (pixels - orange).abs().amax(-1).min() <= 10
@@ -173,7 +189,7 @@ def test_rare_colours_survive_in_a_picture():
 
 def test_nothing_beside_the_page_is_asked_for(page, several):
     for each in (page, several):
-        cited = {f"https://arxiv.org/abs/{number}" for number in REFERENCES.values()}
+        cited = {f"https://arxiv.org/abs/{number}" for number in CITED}
         links = {value["href"] for value in each.all("a") if not value["href"].startswith("#")}
         assert links == cited
         assert {value["href"] for value in each.all("link")} == {"data:,"}
@@ -208,43 +224,67 @@ def test_numbers_are_those_that_evaluate_prints(page, strange):
     assert [" ".join(line.split()) for line in printed[7:]] == [
         item for item in page.lists if item in {" ".join(line.split()) for line in printed}
     ]
-    mean, test_set, monte_carlo = table[1][1:]
-    said = (
-        f"Mean log p(x) of 1,000 test rows is {mean} nats, {test_set} by the choice of data and {monte_carlo}"
-    )
-    assert said in page.by_section[""]
+    row = page.rows("Mean log p(x) in nats")[STRANGE]
+    assert row == ["mnist-mini test, 1,000 rows", *table[1][1:], f"{int((result.khat > 1).sum()):,}"]
 
 
 def test_the_training_is_told_in_the_run_s_own_numbers(page, strange):
-    said = page.by_section["trained"]
+    facts = page.rows("Training data, parameters and versions")
     run = pv.recipes.read_run(strange)
-    count = sum(each.numel() for each in pv.load(strange).parameters())
-    for what in (run.fingerprint, run.weights, f"{count:,} parameters", "5,000 training rows", "28 by 28"):
-        assert what in said
+    vae = pv.load(strange)
+    assert facts["fingerprint of the data"] == [run.fingerprint]
+    assert facts["hash of the weights"] == [run.weights]
+    for name, part in (("", vae), (" of the likelihood", vae.likelihood), (" of the guide", vae.guide)):
+        assert facts[f"parameters{name}"] == [f"{sum(each.numel() for each in part.parameters()):,}"]
+    assert (facts["rows"], facts["shape"], facts["epochs finished"]) == (["5000"], ["28 by 28"], ["3 of 3"])
     for package, version in run.versions.items():
-        assert f"{package} {version}" in said
-    curves = page.by_section["curves"]
-    assert "Over 3 epochs the training ELBO went from -30.25 to -25.25 nats per datum" in curves
-    assert "ended at -28.25, -29.25 less -30.25, and was best, -23.25, in epoch 2" in curves
+        assert facts[f"version of {package}"] == [version]
+    curves = page.rows("ELBO, reconstruction E_q[log p(x|z)] and KL")
+    assert curves["training, first epoch"] == ["1", "-30.25", "-31.25", "-32.25"]
+    assert curves["training, last epoch"] == ["3", "-25.25", "-26.25", "-27.25"]
+    assert curves["validation, best epoch"] == ["2", "-23.25", "-24.25", "-25.25"]
+    assert curves["validation, last epoch"] == ["3", "-28.25", "-29.25", "-30.25"]
+    assert "over 3 epochs, which took 3 s" in page.by_section["curves"]
 
 
 def test_parts_of_the_kl_are_those_of_diagnostics(page, strange):
-    (subject,) = read([strange], "test", 4, None, 0)
-    pair, data = (subject.vae.model, subject.vae.guide), subject.data[:1000]
-    means = sorted(pv.diagnostics.kl_by_dimension(*pair, data, num_samples=4, seed=0).means.tolist())[::-1]
+    vae, data = pv.load(strange), pv.datasets.load("mnist-mini").test[:1000]
+    pair = vae.model, vae.guide
+    found = pv.diagnostics.kl_by_dimension(*pair, data, num_samples=4, seed=0)
+    means = sorted(found.means.tolist(), reverse=True)
     ninety = next(count for count in (1, 2) if sum(means[:count]) >= 0.9 * sum(means))
-    assert f"{means[0]:.2f}; {ninety} of 2 dimensions have nine tenths of it" in page.by_section["nats"]
+    said = page.by_section["kl"]
+    assert f"Total: {found.total.mean():.2f} nats. Largest: " in said
+    assert f"{means[0]:.2f} nats. {ninety} of 2 dimensions hold 90% of it." in said
     found = pv.diagnostics.information(*pair, data, seed=0)
-    told = f"between {found.lower:.2f} and {min(found.upper, found.rate):.2f} nats of its datum, of a KL of"
-    assert f"{told} {found.rate:.2f}; the rest" in page.by_section["aggregate"]
+    rows = page.rows(f"each ± {found.error:.2f}")
+    low, high = (max(each, 0.0) for each in found.marginal_kl)
+    assert rows["KL(q(z|x) || p(z))"] == [f"{found.rate:.2f}"] * 2
+    assert rows["mutual information I(x; z)"] == [
+        f"{found.lower:.2f}",
+        f"{min(found.upper, found.rate):.2f}",
+    ]
+    assert rows["KL(q(z) || p(z))"] == [f"{low:.2f}", f"{high:.2f}"]
 
 
-def test_rows_beyond_their_draws_are_counted(linear):
-    (subject,) = read([linear], "test", 4, None, 0)
-    khat = torch.full_like(subject.result.khat, 0.5)
+def test_the_least_reliable_rows_are_those_of_the_result(page, strange):
+    result = pv.Evaluation.load(strange / "evaluation.nc")
+    rows = page.rows("The five least reliable data")
+    assert list(rows)[1:] == [f"row {i}" for i in result.worst(5).tolist()]
+    for i in result.worst(5).tolist():
+        error, khat = result.standard_error[i], result.khat[i]
+        assert rows[f"row {i}"] == [f"{result.log_evidence[i]:.2f}", f"{error:.2g}", f"{khat:.2f}"]
+
+
+def test_rows_beyond_their_draws_are_counted(strange, tmp_path, monkeypatch):
+    only(monkeypatch, "")
+    run = tmp_path / "run"
+    shutil.copytree(strange, run)
+    result = pv.Evaluation.load(run / "evaluation.nc")
+    khat = torch.full_like(result.khat, 0.5)
     khat[:3] = torch.tensor([1.01, 1.0, torch.inf])
-    subject.found["result"] = replace(subject.result, khat=khat)
-    assert "Of 2 of the rows it is a lower bound alone (k-hat above 1)." in numbers.summary(subject)
+    replace(result, khat=khat).save(run / "evaluation.nc")
+    assert Page(pv.report(run)).rows("k-hat above 1, where it is only a lower bound")["run"][-1] == "2"
 
 
 def test_several_runs_are_compared_as_compare_does(several, linear):
@@ -260,15 +300,17 @@ def test_several_runs_are_compared_as_compare_does(several, linear):
         assert line.split() == " ".join(row).split()
     told = several.by_section["comparison"]
     assert "bare is not compared: the run was not evaluated on its test data: pyrovae evaluate" in told
-    assert "other has seed 1 in place of 0" in several.lists
+    assert "other: seed 1 in place of 0" in several.lists
 
 
 def test_what_a_run_lacks_is_said_where_it_would_be(several, linear):
-    assert "No learning curves: there is no history.json" in several.by_section["curves"]
+    assert "No training curves: there is no history.json" in several.by_section["curves"]
+    assert several.rows("Mean log p(x) in nats")["bare"][1:] == ["not evaluated", "", "", ""]
     assert f"pyrovae evaluate {linear.parent / 'bare'}" in several.by_section["evidence"]
-    assert several.by_section["samples"].count("No samples: the data are no grey images") == 3
-    assert several.by_section["evidence"].count("k-hat needs 25 draws, and there were 20") == 2
-    assert "No active units: " in several.by_section["nats"]
+    assert several.by_section["samples"].count("No samples: the data are no grey images") == 2
+    assert "weights.safetensors: no weights there" in several.by_section["samples"]
+    assert several.by_section["evidence"].count("k-hat needs 25 draws, there were 20") == 2
+    assert "No active units: " in several.by_section["kl"]
     assert "The data have no classes" in several.by_section["latents"]
     for each in several.by_section.values():
         assert "Traceback" not in each
@@ -279,10 +321,9 @@ def test_what_a_run_lacks_is_said_where_it_would_be(several, linear):
 def of_shards(tmp_path, monkeypatch):
     """The page of data on the disk, with labels for some rows of each split; some of its sections."""
 
-    def made(rows: int, draws: int, labels: Callable[[int], torch.Tensor], sections: str) -> Page:
+    def made(rows: int, draws: int, labels: Callable[[int], torch.Tensor], parts: str) -> Page:
         torch.manual_seed(0)
-        drawn = {name: document.SECTIONS[name] for name in sections.split()}
-        monkeypatch.setattr(document, "SECTIONS", drawn)
+        only(monkeypatch, parts)
         for name, count in (("train", 9), ("validation", 1), ("test", rows)):
             pixels = torch.randint(2, (count, 9), dtype=torch.uint8)
             write_shards(pixels, tmp_path / name, labels=labels(count), shape=(3, 3))
@@ -294,34 +335,36 @@ def of_shards(tmp_path, monkeypatch):
 
 
 def test_one_datum_has_a_page_too(of_shards):
-    page = of_shards(1, 1, lambda count: torch.arange(count) % 3, "trained evidence nats worst latents")
+    parts = (
+        "evidence_figure reliability_figure kl kl_figure units units_figure worst_figure codes codes_figure"
+    )
+    page = of_shards(1, 1, lambda count: torch.arange(count) % 3, parts)
     assert "nan" not in re.findall(r"\w+", page.text)
-    assert "Mean log p(x) of 1 test row is" in page.by_section[""]
-    assert "nats, its errors not known." in page.by_section[""]
-    assert "(its error not known)" in page.by_section["nats"]
-    assert "No active units: one datum" in page.by_section["nats"]
-    assert "its stated error is unknown, and its k-hat unknown." in page.by_section["worst"]
+    name, _, *unknown = page.rows("Mean log p(x) in nats")["run"]
+    assert (name, unknown) == ("shards test, 1 row", ["", "", "unknown"])
+    assert page.rows("K = 1 draws")["log p(x)"][1:] == ["", ""]
+    assert page.rows("K = 1 draws")["KL(q(z|x) || p(z))"][1:] == ["", ""]
+    assert "No active units: one datum" in page.by_section["kl"]
+    assert page.rows("The five least reliable data")["row 0"][1:] == ["unknown", "unknown"]
     assert "standard deviation" not in page.by_section["evidence"]
 
 
 def test_labels_that_are_no_classes_are_none(of_shards):
-    page = of_shards(9, 30, lambda count: torch.rand(count, 2), "trained evidence latents")
+    page = of_shards(9, 30, lambda count: torch.rand(count, 2), "evidence_figure codes codes_figure")
     assert "The data have no classes" in page.by_section["latents"]
     assert "Boxes" not in page.by_section["evidence"]
 
 
-def test_a_line_between_discrete_codes_is_refused_in_a_sentence(tmp_path):
+def test_a_line_between_discrete_codes_is_refused_in_a_sentence(tmp_path, monkeypatch):
+    only(monkeypatch, "interpolation_figure")
     recipe = Recipe(latent_dim=3, hidden=(8,), prior="Bernoulli", guide="Bernoulli")
-    (subject,) = read([a_run(tmp_path / "bits", recipe, num_samples=None)], "test", 4, None, 0)
-    (block,) = pictures.interpolations(subject)
-    assert (
-        block.said == "No interpolations: the latents are discrete, and there is no line between two codes."
-    )
+    page = Page(pv.report(a_run(tmp_path / "bits", recipe, num_samples=None)))
+    said = "No interpolations: the latents are discrete, and there is no line between two codes."
+    assert said in page.by_section["interpolations"]
 
 
 def test_the_same_run_gives_the_same_page_and_its_results_stay(linear, tmp_path, monkeypatch):
-    drawn = {name: document.SECTIONS[name] for name in ("trained", "evidence", "aggregate")}
-    monkeypatch.setattr(document, "SECTIONS", drawn)
+    only(monkeypatch, "evidence_figure codes aggregate_figure information")
     before = {path.name: path.read_bytes() for path in linear.iterdir() if path.is_file()}
     torch.manual_seed(1)
     first = pv.report(linear, tmp_path / "a.html", num_samples=4).read_bytes()
@@ -342,8 +385,8 @@ def test_damaged_and_missing_files_are_sentences(linear, tmp_path):
     assert page.path == run / "report.html"
     assert page.all("img") == []
     assert "its SHA-256 is another than when it was written" in page.by_section["evidence"]
-    assert "No learning curves: history.json cannot be read" in page.by_section["curves"]
-    assert "No count of parameters:" in page.by_section["trained"]
+    assert "No training curves: history.json cannot be read" in page.by_section["curves"]
+    assert "No parameters of run:" in page.by_section["trained"]
     assert "no weights there" in page.by_section["latents"]
 
 

@@ -23,7 +23,7 @@ export function datum(about, send) {
     try {
       const answer = await ask("/encode", question, signal);
       complain("");
-      found = { ...answer, said: [...before, ...answer.said] };
+      found = { ...answer, notes: [...before, ...answer.notes] };
       draw();
       await estimate();
     } catch (error) {
@@ -38,8 +38,8 @@ export function datum(about, send) {
     show($("reconstruction"), found.reconstruction, about, both);
     const what = "row" in question ? `Row ${question.row} of the test split` : "Your image";
     const label = found.label === null ? "" : `, class ${found.label}`;
-    const said = found.said.join("; ");
-    $("x-caption").textContent = `${what}${label}, as the model sees it${said ? `: ${said}` : ""}`;
+    const notes = found.notes.join("; ");
+    $("x-caption").textContent = `${what}${label}, as the model sees it${notes ? `: ${notes}` : ""}`;
     const order = about.order;
     bars($("q"), order.map((j) => [found.loc[j], found.scale[j]]), order.map((j) => `z[${j}]`));
     $("q-caption").textContent = "q(z|x): bars to its loc, lines of one scale either way; the most active dimension first";
@@ -98,16 +98,16 @@ function choices() {
 }
 
 function told(answer) {
-  const unknown = answer.word.startsWith("unknown"), many = answer.num_samples > 1;
-  const limit = unknown ? "" : ` (${answer.word === "reliable" ? "" : "reliable "}below ${answer.threshold.toFixed(2)})`;
-  const below = answer.word === "useless" ? ": log p(x) is a lower bound" : "";
-  const untold = answer.error_is_told ? "" : ", too few to tell the error";
+  const { reliability } = answer, unknown = reliability.startsWith("unknown"), many = answer.num_samples > 1;
+  const limit = unknown ? "" : ` (${reliability === "reliable" ? "" : "reliable "}below ${answer.threshold.toFixed(2)})`;
+  const judged = reliability === "beyond" ? `beyond its draws${limit}: log p(x) is only a lower bound` : reliability + limit;
+  const few = answer.error_is_known ? "" : ", too few for a reliable error";
   return [
     ["log p(x)", `${two(answer.log_evidence)}${many ? ` ± ${error(answer.standard_error)}` : ""} nats`, "first"],
-    ["k-hat", unknown ? answer.word : `${two(answer.khat)}, ${answer.word}${limit}${below}`],
+    ["k-hat", unknown ? reliability : `${two(answer.khat)}, ${judged}`],
     ["ELBO", `${two(answer.elbo)}${many ? ` ± ${error(answer.elbo_error)}` : ""} nats`],
     ["parts", `E[log p(x|z)] ${two(answer.reconstruction)}, KL ${two(answer.kl)} nats`],
-    ["draws", `K = ${answer.num_samples.toLocaleString("en")}, ${answer.ess.toFixed(1)} effective${untold}`],
+    ["draws", `K = ${answer.num_samples.toLocaleString("en")}, ${answer.ess.toFixed(1)} effective${few}`],
     ["drawn from", answer.proposal],
     ["data", answer.conventions.join(", ") || "as they are"],
   ];

@@ -3,38 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
-from collections.abc import Callable
+import socket
+import webbrowser
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import uvicorn
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
+from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from torch import Tensor
 
 from pyrovae.core.checks import one_line
-from pyrovae.reports.explorer.answers import Explored, StoppedError, explored
-from pyrovae.reports.explorer.asked import Code, Datum, Draw, Evaluated
+from pyrovae.reports.explorer.answers import QUESTIONS, StoppedError, open_run
 
-__all__ = ["app"]
+__all__ = ["app", "serve"]
 
-HOSTS = ["127.0.0.1", "localhost"]
-"""Names of this machine. A page elsewhere whose name is made to point here (DNS rebinding) has another."""
-
-LARGEST = 1 << 19
-"""Bytes of a question: 16,384 numbers and some."""
-
-LOOK = 0.1
-"""Seconds from one look to the next whether anybody waits for an answer still."""
-
-TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
-FILES = {path.name: path for path in Path(__file__).parent.iterdir() if path.suffix in TYPES}
-
+HOST = "127.0.0.1"  # never another: whoever reaches the page can make the machine compute
+LARGEST = 1 << 19  # bytes of a question: 16,384 numbers and some
+LOOK, PATIENCE = 0.1, 10  # seconds from look to look whether anybody waits, and for a computation to end
+FILES = {
+    path.name: path for path in Path(__file__).parent.iterdir() if path.suffix in (".html", ".css", ".js")
+}
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -45,6 +43,50 @@ HEADERS = {
 }
 
 
+def serve(
+    run_folder: Path, *, port: int = 0, root: str | os.PathLike[str] | None = None, browser: bool = False
+) -> None:
+    """Serve a run's page on 127.0.0.1, and print its address; Ctrl-C ends it.
+
+    Args:
+        run_folder: Folder of a trained run.
+        port: Port of the page; a free one if 0.
+        root: Folder of the data sets; see :func:`pyrovae.datasets.load`.
+        browser: Whether to open the page in a browser.
+
+    Raises:
+        OSError: The port is taken or may not be used.
+        FileNotFoundError, ValueError: See :func:`app`.
+    """
+    try:
+        listening = socket.create_server((HOST, port))  # before the model is loaded, which takes seconds
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise OSError(f"port {port} cannot be had ({reason}): name another, or 0 for a free one") from error
+    with listening:
+        application = app(run_folder, root)
+        address = f"http://{HOST}:{listening.getsockname()[1]}/"
+        try:
+            print(f"{run_folder}: {address} (Ctrl-C ends it)", flush=True)
+            if browser:
+                _open(address)
+            config = uvicorn.Config(
+                application, lifespan="off", log_level="warning", timeout_graceful_shutdown=PATIENCE
+            )
+            server = uvicorn.Server(config)
+            application.state.ending = lambda: server.should_exit
+            server.run(sockets=[listening])
+        except KeyboardInterrupt:
+            print()
+
+
+def _open(address: str) -> None:
+    """Open a browser with windows: a text browser would take the terminal."""
+    with suppress(webbrowser.Error):
+        if type(found := webbrowser.get()) is not webbrowser.GenericBrowser:
+            found.open(address)
+
+
 def app(run_folder: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> FastAPI:
     """The application that serves a run's page, to be run on 127.0.0.1; see :func:`serve`.
 
@@ -52,77 +94,67 @@ def app(run_folder: str | os.PathLike[str], root: str | os.PathLike[str] | None 
     and ``/evaluate`` take and give JSON; what cannot be answered has ``{"error": "one line"}``.
 
     Args:
-        run_folder: Of a run that was trained.
+        run_folder: Folder of a trained run.
         root: Folder of the data sets; see :func:`pyrovae.datasets.load`.
 
     Raises:
         FileNotFoundError: There is no run, or there are no data.
-        ValueError: It is damaged, or the data are others than it was trained on.
+        ValueError: The run is damaged, or the data are not those it was trained on.
     """
-    run = explored(Path(run_folder), root)
-    # No pages of documentation: they load their scripts from the network.
-    made = FastAPI(title="pyrovae explore", docs_url=None, redoc_url=None, openapi_url=None)
-    made.state.ending = lambda: False  # whether the server is about to; see serving.py
-    _routes(made, run)
-    made.add_middleware(_Guard)
-    made.add_middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)
-    made.add_exception_handler(RequestValidationError, _invalid)
-    made.add_exception_handler(HTTPException, _refused)
-    return made
-
-
-def _routes(made: FastAPI, run: Explored) -> None:
+    run = open_run(Path(run_folder), root)
     # Pyro's stack of handlers and torch's generator are the process's: two computations would mix them up.
     one_at_a_time = asyncio.Lock()
+    # No pages of documentation: they load their scripts from the network.
+    made = FastAPI(title="pyrovae explore", docs_url=None, redoc_url=None, openapi_url=None)
+    made.state.ending = lambda: False  # whether the server is about to end
+    made.add_middleware(_Guard)
+    # A page elsewhere whose name is made to point here (DNS rebinding) has another host.
+    made.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"], www_redirect=False)
+    made.add_exception_handler(HTTPException, _refused)
 
-    async def answer(request: Request, compute: Callable[[Any], dict[str, Any]], asked: Any) -> Response:
+    @made.get("/about")
+    async def about() -> Response:
+        return JSONResponse(_plain(run.about))
+
+    @made.get("/")
+    @made.get("/{name}")
+    async def file(name: str = "page.html") -> Response:
+        if name not in FILES:
+            raise HTTPException(404, "there is no such page, open /")
+        return FileResponse(FILES[name])
+
+    @made.post("/{name}")
+    async def answer(name: str, request: Request) -> Response:
+        if name not in QUESTIONS:
+            raise HTTPException(404, "there is no such page, open /")
+        try:
+            question = QUESTIONS[name].model_validate_json(await request.body())
+        except ValidationError as error:
+            problems = one_line(error).split("; ")
+            more = [f"and {len(problems) - 2:,} more"] if len(problems) > 2 else []
+            return _error(422, "; ".join(problems[:2] + more))
         async with one_at_a_time:
             run.stop.clear()
-            computing = asyncio.ensure_future(run_in_threadpool(compute, asked))
+            computing = asyncio.ensure_future(run_in_threadpool(getattr(run, name), question))
             while not computing.done():
                 await asyncio.wait({computing}, timeout=LOOK)
                 if made.state.ending() or await request.is_disconnected():
                     run.stop.set()
         try:
-            return JSONResponse(computing.result())
+            return JSONResponse(_plain(computing.result()))
         except StoppedError:
             return _error(503, "stopped before there was an answer")
-        except (ValueError, RuntimeError, NotImplementedError) as error:
+        except (ValueError, RuntimeError) as error:
             return _error(422, one_line(error))
 
-    @made.get("/")
-    async def page() -> Response:
-        return FileResponse(FILES["page.html"], media_type=TYPES[".html"])
-
-    @made.get("/about")
-    async def about() -> Response:
-        return JSONResponse(run.about())
-
-    @made.get("/{name}")
-    async def file(name: str) -> Response:
-        if name not in FILES:
-            raise HTTPException(404)
-        return FileResponse(FILES[name], media_type=TYPES[FILES[name].suffix])
-
-    @made.post("/decode")
-    async def decode(request: Request, asked: Code) -> Response:
-        return await answer(request, run.decode, asked)
-
-    @made.post("/draw")
-    async def draw(request: Request, asked: Draw) -> Response:
-        return await answer(request, run.draw, asked)
-
-    @made.post("/encode")
-    async def encode(request: Request, asked: Datum) -> Response:
-        return await answer(request, run.encode, asked)
-
-    @made.post("/evaluate")
-    async def evaluate(request: Request, asked: Evaluated) -> Response:
-        return await answer(request, run.evaluate, asked)
+    return made
 
 
 class _Guard:
-    """Refuses what a page of another site could send, and what is too large, before anything is read."""
+    """Refuses, before anything is read, what a page of another site could send, and what is too large.
+
+    Plain ASGI: through Starlette's BaseHTTPMiddleware nobody sees that a client has gone.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -146,30 +178,28 @@ def _refusal(request: Request) -> Response | None:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         return _error(415, "send JSON, with Content-Type: application/json")
     length = request.headers.get("content-length", "")
-    if not length.isascii() or not length.isdigit():
+    if not length.isdecimal():
         return _error(411, "send a Content-Length")
-    digits = length.lstrip("0")  # of a number that may be longer than Python reads
-    if len(digits) > 9 or int(digits or 0) > LARGEST:
+    if len(length.lstrip("0")) > len(str(LARGEST)) or int(length) > LARGEST:
         return _error(413, f"at most {LARGEST:,} bytes are read")
     return None
 
 
-async def _invalid(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    found = [
-        (".".join(map(str, e["loc"][1:])), e["msg"].removeprefix("Value error, ")) for e in error.errors()
-    ]
-    said = [f"{where}: {what}" if where else what for where, what in found]
-    more = f"; and {len(said) - 2:,} more" if len(said) > 2 else ""
-    return _error(422, " ".join(f"{'; '.join(said[:2])}{more}".split()))
-
-
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    if error.status_code == 404:
-        return _error(404, f"{request.url.path}: there is no such page, open /")
     return _error(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
 
 
-def _error(status: int, said: str) -> Response:
-    return JSONResponse({"error": said}, status)
+def _error(status: int, message: str) -> Response:
+    return JSONResponse({"error": message}, status)
+
+
+def _plain(value: Any) -> Any:
+    """Tensors as lists; inf and nan, which JSON lacks, as words."""
+    if isinstance(value, Tensor):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
