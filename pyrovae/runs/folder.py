@@ -1,38 +1,29 @@
-"""Run folders of the command line: made sure of, written as training goes on, and described."""
+"""Run folders: prepared, written while training goes on, described, saved and loaded.
+
+Torch is imported where it is needed, so that the command line's errors answer at once.
+"""
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from json import dumps
 from pathlib import Path
 from shlex import quote
 from shutil import rmtree
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pyrovae.core.launch import is_main_process
-from pyrovae.runs.recipe import Recipe, Run, read_run, versions
+from pyrovae.runs.recipe import RECIPE, Recipe, Run, read_run, versions
 from pyrovae.storage.files import check_writable, write_file
-
-if TYPE_CHECKING:
-    from pyrovae.data.datasets import Dataset
-    from pyrovae.models.vae import VAE
-    from pyrovae.training.history import History
-    from pyrovae.training.state import Training
-import os
-from typing import TYPE_CHECKING
-
-from pyrovae.core.modules import copy_into, modules_of, of_module, of_programs
-from pyrovae.runs.recipe import RECIPE
-from pyrovae.storage import files as durable
-from pyrovae.storage.tensors import from_bytes, hash_of, to_bytes
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from pyrovae.data.datasets import Dataset
     from pyrovae.models.vae import VAE
-from torch import nn
-
-from pyrovae.storage.checkpoints import CHECKPOINTS, Checkpoints
+    from pyrovae.training.history import History
+    from pyrovae.training.state import Training
 
 __all__ = [
     "MODEL",
@@ -40,28 +31,32 @@ __all__ = [
     "check_folder",
     "continued",
     "describe",
+    "describe_model",
     "load",
-    "needed",
     "prepare",
     "results_file",
     "save",
-    "told",
 ]
 
-RUN = {"recipe.json", "weights.safetensors", "history.json", "checkpoints", "model.txt"}
-"""What a run is made of, and is gone when it is written over."""
+WEIGHTS, HISTORY, CHECKPOINTS = "weights.safetensors", "history.json", "checkpoints"
+
+MODEL = "model.txt"
+"""The classes of the model, beside weights that have no recipe."""
+
+RUN = {RECIPE, WEIGHTS, HISTORY, CHECKPOINTS, MODEL}
+"""The files that make a folder a run; `prepare` deletes them when the run is overwritten."""
 
 MADE = {"log.jsonl", "logs", "report.html", "samples.npz", "samples.png"}
-"""What else is gone likewise, but is no run by itself: a logger that does not start leaves some."""
+"""Further files that `prepare` deletes; alone they make no run, since a failed logger may leave some."""
 
 MORE = {"figures", "lock"}
 
 
 class Keeper:
-    """Writes a run folder: the recipe at the start, weights, history and figures at the end.
+    """A callback of :func:`pyrovae.fit` that writes a run folder; of several processes the first writes.
 
-    Between the two :func:`pyrovae.fit` keeps its checkpoints there, and they have all of it. Of several
-    processes the first one writes.
+    The recipe is written at the start, weights and history at the end. Between the two, `fit` keeps its
+    checkpoints in the same folder.
     """
 
     def __init__(self, vae: VAE, folder: Path, run: Run) -> None:
@@ -70,70 +65,74 @@ class Keeper:
         self.first = True
 
     def begin(self) -> None:
-        """Write the recipe, by which the run can go on; one that is there stays until fit has taken it up."""
-        if is_main_process() and not (self.folder / "recipe.json").exists():
+        """Write the recipe, unless there is one: `fit` checks first whether that run can be resumed."""
+        if is_main_process() and not (self.folder / RECIPE).exists():
             self._write_recipe()
 
     def __call__(self, training: Training) -> None:
-        """After an epoch: what a run that ended, and goes on now, was to be and came to is so no more."""
+        """After the first epoch of a resumed run, delete its final weights and rewrite the recipe."""
         if self.first and is_main_process():
             self.first = False
-            (self.folder / "weights.safetensors").unlink(missing_ok=True)
+            (self.folder / WEIGHTS).unlink(missing_ok=True)
             self._write_recipe()
 
     def interrupted(self) -> str:
-        """What is kept, and how to go on."""
-        from pyrovae.storage.checkpoints import CHECKPOINTS, Checkpoints
+        """Write the history so far; a message that says what was kept and how to resume."""
+        from pyrovae.storage.checkpoints import Checkpoints
 
         state = Checkpoints(self.folder / CHECKPOINTS).newest()
         if state is None:
             self.forget()
             return "interrupted before anything could be kept"
-        epochs, steps = state["position"]["epoch"], state["position"]["step"]
         self._write_history(state["history"])
+        epochs, steps = state["position"]["epoch"], state["position"]["step"]
         return (
             f"interrupted: {epochs} epochs and {steps} steps are in {self.folder}: go on with "
             f"pyrovae train {quote(str(self.folder))} --resume"
         )
 
     def forget(self) -> None:
-        """Take the recipe back, where nothing came of it."""
-        if is_main_process() and not (self.folder / "checkpoints").exists():
-            (self.folder / "recipe.json").unlink(missing_ok=True)
-
-    def _write_recipe(self) -> None:
-        write_file(self.folder / "recipe.json", self.run.model_dump_json(indent=2) + "\n")
-
-    def _write_history(self, history: dict[str, Any]) -> None:
-        write_file(self.folder / "history.json", dumps(history, indent=1) + "\n")
+        """Delete the recipe of a training that failed before its first checkpoint."""
+        if is_main_process() and not (self.folder / CHECKPOINTS).exists():
+            (self.folder / RECIPE).unlink(missing_ok=True)
 
     def finish(self) -> list[Path]:
-        """Write weights and history; the run's files."""
+        """Write weights and history, and return the run's files."""
         save(self.vae, self.folder, self.run)
         if self.history is not None:
             self._write_history(asdict(self.history))
-        written = ("recipe.json", "weights.safetensors", "history.json")
-        return [path for name in written if (path := self.folder / name).exists()]
+        return [path for name in (RECIPE, WEIGHTS, HISTORY) if (path := self.folder / name).exists()]
+
+    def _write_recipe(self) -> None:
+        write_file(self.folder / RECIPE, self.run.model_dump_json(indent=2) + "\n")
+
+    def _write_history(self, history: dict[str, Any]) -> None:
+        write_file(self.folder / HISTORY, dumps(history, indent=1) + "\n")
 
 
 def prepare(folder: Path, *, overwrite: bool) -> None:
-    """Make sure that a run can be written here, before anything is computed; what is written over goes."""
+    """Check that a run can be written into a folder, and delete the run that is to be overwritten.
+
+    Raises:
+        ValueError: The folder holds a run, or files of something else, and `overwrite` is False.
+    """
     check_folder(folder)
-    there = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - {"lock"}
-    if there & RUN and not overwrite:
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - {"lock"}
+    names -= {f"{name}.part" for name in RUN}  # left half written by a kill
+    if names & RUN and not overwrite:
         raise ValueError(
             f"{folder} holds a run already: go on with it by --resume, name another folder, or pass "
             f"--overwrite"
         )
-    strange = sorted(there - RUN - MADE - MORE)
-    if strange and not there & RUN and not overwrite:
+    strange = sorted(names - RUN - MADE - MORE)
+    if strange and not names & RUN and not overwrite:
         raise ValueError(
             f"{folder} holds '{strange[0]}' and no run: name another folder, or pass --overwrite to write "
             f"beside it"
         )
-    gone = [*(folder / name for name in (RUN | MADE) & there), *folder.glob("evaluation*")]
-    gone += folder.glob("figures/*.png") if there & RUN else []
-    for path in gone:
+    old = [*(folder / name for name in (RUN | MADE) & names), *folder.glob("evaluation*")]
+    old += folder.glob("figures/*.png") if names & RUN else []
+    for path in old:
         if path.is_dir():
             rmtree(path)
         else:
@@ -141,7 +140,7 @@ def prepare(folder: Path, *, overwrite: bool) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Make sure that there is a folder that can be written to."""
+    """Make a folder if it is missing, and refuse one that cannot be written to."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file: name a folder")
     folder.mkdir(parents=True, exist_ok=True)
@@ -149,15 +148,12 @@ def check_folder(folder: Path) -> None:
 
 
 def continued(folder: Path, recipe: Recipe, default: Recipe) -> Run:
-    """The run of a folder, to go on with: to more epochs, if the recipe that was given says so.
+    """The run to resume in a folder, with the number of epochs of `recipe` if that is given.
 
-    Args:
-        folder: Of the run.
-        recipe: What was given; what is as by default counts as not given.
-        default: The recipe of who gives nothing.
+    A field of `recipe` counts as given if it differs from `default`.
 
     Raises:
-        ValueError: Something else was given; the differences are listed.
+        ValueError: Another field is given and differs from the run's; the differences are listed.
     """
     run = read_run(folder)
     there, here, usual = (each.model_dump(mode="json") for each in (run.recipe, recipe, default))
@@ -173,12 +169,12 @@ def continued(folder: Path, recipe: Recipe, default: Recipe) -> Run:
 
 
 def results_file(split: str) -> str:
-    """The name of the file of a split's per-datum results, in a run's folder."""
+    """The file, in a run's folder, of a split's per-datum results."""
     return "evaluation.nc" if split == "test" else f"evaluation_{split}.nc"
 
 
 def describe(recipe: Recipe, dataset: Dataset, features: int) -> Run:
-    """What ``recipe.json`` is to hold."""
+    """The content of ``recipe.json`` before training."""
     return Run(
         recipe=recipe,
         features=features,
@@ -189,20 +185,17 @@ def describe(recipe: Recipe, dataset: Dataset, features: int) -> Run:
     )
 
 
-WEIGHTS = "weights.safetensors"
-
-
 def save(vae: nn.Module, folder: str | os.PathLike[str], run: Run | None = None) -> None:
     """Write a model's weights, and the run they belong to, into a folder.
 
     Args:
         vae: The model.
-        folder: Made if it is not there.
+        folder: The folder, made if it is missing.
         run: Recipe and data of the model, to which the hash of the weights is added. Without it, :func:`load`
-            has to be handed a model built the same way.
+            needs a model that was built the same way.
 
     Raises:
-        OSError: They cannot be written; what was there still is.
+        OSError: The files cannot be written; previous files are unchanged.
 
     Example:
         >>> from pyrovae.runs.build import build
@@ -213,15 +206,17 @@ def save(vae: nn.Module, folder: str | os.PathLike[str], run: Run | None = None)
         ...     save(build(recipe, features=9), folder)
         ...     vae = load(folder, build(recipe, features=9))
     """
-    folder = Path(folder)
+    from pyrovae.core.modules import modules_of, of_module
+    from pyrovae.storage.tensors import hash_of, to_bytes
+
+    folder, pair = Path(folder), cast("VAE", vae)
     folder.mkdir(parents=True, exist_ok=True)
-    durable.write_file(folder / WEIGHTS, to_bytes(of_module(vae)))
+    write_file(folder / WEIGHTS, to_bytes(of_module(vae)))
     if run is not None:
-        pair: Any = vae
         run = run.model_copy(update={"weights": hash_of(modules_of(pair.model, pair.guide))})
-        durable.write_file(folder / RECIPE, run.model_dump_json(indent=2) + "\n")
+        write_file(folder / RECIPE, run.model_dump_json(indent=2) + "\n")
     else:
-        durable.write_file(folder / MODEL, told(vae) + "\n")
+        write_file(folder / MODEL, describe_model(vae) + "\n")
 
 
 def load(folder: str | os.PathLike[str], vae: nn.Module | None = None) -> VAE:
@@ -229,14 +224,14 @@ def load(folder: str | os.PathLike[str], vae: nn.Module | None = None) -> VAE:
 
     Args:
         folder: The run folder.
-        vae: A model built as the saved one was, which receives the weights; built from the
-            folder's recipe if not given.
+        vae: A model built as the saved one was, which receives the weights; built from the folder's recipe
+            if not given.
 
     Returns:
         The model with its weights.
 
     Raises:
-        FileNotFoundError: No recipe and no model, or no weights.
+        FileNotFoundError: The folder has no recipe and no model is given, or it has no weights.
         ValueError: The weights are damaged or belong to another model.
 
     Example:
@@ -250,72 +245,66 @@ def load(folder: str | os.PathLike[str], vae: nn.Module | None = None) -> VAE:
         >>> bool((a.loc == b.loc).all())
         True
     """
+    from pyrovae.core.modules import copy_into, of_module, of_programs
+    from pyrovae.runs.build import build
+    from pyrovae.storage.checkpoints import Checkpoints
+    from pyrovae.storage.tensors import from_bytes
+
     folder = Path(folder)
     path = folder / WEIGHTS
     if vae is None:
         if path.is_file() and not (folder / RECIPE).is_file():
             raise FileNotFoundError(
-                f"{folder}: weights{needed(folder)}, without a {RECIPE}: build the model they are of and "
+                f"{folder}: weights{_of_model(folder)}, without a {RECIPE}: build the model they are of and "
                 f"pass it, pv.load(folder, vae)"
             )
         run = read_run(folder)
-        from pyrovae.runs.build import build
-
         vae = build(run.recipe, run.features, run.shape)
+    pair: Any = vae
     if path.is_file():
         copy_into(of_module(vae), from_bytes(path.read_bytes(), path), str(path))
-        return vae  # type: ignore[return-value]
+        return pair
     state = Checkpoints(folder / CHECKPOINTS).newest()
-    pair: Any = vae
     if state is None or not hasattr(pair, "model"):
         raise FileNotFoundError(f"{path}: no weights there: the run was never saved")
     copy_into(of_programs(pair.model, pair.guide), state["weights"], str(folder / CHECKPOINTS))
     return pair
 
 
-MODEL = "model.txt"
-"""Beside the weights, where there is no recipe."""
-
-PARTS = ("prior", "likelihood", "guide")
-
-
-def told(model: nn.Module) -> str:
-    """A model's class, and of a VAE its parts', each by the name that imports it.
+def describe_model(model: nn.Module) -> str:
+    """A model's class, and a VAE's parts with theirs, each by the name that imports it.
 
     Example:
         >>> import pyrovae as pv
         >>> q = pv.guides.Normal(pv.networks.MLP(9, 4))
-        >>> print(told(pv.VAE(pv.priors.Laplace(2), pv.likelihoods.Bernoulli(pv.networks.MLP(2, 9)), q)))
+        >>> vae = pv.VAE(pv.priors.Laplace(2), pv.likelihoods.Bernoulli(pv.networks.MLP(2, 9)), q)
+        >>> print(describe_model(vae))
         pyrovae.models.vae.VAE
         prior pyrovae.models.priors.real.Laplace
         likelihood pyrovae.models.likelihoods.binary.Bernoulli of net MLP
         guide pyrovae.models.guides.real.Normal of net MLP
     """
-    parts = {
-        name: getattr(model, name) for name in PARTS if isinstance(getattr(model, name, None), nn.Module)
-    }
-    lines = [_name(model)]
-    for name, part in parts.items():
-        part = getattr(part, "part", part)  # a guide's program, or a function in the place of a module
-        inside = [f"{key} {type(each).__name__}" for key, each in getattr(part, "named_children", dict)()]
-        lines.append(f"{name} {_name(part)}{' of ' if inside else ''}{', '.join(inside)}")
+    from torch import nn
+
+    lines = [_import_name(model)]
+    for name in ("prior", "likelihood", "guide"):
+        part: Any = getattr(model, name, None)
+        if isinstance(part, nn.Module):
+            part = getattr(part, "part", part)  # a guide's program, or a function in the place of a module
+            inside = [f"{key} {type(each).__name__}" for key, each in getattr(part, "named_children", dict)()]
+            lines.append(f"{name} {_import_name(part)}{' of ' if inside else ''}{', '.join(inside)}")
     return "\n".join(lines)
 
 
-def needed(folder: Path) -> str:
-    """What :func:`told` said of the weights in a folder, in one line; nothing where nothing was said.
-
-    Args:
-        folder: Where the weights are.
-    """
-    path = folder / MODEL
+def _of_model(folder: Path) -> str:
+    """What ``model.txt`` says, in one line; nothing where it is missing."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = (folder / MODEL).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
         return ""
     return f" of {lines[0]}{' with ' if lines[1:] else ''}{', '.join(lines[1:])}" if lines else ""
 
 
-def _name(part: object) -> str:
+def _import_name(part: object) -> str:
     cls = part if hasattr(part, "__qualname__") else type(part)
     return f"{cls.__module__}.{getattr(cls, '__qualname__', '')}"

@@ -245,12 +245,9 @@ def test_save_and_load_a_model_of_the_users_own(tmp_path):
     assert pv.load(tmp_path, vaes[1]) is vaes[1]
     for a, b in zip(vaes[0].parameters(), vaes[1].parameters(), strict=True):
         assert torch.equal(a, b)
-    parts = (
-        r"prior pyrovae\.priors\.normal\.StandardNormal, likelihood .*Bernoulli of net MLP, guide .*Normal of"
-    )
-    said = (
-        rf"weights of pyrovae\.vae\.VAE with {parts} .*, without a recipe\.json: build the model they are of"
-    )
+    prior = r"prior pyrovae\.models\.priors\.real\.StandardNormal"
+    parts = rf"{prior}, likelihood .*Bernoulli of net MLP, guide .*Normal of .*"
+    said = rf"weights of pyrovae\.models\.vae\.VAE with {parts}, without a recipe\.json: build the model they"
     with pytest.raises(FileNotFoundError, match=said):
         pv.load(tmp_path)
 
