@@ -15,7 +15,6 @@ from typing import Any
 import tyro
 
 from pyrovae.cli.commands import BAD_INPUT, COMMANDS, DONE, FAILED, INTERRUPTED, find
-from pyrovae.cli.complaints import check_command, complaint
 from pyrovae.cli.parsing import configured, registry_of_parts
 from pyrovae.cli.train import DEFAULT
 from pyrovae.core import __version__
@@ -25,6 +24,8 @@ from pyrovae.core.launch import is_main_process
 __all__ = ["main"]
 
 SHELLS = ("bash", "zsh", "fish", "tcsh")
+
+CONFIG = (tyro.conf.PositionalMetavarFromFieldName,)
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 """What is wrong with a disk, and not with the input."""
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _prepare_output() -> None:
-    """Have somewhere to print to where standard output is closed, and print "+-" where it has no "±"."""
+    """Print to nowhere where standard output is closed, and "+-" where its encoding has no "±"."""
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -76,38 +77,59 @@ def _prepare_output() -> None:
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
     assert isinstance(error, UnicodeEncodeError)
-    lacking = error.object[error.start : error.end]
-    return "".join({"±": "+-", "•": "*"}.get(each, "?") for each in lacking), error.end
+    missing = error.object[error.start : error.end]
+    return "".join({"±": "+-", "•": "*"}.get(each, "?") for each in missing), error.end
 
 
 def _parse(arguments: Sequence[str]) -> Any:
-    """The command with its arguments; None where all that was asked for is said already, as of --help.
+    """The command with its arguments; None if its answer is printed already, as after --help.
 
     Raises:
-        ValueError: Something is wrong with them.
+        ValueError: The arguments are wrong; the message is one line.
     """
-    check_command(arguments)
-    if arguments[0] == "--version":
+    if not arguments:
+        raise ValueError(f"no command: choose one of {', '.join(COMMANDS)} (`pyrovae --help` explains them)")
+    name = arguments[0]
+    if name == "--version":
         print(f"pyrovae {__version__}")
         return None
-    if arguments[0].startswith("--tyro-") and len(arguments) > 1:
+    if name.startswith("--tyro-") and len(arguments) > 1:
         choose("shell", arguments[1], SHELLS)
-    commands, said = {name: find(name) for name in COMMANDS}, io.StringIO()
+    elif name not in ("-h", "--help"):
+        choose("command", name, COMMANDS)
+    error = io.StringIO()
     try:
-        with redirect_stderr(said), registry_of_parts:
-            commands["train"] = partial(commands["train"], recipe=configured(arguments, DEFAULT))
-            return tyro.extras.subcommand_cli_from_dict(
-                commands,
+        with redirect_stderr(error), registry_of_parts:
+            if name in COMMANDS:
+                command = find(name)
+                if name == "train":
+                    command = partial(command, recipe=configured(arguments, DEFAULT))
+                return tyro.cli(command, prog=f"pyrovae {name}", args=arguments[1:], config=CONFIG)
+            tyro.extras.subcommand_cli_from_dict(
+                {each: find(each) for each in COMMANDS},
                 prog="pyrovae",
                 description="Deep latent-variable models in Pyro, and a log p(x) you can defend.",
                 args=arguments,
+                config=CONFIG,
             )
     except SystemExit as stop:
         if stop.code:
-            raise ValueError(complaint(said.getvalue(), arguments)) from stop
-    if arguments[0] in ("-h", "--help"):
+            raise ValueError(f"{name}: {_unframed(error.getvalue())}: see `pyrovae {name} --help`") from stop
+    if name in ("-h", "--help"):
         print(f"\n{EPILOG}")
     return None
+
+
+def _unframed(error: str) -> str:
+    """The error of tyro in one line, without its title, its frame and what it repeats from the help."""
+    sections = [""]
+    for line in (line.strip("│ ") for line in error.splitlines()[1:]):
+        if any(map(str.isalnum, line)):
+            sections[-1] = f"{sections[-1]} {line}".strip()
+        else:
+            sections.append("")
+    repeated = ("Argument helptext", "For full helptext", "Got errors")
+    return "; ".join(each.rstrip(".") for each in sections if each and not each.startswith(repeated))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
-"""The commands, a class each: the constructor takes the arguments, and ``run()`` returns the exit code."""
+"""The commands, a dataclass each: the fields are the arguments, and ``run()`` returns the exit code."""
 
+from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Any
 
-__all__ = ["BAD_INPUT", "COMMANDS", "DONE", "FAILED", "INTERRUPTED", "TERMINATED", "find"]
+import tyro
+
+__all__ = ["BAD_INPUT", "COMMANDS", "DONE", "FAILED", "INTERRUPTED", "TERMINATED", "Command", "find"]
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 """Exit codes; the last two are of Ctrl-C and SIGTERM."""
@@ -25,3 +28,13 @@ COMMANDS = {
 def find(name: str) -> Any:
     """The class of a command."""
     return resolve_name(COMMANDS[name])
+
+
+@dataclass(kw_only=True)
+class Command:
+    """The options that all commands share."""
+
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print one JSON document, and nothing else, on standard output."""
+    quiet: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print no progress and no notes."""

@@ -13,7 +13,7 @@ from pyrovae.cli.output import print_result
 from pyrovae.cli.together import all_agree, prepared, together
 from pyrovae.core.launch import is_main_process
 from pyrovae.data import files as sources
-from pyrovae.runs.folder import Keeper, continued, describe, prepare
+from pyrovae.runs.folder import continued, describe, prepare
 from pyrovae.runs.recipe import Recipe, notes, read_config, read_run
 from pyrovae.training.loggers import needs, of_run
 
@@ -85,6 +85,7 @@ class Train:
         from pyrovae.core.random import stream
         from pyrovae.reports.figures import draw_figures
         from pyrovae.runs.build import build, load_data, training
+        from pyrovae.runs.saving import Keeper
         from pyrovae.training.fit import fit
 
         with all_agree():

@@ -16,9 +16,9 @@ from typing import Any
 from pyrovae.core.modules import modules_of
 from pyrovae.core.tables import mean_errors
 from pyrovae.evaluation.results import Evaluation
-from pyrovae.runs.folder import check_folder, prepare
+from pyrovae.runs.folder import WEIGHTS, check_folder, prepare
 from pyrovae.runs.recipe import RECIPE, Run, read_run
-from pyrovae.runs.saving import WEIGHTS, load
+from pyrovae.runs.saving import load
 from pyrovae.storage.files import write_file
 from pyrovae.storage.locks import locked
 from pyrovae.storage.tensors import from_bytes, hash_of

@@ -19,7 +19,8 @@ from torch import Tensor
 from pyrovae.core.clock import Clock
 from pyrovae.core.modules import Program, copy_into, of_programs
 from pyrovae.core.programs import plain_errors
-from pyrovae.runs.saving import MODEL, told
+from pyrovae.runs.folder import MODEL
+from pyrovae.runs.saving import describe_model
 from pyrovae.storage.checkpoints import CHECKPOINTS, Checkpoints
 from pyrovae.storage.files import write_file
 from pyrovae.training.loss import TrackedLoss
@@ -185,7 +186,7 @@ class _Folders:
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
-        write_file(folder / MODEL, told(self.module.meter.model.program) + "\n")
+        write_file(folder / MODEL, describe_model(self.module.meter.model.program) + "\n")
         rest = {name: value for name, value in checkpoint.items() if name != "state_dict"}  # the weights
         Checkpoints(folder / CHECKPOINTS).add({"weights": self.module.weights(), "lightning": rest})
 

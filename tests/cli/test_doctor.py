@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pyrovae import cli, registry
-from pyrovae.cli import examine as doctor
+from pyrovae.cli import doctor
 
 Usage = collections.namedtuple("Usage", "total used free")
 
@@ -47,14 +47,10 @@ def test_a_machine_that_trains_is_found_to(capsys, tmp_path):
     assert lines[0].startswith("ok    python      3.")
     assert not [line for line in lines if line.startswith("fault")]
     assert lines[-1].startswith("ok    step        20 steps raise the ELBO, -")
-    assert f"ok    data        {tmp_path}" in lines
+    assert any(line.startswith(f"ok    data        {tmp_path}, ") for line in lines)
 
 
 FAULTS = {
-    "python": (
-        lambda patch: patch(doctor.platform, "python_version", lambda: "3.10.2"),
-        ("python", "fault", "3.10.2 is too old: install 3.11 or newer"),
-    ),
     "torch missing": (
         lambda patch: patch(
             doctor, "version", lambda name: raising(importlib.metadata.PackageNotFoundError())()
@@ -80,7 +76,7 @@ FAULTS = {
         (
             "torchvision",
             "note",
-            "cannot be imported (operator torchvision::nms does not exist): install one that",
+            "cannot be imported (operator torchvision::nms does not exist): data set mnist needs one",
         ),
     ),
     "pyro broken": (
@@ -99,7 +95,7 @@ FAULTS = {
         lambda patch: patch(
             doctor, "version", lambda name: "1.3.0" if name == "arviz" else importlib.metadata.version(name)
         ),
-        ("arviz", "ok", "1.3.0, line 1.x"),
+        ("arviz", "ok", "1.3.0"),
     ),
     "no zuko": (
         lambda patch: patch(
@@ -111,7 +107,7 @@ FAULTS = {
                 else importlib.metadata.version(name)
             ),
         ),
-        ("zuko", "note", "not installed, so no flows: pip install 'pyrovae[flows]'"),
+        ("zuko", "note", "not installed: flows need it: pip install 'pyrovae[flows]'"),
     ),
     "a GPU that torch does not see": (
         lambda patch: (
@@ -119,7 +115,7 @@ FAULTS = {
             patch(shutil, "which", lambda name: f"/usr/bin/{name}"),
             patch(torch.version, "cuda", "12.8"),
         ),
-        ("cuda", "note", "a GPU that torch does not see (torch is built for CUDA 12.8): install a torch for"),
+        ("cuda", "note", "a GPU that torch does not see (torch is built for CUDA 12.8): install a torch"),
     ),
     "a GPU that does not work": (
         lambda patch: (
@@ -129,16 +125,16 @@ FAULTS = {
         (
             "cuda",
             "fault",
-            "seen, but it does not work (CUDA error: no kernel image is available): install a torch",
+            "CUDA error: no kernel image is available: install a torch",
         ),
     ),
     "no compiler": (
         lambda patch: (patch(shutil, "which", lambda name: None), patch(os, "environ", {})),
-        ("compiler", "note", "no g++ or clang++: compiled steps need one: apt install g++"),
+        ("compiler", "note", "no g++: compiled steps need one: apt install g++"),
     ),
     "a compiler that is not there": (
         lambda patch: patch(os, "environ", {**os.environ, "CXX": "/opt/g++-9"}),
-        ("compiler", "note", "$CXX is '/opt/g++-9', which is not there"),
+        ("compiler", "note", "no /opt/g++-9: compiled steps need one"),
     ),
     "disk full": (
         lambda patch: patch(shutil, "disk_usage", lambda folder: Usage(2**40, 2**40 - 2**28, 2**28)),
@@ -146,7 +142,7 @@ FAULTS = {
     ),
     "no temporary folder": (
         lambda patch: patch(tempfile, "TemporaryFile", raising(OSError(30, "Read-only file system"))),
-        ("disk, tmp", "fault", "cannot be written to (Read-only file system): name another in TMPDIR"),
+        ("disk, tmp", "fault", "cannot be written to (Read-only file system): name another folder in TMPDIR"),
     ),
     "unwritable home": (
         lambda patch: patch(os, "environ", {"HOME": "/proc/nobody", "PATH": os.environ["PATH"]}),
@@ -154,15 +150,11 @@ FAULTS = {
     ),
     "no home": (
         lambda patch: patch(doctor.sources, "data_folder", raising(RuntimeError("no home directory"))),
-        ("data", "note", "there is no home folder to keep data in: name another in PYROVAE_DATA"),
-    ),
-    "damaged digits": (
-        lambda patch: patch(doctor.sources, "read_mini_mnist", raising(ValueError("mnist-mini: damaged"))),
-        ("data", "fault", "mnist-mini: damaged"),
+        ("data", "note", "no home directory: name another folder in PYROVAE_DATA"),
     ),
     "a step that fails": (
         lambda patch: patch(doctor, "_step", raising(RuntimeError("illegal instruction"))),
-        ("step", "fault", "failed (illegal instruction)"),
+        ("step", "fault", "illegal instruction"),
     ),
 }
 
@@ -179,6 +171,12 @@ def test_each_fault_is_named_with_what_to_do(fault, quick, monkeypatch, tmp_path
     assert said in found[what].said
     assert "\n" not in str(found[what])
     assert {"python", "torch", "compiler", "disk, here", "data", "step"} <= found.keys()
+
+
+def test_damaged_digits_are_a_fault(monkeypatch):
+    monkeypatch.setattr(doctor.sources, "read_mini_mnist", raising(ValueError("mnist-mini: damaged")))
+    with pytest.raises(ValueError, match="mnist-mini: damaged"):
+        doctor._step()
 
 
 def test_a_plug_in_that_raises_is_a_finding(quick, monkeypatch):

@@ -117,7 +117,7 @@ FAULTS = {
     "misspelt objective": Row(nothing, f"{TRAIN} --objective IWEA(alpha=5)", "unknown objective 'IWEA'"),
     "misspelt term inside": Row(nothing, f"{TRAIN} --objective ELBO(terms=fre_bits)", "'free_bits'?"),
     "misspelt keyword": Row(nothing, f"{TRAIN} --prior VampPrior(pseudo=3)", "'pseudo_inputs'?"),
-    "misspelt option": Row(nothing, f"{TRAIN} --latent-dm 3", "did you mean '--latent-dim'?"),
+    "misspelt option": Row(nothing, f"{TRAIN} --latent-dm 3", "Perhaps you meant: --latent-dim"),
     "misspelt key in a recipe": Row(
         recipe_is(latentdim=3), f"{TRAIN} --config RUN", "unknown key 'latentdim': did you mean 'latent_dim'?"
     ),

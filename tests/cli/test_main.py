@@ -19,8 +19,8 @@ import torch
 
 import pyrovae as pv
 from pyrovae import cli
-from pyrovae.runs.folder import Keeper
 from pyrovae.runs.recipe import read_run
+from pyrovae.runs.saving import Keeper
 
 SMALL = ["--num-epochs", "2", "--hidden", "20", "--latent-dim", "2"]
 
@@ -245,11 +245,9 @@ def test_save_and_load_a_model_of_the_users_own(tmp_path):
     assert pv.load(tmp_path, vaes[1]) is vaes[1]
     for a, b in zip(vaes[0].parameters(), vaes[1].parameters(), strict=True):
         assert torch.equal(a, b)
-    said = (
-        r"weights of pyrovae\.models\.vae\.VAE with prior pyrovae\.models\.priors\.real\.StandardNormal, "
-        r"likelihood .*Bernoulli of net MLP, guide .*Normal of .*, without a recipe\.json: build the model "
-        r"they are of"
-    )
+    prior = r"prior pyrovae\.models\.priors\.real\.StandardNormal"
+    parts = rf"{prior}, likelihood .*Bernoulli of net MLP, guide .*Normal of .*"
+    said = rf"weights of pyrovae\.models\.vae\.VAE with {parts}, without a recipe\.json: build the model they"
     with pytest.raises(FileNotFoundError, match=said):
         pv.load(tmp_path)
 

@@ -20,7 +20,7 @@ import torch
 
 import pyrovae as pv
 from pyrovae import cli, registry
-from pyrovae.cli import examine as doctor
+from pyrovae.cli import doctor
 from pyrovae.cli.output import as_json
 from pyrovae.evaluation.results import ROWS
 
