@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 __all__ = ["Program", "copy_into", "mode", "modules_by_name", "modules_of", "of_module", "of_programs"]
 
+Program = Callable[..., Any]
+
 
 def of_module(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and persistent buffers by name; a shared one has its first name.
@@ -39,13 +41,14 @@ def of_programs(model: Program, guide: Program, more: Sequence[Tensor] = ()) -> 
 
 def modules_by_name(model: Program, guide: Program) -> dict[str, nn.Module]:
     """Every module in two programs, each once: ``model``, ``model.prior``, ``guide``, and so on."""
-    first: dict[int, tuple[str, nn.Module]] = {}
-    for kind, program in (("model", model), ("guide", guide)):
-        owner = _owner(program)
-        if isinstance(owner, nn.Module):
-            for name, module in owner.named_modules(prefix=kind):
-                first.setdefault(id(module), (name, module))
-    return dict(first.values())
+    owners = ("model", _owner(model)), ("guide", _owner(guide))
+    seen: set[nn.Module] = set()
+    return {
+        name: module
+        for kind, owner in owners
+        if isinstance(owner, nn.Module)
+        for name, module in owner.named_modules(seen, kind)
+    }
 
 
 @torch.no_grad()
@@ -76,9 +79,6 @@ def _once(named: Mapping[str, Any]) -> dict[str, Tensor]:
         if isinstance(value, Tensor):
             first.setdefault(id(value), (name, value))
     return dict(first.values())
-
-
-Program = Callable[..., Any]
 
 
 def modules_of(model: Program, guide: Program, device: torch.device | str | None = None) -> list[nn.Module]:

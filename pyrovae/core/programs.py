@@ -65,12 +65,8 @@ def inspect(model: Program, guide: Program, *args: Any, **kwargs: Any) -> Struct
     with stream("inspect"), torch.no_grad():
         with plain_errors():
             guide_trace, model_trace = traces(model, guide, args, kwargs)
-            again = traces(
-                poutine.replay(model, trace=model_trace),
-                poutine.replay(guide, trace=guide_trace),
-                args,
-                kwargs,
-            )
+            replayed = poutine.replay(model, trace=model_trace), poutine.replay(guide, trace=guide_trace)
+            again = traces(*replayed, args, kwargs)
         for trace in (guide_trace, model_trace):
             _check_no_random_subsample(trace)
         _check_weighable(list(sample_sites(model_trace)), list(sample_sites(guide_trace)))
@@ -102,9 +98,7 @@ def _measure(sites: list[Site]) -> str | None:
     return "both" if len(discrete) == 2 else "probability" if True in discrete else "density"
 
 
-def traces(
-    model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[poutine.Trace, poutine.Trace]:
+def traces(model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[poutine.Trace, poutine.Trace]:
     """Run the guide, then the model on the guide's draws: (guide trace, model trace)."""
     guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
     model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
@@ -192,15 +186,11 @@ def _data_plate(sites: list[Site]) -> Any:
             f"site '{sites[0]['name']}' is in no plate, so its data cannot be told apart: "
             f"write `with pyro.plate('data', len(x)):` around the sites of model and guide"
         )
-    shared = [
-        plate
-        for plate in _frames(sites[0])
-        if all(any(_place(plate) == _place(f) for f in _frames(site)) for site in sites)
-    ]
+    shared = [plate for plate in _frames(sites[0]) if all(_is_in(site, plate) for site in sites)]
     if shared:
         return next((plate for plate in shared if plate.name == "data"), shared[0])
-    commonest = max(plates, key=lambda plate: sum(_place(plate) == _place(p) for p in plates))
-    outside = next(s for s in sites if all(_place(f) != _place(commonest) for f in _frames(s)))
+    commonest = max(plates, key=lambda plate: sum(_is_in(site, plate) for site in sites))
+    outside = next(site for site in sites if not _is_in(site, commonest))
     raise ValueError(
         f"site '{outside['name']}', batch_shape {tuple(outside['fn'].batch_shape)}, lies outside the "
         f"data plate '{commonest.name}' ({commonest.size} rows), so it belongs to no single datum: "
@@ -209,9 +199,9 @@ def _data_plate(sites: list[Site]) -> Any:
     )
 
 
-def _place(frame: Any) -> tuple[int, int]:
-    """What a plate must share between model and guide, where names may differ."""
-    return frame.dim, frame.size
+def _is_in(site: Site, plate: Any) -> bool:
+    """Whether a site is in a plate of this dim and size; model and guide may name it differently."""
+    return any((frame.dim, frame.size) == (plate.dim, plate.size) for frame in _frames(site))
 
 
 def check_same_densities(trace: Any, repeated: Any) -> None:
@@ -219,9 +209,8 @@ def check_same_densities(trace: Any, repeated: Any) -> None:
     second = {site["name"]: log_density(site) for site in sample_sites(repeated)}
     for site in sample_sites(trace):
         name, first = site["name"], log_density(site)
-        if name not in second or not torch.allclose(
-            first, second[name], rtol=1e-4, atol=1e-4, equal_nan=True
-        ):
+        same = name in second and torch.allclose(first, second[name], 1e-4, 1e-4, equal_nan=True)
+        if not same:
             raise ValueError(
                 f"site '{name}': its density changes from run to run on the same draws: put modules in "
                 f"evaluation mode (dropout?), and draw what is random with pyro.sample"
