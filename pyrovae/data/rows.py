@@ -14,20 +14,6 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 from pyrovae.core.random import stream
 from pyrovae.data.split import CHUNK, Split
 
-__all__ = [
-    "Data",
-    "Rows",
-    "as_tuple",
-    "check_rows",
-    "conventions_of",
-    "fingerprint",
-    "generators_of",
-    "identity_of",
-    "num_rows",
-    "resident",
-    "rows_of",
-]
-
 Data = Tensor | tuple[Tensor, ...] | Dataset[Any] | DataLoader[Any]
 
 

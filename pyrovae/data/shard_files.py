@@ -20,19 +20,6 @@ from pyrovae.core.checks import one_line
 from pyrovae.storage.files import PART, what_is
 from pyrovae.storage.tensors import to_bytes
 
-__all__ = [
-    "INDEX",
-    "UNFINISHED",
-    "Shard",
-    "ShardIndex",
-    "SplitSettings",
-    "array_path",
-    "encode_arrays",
-    "list_files",
-    "open_array",
-    "read_index",
-]
-
 INDEX = "index.json"
 UNFINISHED = f"{INDEX}{PART}"
 """A file in folders whose shards are not all written."""
