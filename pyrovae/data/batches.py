@@ -20,7 +20,7 @@ from pyrovae.data.rows import Data, Rows, as_tuple, check_rows
 def batches(
     data: Data, batch_size: int, purpose: str, *key: int, **options: Any
 ) -> Iterator[tuple[Tensor, ...]]:
-    """The data in batches, each a tuple of arguments for model and guide: :func:`shares` of one process."""
+    """The data in batches, each a tuple of arguments for model and guide, as :func:`shares` makes them."""
     for batch, _ in shares(data, batch_size, purpose, *key, **options):
         yield batch
 
@@ -37,27 +37,11 @@ def shares(
     checked: bool = False,
     start: int = 0,
 ) -> Iterator[tuple[tuple[Tensor, ...], int]]:
-    """One process's rows of each batch, perhaps none, and the number of rows of the whole batch.
+    """The rows of each batch that process ``rank`` of ``size`` has, and the number of rows of the batch.
 
-    The order and the redrawn values come from streams of the purpose and key, batch by batch. Each process
-    redraws its own rows; the batches of a DataLoader are made on every process, and then cut.
-
-    Args:
-        data: The data. A DataLoader keeps its batches and order, an IterableDataset its order.
-        batch_size: Rows of a batch, of all processes together; the last batch may have fewer.
-        purpose: Name of the random streams, such as "train".
-        key: The seed, and the epoch if there is one.
-        rank: Number of the process.
-        size: Number of processes.
-        shuffle: Whether to shuffle the rows.
-        device: Device of the batches.
-        checked: Whether the data are known to hold no NaN.
-        start: Number of batches to leave out. A DataLoader makes them all the same.
-
-    Raises:
-        ValueError: There are no rows, a value is NaN, or an IterableDataset gives another number of rows than
-            its length.
-        TypeError: The rows are no tensors.
+    Order and redrawn values come from streams of the purpose and key (seed, epoch), batch by batch; the first
+    ``start`` batches are left out. A DataLoader keeps its own batches and order, which are made on every
+    process and then cut. Rows with NaN are refused unless the data are ``checked``.
     """
     rows = Rows(data)
     if rows.is_iterable and rows.loader is None:

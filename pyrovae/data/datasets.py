@@ -223,7 +223,8 @@ def _shards(root: str | os.PathLike[str] | None, binarisation: str | None, dequa
 
 
 def _three(name: str, split: Callable[[int, str], Split], oracle: LinearGaussian | None = None) -> Dataset:
-    return Dataset(name, *map(split, range(3), sources.SPLITS), oracle)
+    train, validation, test = map(split, range(3), sources.SPLITS)
+    return Dataset(name, train, validation, test, oracle)
 
 
 def _read_mnist(root: str | os.PathLike[str] | None) -> dict[str, np.ndarray]:
