@@ -16,41 +16,12 @@ from pyrovae.core.launch import part
 from pyrovae.core.random import generator, stream
 from pyrovae.data.rows import Data, Rows, as_tuple, check_rows
 
-__all__ = ["batches", "shares", "telling_of_workers"]
-
 
 def batches(
-    data: Data,
-    batch_size: int,
-    purpose: str,
-    *key: int,
-    shuffle: bool = False,
-    device: torch.device | str | None = None,
-    checked: bool = False,
-    start: int = 0,
+    data: Data, batch_size: int, purpose: str, *key: int, **options: Any
 ) -> Iterator[tuple[Tensor, ...]]:
-    """The data in batches, each a tuple of arguments for model and guide; the last may be smaller.
-
-    The order and the redrawn values come from streams of the purpose and key, batch by batch.
-
-    Args:
-        data: The data. A DataLoader keeps its batches and order, an IterableDataset its order.
-        batch_size: Rows per batch.
-        purpose: Name of the random streams, such as "train".
-        key: The seed, and the epoch if there is one.
-        shuffle: Whether to shuffle the rows.
-        device: Device of the batches.
-        checked: Whether the data are known to hold no NaN.
-        start: Number of batches to leave out. A DataLoader makes them all the same.
-
-    Raises:
-        ValueError: There are no rows, a value is NaN, or an IterableDataset gives another number of rows than
-            its length.
-        TypeError: The rows are no tensors.
-    """
-    for batch, _ in shares(
-        data, batch_size, purpose, *key, shuffle=shuffle, device=device, checked=checked, start=start
-    ):
+    """The data in batches, each a tuple of arguments for model and guide, as :func:`shares` makes them."""
+    for batch, _ in shares(data, batch_size, purpose, *key, **options):
         yield batch
 
 
@@ -68,8 +39,9 @@ def shares(
 ) -> Iterator[tuple[tuple[Tensor, ...], int]]:
     """The rows of each batch that process ``rank`` of ``size`` has, and the number of rows of the batch.
 
-    ``batch_size`` counts the rows of all processes. Each process redraws its own rows, perhaps none; the
-    batches of a DataLoader are made on every process, and then cut.
+    Order and redrawn values come from streams of the purpose and key (seed, epoch), batch by batch; the first
+    ``start`` batches are left out. A DataLoader keeps its own batches and order, which are made on every
+    process and then cut. Rows with NaN are refused unless the data are ``checked``.
     """
     rows = Rows(data)
     if rows.is_iterable and rows.loader is None:

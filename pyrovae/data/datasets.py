@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from pyrovae.core import registry
-from pyrovae.core.checks import choose
+from pyrovae.core.checks import choose, one_line
 from pyrovae.core.random import generator, seed_of
 from pyrovae.core.registry import DATASETS
 from pyrovae.data import files as sources
@@ -23,8 +24,8 @@ from pyrovae.models.exact import LinearGaussian
 __all__ = ["BINARISATIONS", "Dataset", "ImageRows", "Shards", "Split", "load", "write_shards"]
 
 BINARISATIONS = ("dynamic", "static", "threshold", "none")
-"""dynamic: training data are drawn anew at each access, validation and test data once. static: every
-split is drawn once. threshold: ones above 1/2. none: grey values, as they are or dequantised."""
+"""dynamic: training rows are drawn anew at each access, validation and test rows once. static: all rows are
+drawn once. threshold: ones above 1/2. none: grey values, dequantised or not."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,11 @@ class Dataset:
     """Three splits of one data set.
 
     Attributes:
-        name: The name it was loaded by.
-        train: For the parameters.
-        validation: For choices.
-        test: For the number that is reported.
-        oracle: The model the data came from, where they are synthetic: its ``log_evidence(x)`` is
-            exact.
+        name: Name of the data set.
+        train: Rows for the parameters.
+        validation: Rows for choices.
+        test: Rows for the reported number.
+        oracle: Model of synthetic data: its ``log_evidence(x)`` is exact.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """Of the stored values of every split, before anything is drawn: the same data have the same."""
+        """A hash of the stored values of all splits, before anything is drawn."""
         return f"{fingerprint(split.values for split in (self.train, self.validation, self.test)):08x}"
 
 
@@ -72,23 +72,23 @@ def load(
     shards          folders that write_shards wrote     as written            as written
     =============== =================================== ===================== ====================
 
-    Of "shards" the root has three folders, train, validation and test: see :func:`write_shards`. They stay
-    on the disk, whatever their size.
+    The root folder of "shards" has the folders train, validation and test of :func:`write_shards`. Their rows
+    stay on the disk.
 
     Args:
-        name: One of the above, or of another package's: see :mod:`pyrovae.registry`.
-        root: Folder of the files; else ``$PYROVAE_DATA``, else the user's cache folder.
+        name: A name of the table, or of a data set of another package: see :mod:`pyrovae.registry`.
+        root: Folder of the files; by default ``$PYROVAE_DATA``, or the user's cache folder.
         binarisation: One of :data:`BINARISATIONS`, for mnist and mnist-mini.
-        dequantise: Grey levels k as ``(k + u) / 256``, u uniform, for a continuous density: strictly
-            within (0, 1), the training rows with new noise at each access, validation and test rows
-            with noise drawn once. For mnist and mnist-mini, where it makes "none" the default
-            binarisation. :func:`pyrovae.bits_per_dim` reports such a density.
-        seed: Of the binarisation or dequantisation, and of the synthetic data.
+        dequantise: Whether grey levels k become ``(k + u) / 256``, u uniform, strictly within (0, 1), for a
+            continuous density: training rows with new noise at each access, validation and test rows with
+            noise drawn once. For mnist and mnist-mini, whose default binarisation is then "none". See
+            :func:`pyrovae.bits_per_dim`.
+        seed: Seed of binarisation, dequantisation and synthetic data.
 
     Raises:
-        ValueError: An unknown name or binarisation, or one the data do not come in; bits or real
-            numbers to be dequantised.
-        FileNotFoundError: The files are not there and cannot be downloaded.
+        ValueError: The name or the binarisation is unknown or does not fit the data; or the data to be
+            dequantised are no grey values.
+        FileNotFoundError: The files are missing and cannot be downloaded.
 
     References:
         Salakhutdinov and Murray, On the Quantitative Analysis of Deep Belief Networks, 2008, for
@@ -129,7 +129,7 @@ def load(
             f"mnist or mnist-mini"
         )
     if name == "static-mnist":
-        return _static_mnist(sources.read_static_mnist(root))
+        return _static_mnist(root)
     return _linear_gaussian(seed)
 
 
@@ -153,29 +153,32 @@ def _images(
             seed=seed if redraw or not dequantise else seed_of("dequantisation", seed, position),
             labels=torch.from_numpy(rows[f"{part}_labels"]).long(),
             shape=(28, 28),
-            conventions={
-                "dataset": name,
-                "split": part,
-                "binarisation": binarisation,
-                "dequantisation": "none",
-                **({"binarisation_seed": seed} if binarisation in ("dynamic", "static") else {}),
-                **({"dequantisation_seed": seed} if dequantise else {}),
-                **({"values": "[0, 1]", "levels": 256} if binarisation == "none" else {"values": "{0, 1}"}),
-            },
+            conventions=_conventions(
+                name, part, binarisation, values="[0, 1]" if binarisation == "none" else "{0, 1}"
+            )
+            | ({"binarisation_seed": seed} if binarisation in ("dynamic", "static") else {})
+            | ({"dequantisation_seed": seed} if dequantise else {})
+            | ({"levels": 256} if binarisation == "none" else {}),
         )
 
     return _three(name, split)
 
 
-def _static_mnist(rows: dict[str, np.ndarray]) -> Dataset:
+def _conventions(name: str, part: str, binarisation: str, values: str) -> dict[str, Any]:
+    return {
+        "dataset": name,
+        "split": part,
+        "binarisation": binarisation,
+        "dequantisation": "none",
+        "values": values,
+    }
+
+
+def _static_mnist(root: str | os.PathLike[str] | None) -> Dataset:
+    rows = sources.read_static_mnist(root)
+
     def split(_: int, part: str) -> Split:
-        conventions = {
-            "dataset": "static-mnist",
-            "split": part,
-            "binarisation": "static",
-            "dequantisation": "none",
-            "values": "{0, 1}",
-        }
+        conventions = _conventions("static-mnist", part, "static", "{0, 1}")
         return Split(torch.from_numpy(rows[part]), shape=(28, 28), conventions=conventions)
 
     return _three("static-mnist", split)
@@ -186,17 +189,9 @@ def _linear_gaussian(seed: int) -> Dataset:
     oracle = LinearGaussian(weight.to(torch.get_default_dtype()), noise=0.25)
 
     def split(position: int, part: str) -> Split:
-        rows = oracle.sample(
-            2000 if part == "train" else 500, seed=seed_of("linear-gaussian rows", seed, position)
-        )
-        conventions = {
-            "dataset": "linear-gaussian",
-            "split": part,
-            "binarisation": "none",
-            "dequantisation": "none",
-            "values": "real",
-            "data_seed": seed,
-        }
+        count = 2000 if part == "train" else 500
+        rows = oracle.sample(count, seed=seed_of("linear-gaussian rows", seed, position))
+        conventions = _conventions("linear-gaussian", part, "none", "real") | {"data_seed": seed}
         return Split(rows, conventions=conventions)
 
     return _three("linear-gaussian", split, oracle)
@@ -204,22 +199,20 @@ def _linear_gaussian(seed: int) -> Dataset:
 
 def _shards(root: str | os.PathLike[str] | None, binarisation: str | None, dequantise: bool) -> Dataset:
     folder = sources.data_folder(root)
-    for part in ("train", "validation", "test"):
+
+    def split(_: int, part: str) -> Split:
         if not (folder / part).is_dir():
             raise FileNotFoundError(
                 f"shards: no folder '{part}' in {folder}: write train, validation and test there by "
                 f"pyrovae.datasets.write_shards, or name their folder with root= or PYROVAE_DATA"
             )
-
-    def split(_: int, part: str) -> Split:
         found = Shards(folder / part).as_split(dataset="shards", split=part)
-        said = found.conventions
-        there = said.get("binarisation", "none")
-        if binarisation not in (None, there):
+        written = found.conventions.get("binarisation", "none")
+        if binarisation not in (None, written):
             raise ValueError(
-                f"shards: {folder / part} was written with binarisation '{there}', got '{binarisation}'"
+                f"shards: {folder / part} was written with binarisation '{written}', got '{binarisation}'"
             )
-        if dequantise and said.get("dequantisation", "none") == "none":
+        if dequantise and found.conventions.get("dequantisation", "none") == "none":
             raise ValueError(
                 f"shards: {folder / part} was written without dequantisation: write shards of a Split that "
                 f"has dequantise=True"
@@ -230,7 +223,7 @@ def _shards(root: str | os.PathLike[str] | None, binarisation: str | None, dequa
 
 
 def _three(name: str, split: Callable[[int, str], Split], oracle: LinearGaussian | None = None) -> Dataset:
-    train, validation, test = map(split, range(3), ("train", "validation", "test"))
+    train, validation, test = map(split, range(3), sources.SPLITS)
     return Dataset(name, train, validation, test, oracle)
 
 
@@ -243,8 +236,8 @@ def _read_mnist(root: str | os.PathLike[str] | None) -> dict[str, np.ndarray]:
         train, test = (MNIST(str(folder), train=part, download=True) for part in (True, False))
         if (len(train.data), len(test.data), len(train.targets), len(test.targets)) != (60_000, 10_000) * 2:
             raise ValueError(f"{len(train.data):,} and {len(test.data):,} images, expected 60,000 and 10,000")
-    except Exception as error:  # torchvision asserts, and torch raises what it likes of damaged files
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    except Exception as error:  # torchvision and torch raise errors of many types for damaged files
+        reason = one_line(error)
         if not isinstance(error, ImportError) and len(list(raw.glob("*-ubyte"))) == 4:
             raise ValueError(
                 f"mnist: {raw} is damaged ({reason}): delete it, and it is fetched again"
@@ -254,12 +247,10 @@ def _read_mnist(root: str | os.PathLike[str] | None) -> dict[str, np.ndarray]:
             f"*-ubyte files to {raw} or name their folder with root= or "
             f"PYROVAE_DATA; if torchvision is at fault, install one that fits your torch"
         ) from error
-    images, labels = train.data.numpy().reshape(-1, 784), train.targets.numpy()
-    return {
-        "train": images[:50_000],
-        "train_labels": labels[:50_000],
-        "validation": images[50_000:],
-        "validation_labels": labels[50_000:],
-        "test": test.data.numpy().reshape(-1, 784),
-        "test_labels": test.targets.numpy(),
+    pairs = {
+        "train": (train.data[:50_000], train.targets[:50_000]),
+        "validation": (train.data[50_000:], train.targets[50_000:]),
+        "test": (test.data, test.targets),
     }
+    images = {part: pixels.reshape(-1, 784).numpy() for part, (pixels, _) in pairs.items()}
+    return images | {f"{part}_labels": labels.numpy() for part, (_, labels) in pairs.items()}

@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["check_levels", "dequantise"]
-
 PLACES = 2**15
-"""Values of u. With 8 bits of k an odd multiple of 1 / (2 PLACES) fills float32's 24 bits, and no more."""
+"""Number of values of u. With 8 bits of k, an odd multiple of 1 / (2 PLACES) just fits float32's 24 bits."""
 
 
 def dequantise(values: Tensor, *, levels: int = 256, generator: torch.Generator | None = None) -> Tensor:
-    r"""Fill the room between levels by uniform noise.
+    r"""Add uniform noise between the levels.
 
     .. math:: x = (k + u) / L, \quad u \sim \mathrm{Uniform}(0, 1)
 
-    so that a density of x cannot grow without limit on a grid. The noise u takes 2^15 equally spaced
-    values, the odd multiples of 2^-16: of 256 levels, each x is exact in float32 as in float64, and
-    never 0 or 1, where a Beta density may be infinite. ``(levels * x).floor()`` has the level again.
+    so that a density of x cannot grow without limit on a grid. The noise takes 2^15 equally spaced values,
+    the odd multiples of 2^-16: for 256 levels, x is exact in float32 and never 0 or 1, where a Beta density
+    may be infinite. ``(levels * x).floor()`` is the level.
 
     Args:
         values: k, whole numbers from 0 to L - 1, any shape and dtype.
         levels: L, from 2 to 256.
-        generator: Where the noise comes from; else torch's own.
+        generator: Source of the noise; by default torch's own.
 
     Returns:
-        x, strictly within (0, 1), in the default dtype: float32 or float64.
+        x, strictly within (0, 1), in torch's default dtype.
 
     Raises:
-        ValueError: ``levels`` out of range, or a value that is no level.
+        ValueError: ``levels`` is out of range, or a value is no level.
 
     References:
         Uria et al., RNADE: The real-valued neural autoregressive density-estimator, 2013.
@@ -47,7 +40,7 @@ def dequantise(values: Tensor, *, levels: int = 256, generator: torch.Generator 
     """
     check_levels(values, levels)
     place = torch.randint(PLACES, values.shape, generator=generator, device=values.device, dtype=torch.int32)
-    # In whole numbers up to 2^24 nothing is rounded; k + u in float32 could come out as k + 1.
+    # Whole numbers up to 2^24 are exact; k + u in float32 could be rounded to k + 1.
     position = values.to(torch.int32) * (2 * PLACES) + 2 * place + 1
     return position.to(torch.get_default_dtype()) / (2 * PLACES * levels)
 

@@ -1,4 +1,4 @@
-"""Where the data sets' files are, and what is in them. No torch: errors here answer at once."""
+"""The files of the data sets. No torch here, so that the command line reports missing files at once."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # a seventh of a second, which an error or --help would wait for
-    import numpy as np
+from pyrovae.core.checks import one_line
 from pyrovae.storage.files import what_is
 
-__all__ = ["find_static_mnist", "read_mini_mnist", "read_static_mnist"]
+if TYPE_CHECKING:  # imported where it is used, since it takes a seventh of a second
+    import numpy as np
 
 SPLITS = ("train", "validation", "test")
-"""Of every data set."""
+"""Names of the splits of every data set."""
 
 MINI_ROWS = {"train": 5000, "validation": 1000, "test": 1000}
 MINI_MNIST = Path(__file__).parent / "mnist_mini.npz"
@@ -32,11 +32,7 @@ def data_folder(root: str | os.PathLike[str] | None) -> Path:
 
 
 def read_mini_mnist() -> dict[str, np.ndarray]:
-    """The digits in this package: ``train``, ``validation``, ``test`` and their ``_labels``, uint8.
-
-    Raises:
-        ValueError: The file is damaged.
-    """
+    """The digits in this package: ``train``, ``validation``, ``test`` and their ``_labels``, uint8."""
     import numpy as np
 
     try:
@@ -44,17 +40,13 @@ def read_mini_mnist() -> dict[str, np.ndarray]:
             rows = {name: file[name] for name in file.files}
         if any(rows[split].shape != (count, 784) for split, count in MINI_ROWS.items()):
             raise ValueError("rows are missing")
-    except Exception as error:  # numpy, zipfile and zlib raise what they like of such a file
+    except Exception as error:  # numpy, zipfile and zlib raise errors of many types
         raise ValueError(f"mnist-mini: {_damaged(MINI_MNIST, error)}: install pyrovae again") from error
     return rows
 
 
 def find_static_mnist(root: str | os.PathLike[str] | None = None) -> list[Path]:
-    """The file, or the three text files, of the fixed binarisation.
-
-    Raises:
-        FileNotFoundError: Neither is there; the message says where it looked and what to do.
-    """
+    """The file, or the three text files, of the fixed binarisation; an error says where to get them."""
     folder = data_folder(root)
     texts = [folder / f"binarized_mnist_{split}.amat" for split in AMAT_SPLITS.values()]
     for files in ([folder / STATIC_MNIST], texts):
@@ -69,12 +61,7 @@ def find_static_mnist(root: str | os.PathLike[str] | None = None) -> list[Path]:
 
 
 def read_static_mnist(root: str | os.PathLike[str] | None = None) -> dict[str, np.ndarray]:
-    """The fixed binarisation of MNIST: ``train``, ``validation``, ``test``, uint8 of 0 and 1.
-
-    Raises:
-        FileNotFoundError: The files are not there.
-        ValueError: A file is damaged.
-    """
+    """The fixed binarisation of MNIST: ``train``, ``validation``, ``test``, uint8 of 0 and 1."""
     import numpy as np
 
     files = find_static_mnist(root)
@@ -90,13 +77,10 @@ def read_static_mnist(root: str | os.PathLike[str] | None = None) -> dict[str, n
         for split, values in rows.items():
             if values.ndim != 2 or values.shape[1] != 784 or not len(values) or values.max() > 1:
                 raise ValueError(f"{split} has shape {values.shape}, expected rows of 784 bits")
-    except Exception as error:  # numpy, zipfile and zlib raise what they like of such a file
+    except Exception as error:  # as above
         raise ValueError(f"static-mnist: {_damaged(path, error)}: fetch it again") from error
     return rows
 
 
 def _damaged(path: Path, error: BaseException) -> str:
-    """The file, and what it is or why it cannot be read."""
-    found = what_is(path)
-    said = " ".join(str(error).split()) or type(error).__name__
-    return f"{path} {found}" if found else f"{path} is damaged ({said})"
+    return f"{path} {what_is(path) or f'is damaged ({one_line(error)})'}"

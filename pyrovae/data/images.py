@@ -14,8 +14,6 @@ from torch.utils import data
 
 from pyrovae.data.split import Index, is_one, row_numbers
 
-__all__ = ["ImageRows"]
-
 
 class ImageRows(data.Dataset[Tensor]):
     """Rows ``[n, d]`` of uint8 of the images under a folder, each decoded when it is asked for.

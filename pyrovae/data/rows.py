@@ -14,39 +14,18 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 from pyrovae.core.random import stream
 from pyrovae.data.split import CHUNK, Split
 
-__all__ = [
-    "Data",
-    "Rows",
-    "as_tuple",
-    "check_rows",
-    "conventions_of",
-    "fingerprint",
-    "generators_of",
-    "identity_of",
-    "num_rows",
-    "resident",
-    "rows_of",
-]
-
 Data = Tensor | tuple[Tensor, ...] | Dataset[Any] | DataLoader[Any]
 
 
 class Rows:
-    """The rows of some data, whatever their kind.
+    """The rows of some data, whatever their kind; data of another kind, or without rows, are refused.
 
     Attributes:
         loader: The DataLoader, whose batches and order are kept; None if rows are taken by number.
         source: The loader's dataset, or the data themselves.
-        is_iterable: Whether the source gives its rows in its own order only.
         split: The Split behind loaders and subsets, if there is one.
-        stored: The tensors or files that hold all values; empty if rows are computed.
         is_deterministic: Whether rows depend on no random numbers but those of the split.
-        in_memory: Whether all values are in tensors.
-        device: Device of the rows.
-
-    Raises:
-        ValueError: There are no rows, or the tensors differ in length.
-        TypeError: The data are of another kind, or an IterableDataset without a length.
+        stored: The tensors or files that hold all values; empty if rows are computed.
     """
 
     def __init__(self, data: Data) -> None:
@@ -138,11 +117,7 @@ def fingerprint(values: Iterable[Any], before: int = 0) -> int:
 
 
 def generators_of(*data: Data | None) -> list[torch.Generator]:
-    """The generators that the loaders among the data draw their order from.
-
-    Raises:
-        ValueError: A loader's workers persist, so that their random state is out of reach.
-    """
+    """The generators that the loaders among the data draw their order from."""
     found = []
     for loader in data:
         if isinstance(loader, DataLoader):
@@ -159,11 +134,7 @@ def generators_of(*data: Data | None) -> list[torch.Generator]:
 def resident(data: Data, device: torch.device | str | None) -> tuple[Data, bool]:
     """The data on a GPU, if they are tensors that take at most a quarter of its free memory.
 
-    Returns:
-        The data, and whether they are on the GPU and free of NaN, so that no batch has to be checked.
-
-    Raises:
-        ValueError: A value is NaN; the message names its row.
+    Returned as well: whether they are there, checked for NaN, so that no batch has to be checked.
     """
     rows = Rows(data)
     device = torch.device(device) if device is not None else rows.device
@@ -183,13 +154,7 @@ def as_tuple(batch: Any) -> tuple[Any, ...]:
 
 
 def check_rows(batch: tuple[Tensor, ...], rows: Tensor | None, start: int) -> None:
-    """Refuse a batch with NaN or with anything but tensors.
-
-    Args:
-        batch: The batch.
-        rows: Numbers of all rows in their order, if known.
-        start: Number of rows before the batch.
-    """
+    """Refuse a batch with NaN or without tensors; ``rows`` are all row numbers, ``start`` is its place."""
     for position, tensor in enumerate(batch):
         if not isinstance(tensor, Tensor):
             raise TypeError(f"data: expected rows that are tensors, got {type(tensor).__name__}")

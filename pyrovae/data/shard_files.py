@@ -20,19 +20,6 @@ from pyrovae.core.checks import one_line
 from pyrovae.storage.files import PART, what_is
 from pyrovae.storage.tensors import to_bytes
 
-__all__ = [
-    "INDEX",
-    "UNFINISHED",
-    "Shard",
-    "ShardIndex",
-    "SplitSettings",
-    "array_path",
-    "encode_arrays",
-    "list_files",
-    "open_array",
-    "read_index",
-]
-
 INDEX = "index.json"
 UNFINISHED = f"{INDEX}{PART}"
 """A file in folders whose shards are not all written."""
@@ -86,11 +73,7 @@ def array_path(folder: Path, file: str, name: str) -> Path:
 
 
 def read_index(folder: Path) -> ShardIndex | None:
-    """The index of a folder, or None if it has none.
-
-    Raises:
-        ValueError: The index is damaged, or a file is missing or has another size than was written.
-    """
+    """The index of a folder, or None; its files have to be there, in the size that was written."""
     path = folder / INDEX
     if not path.is_file():
         return None
@@ -111,12 +94,7 @@ def read_index(folder: Path) -> ShardIndex | None:
 
 
 def list_files(folder: Path, key: str) -> list[str]:
-    """The shards of a folder without an index, in the order of their numbers.
-
-    Raises:
-        FileNotFoundError: The folder does not exist or holds no shard.
-        ValueError: Writing was interrupted, a numbered file is missing, or the files are of two kinds.
-    """
+    """The shards of a folder without an index, in the order of their numbers, none of which is missing."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder: name one of shards, or use write_shards")
     if (folder / UNFINISHED).exists():
@@ -141,11 +119,7 @@ def list_files(folder: Path, key: str) -> list[str]:
 
 
 def open_array(path: Path, name: str) -> Tensor:
-    """An array of a file, mapped into memory; a compressed one is read.
-
-    Raises:
-        ValueError: The file is damaged or lacks the array, or the array has no rows, or no type of torch.
-    """
+    """An array of a file, mapped into memory; a compressed one is read. An error names the file."""
     try:
         if path.suffix == ".npy":
             # Mode "c" is "r" without torch's warning of arrays that cannot be written to.

@@ -17,23 +17,10 @@ from torch import Tensor
 from torch.utils import data as torch_data
 
 from pyrovae.core.checks import check_count, choose
+from pyrovae.data import shard_files as files
 from pyrovae.data.rows import as_tuple, fingerprint
-from pyrovae.data.shard_files import (
-    INDEX,
-    UNFINISHED,
-    Shard,
-    ShardIndex,
-    SplitSettings,
-    array_path,
-    encode_arrays,
-    list_files,
-    open_array,
-    read_index,
-)
 from pyrovae.data.split import CHUNK, Index, Split, is_one, row_numbers
 from pyrovae.storage.files import check_writable, write_file
-
-__all__ = ["Shards", "write_shards"]
 
 FILE_BYTES = 2**25
 """Bytes of a file, about, if the number of its rows is not given."""
@@ -53,14 +40,12 @@ class Shards(torch_data.Dataset[Any]):
     Args:
         folder: The folder. Its index lists the files; without one, all files are taken, in the order of their
             numbers.
-        key: Name of the array of rows: a folder of ``.npy`` files, or an array in each ``.npz`` or
-            ``.safetensors`` file.
+        key: Name of the array of rows: a folder of ``.npy`` files, or an array in each file of another kind.
         labels: Name of a second array ``[n, ...]``. A row is then a pair, two arguments of model and guide.
         shuffle: How :func:`pyrovae.fit` orders the rows: "rows" permutes all of them; "shards" permutes the
             files and mixes the rows of every ``mixed`` of them, for compressed files or slow disks.
         mixed: Number of files whose rows are mixed.
-        cache: Number of files kept open (compressed ones: in memory); by default ``mixed`` for "shards",
-            else 2.
+        cache: Number of files kept open (compressed: in memory); by default 2, or ``mixed`` for "shards".
 
     Raises:
         FileNotFoundError: The folder does not exist or holds no shard.
@@ -89,22 +74,21 @@ class Shards(torch_data.Dataset[Any]):
     ) -> None:
         self.folder, self.key, self.labels = Path(folder).expanduser(), key, labels
         self.shuffle = choose("shuffle of shards", shuffle, ("rows", "shards"))
-        self.mixed = mixed
-        self.cache = cache if cache is not None else mixed if shuffle == "shards" else 2
+        self.mixed, self.cache = mixed, cache if cache is not None else mixed if shuffle == "shards" else 2
         check_count("mixed", self.mixed)
         check_count("cache", self.cache)
         self._names = (key,) if labels is None else (key, labels)
         self._open: OrderedDict[tuple[Path, str], Tensor] = OrderedDict()
-        self.index = read_index(self.folder)
+        self.index = files.read_index(self.folder)
         if self.index is None:
-            self._files = list_files(self.folder, key)
-            self._counts = [len(open_array(self._path(n, key), key)) for n in range(len(self._files))]
+            self._files = files.list_files(self.folder, key)
+            self._counts = [len(files.open_array(self._path(n, key), key)) for n in range(len(self._files))]
         else:
             self._files = [shard.file for shard in self.index.shards]
             self._counts = [shard.rows for shard in self.index.shards]
         self._starts = np.cumsum([0, *self._counts])
         # No rows, of the shape and type that the rows of all files must have.
-        self._empty = [open_array(self._path(0, name), name)[:0].clone() for name in self._names]
+        self._empty = [files.open_array(self._path(0, name), name)[:0].clone() for name in self._names]
         for number in range(len(self._files) if self.index is None else 1):  # the others when they are read
             for name in self._names:
                 self._array(number, name)
@@ -131,8 +115,8 @@ class Shards(torch_data.Dataset[Any]):
         if self.shuffle == "rows":
             return torch.randperm(len(self), generator=generator)
         order = []
-        for files in torch.randperm(len(self._files), generator=generator).split(self.mixed):
-            spans = [self._starts[file : file + 2].tolist() for file in files.tolist()]
+        for group in torch.randperm(len(self._files), generator=generator).split(self.mixed):
+            spans = [self._starts[number : number + 2].tolist() for number in group.tolist()]
             rows = torch.cat([torch.arange(*span) for span in spans])
             order.append(rows[torch.randperm(len(rows), generator=generator)])
         return torch.cat(order)
@@ -140,11 +124,10 @@ class Shards(torch_data.Dataset[Any]):
     @cached_property
     def fingerprint(self) -> str:
         """A hash of all values: from the hashes of the index, or by reading the files once."""
-        hashes = (
-            [[self._hash(number, name) for name in self._names] for number in range(len(self._files))]
-            if self.index is None
-            else [[shard.crc32[name] for name in self._names] for shard in self.index.shards]
-        )
+        if self.index is None:
+            hashes = [[self._hash(n, name) for name in self._names] for n in range(len(self._files))]
+        else:
+            hashes = [[shard.crc32[name] for name in self._names] for shard in self.index.shards]
         return f"{crc32(json.dumps([self._counts, hashes]).encode()):08x}"
 
     def verify(self) -> None:
@@ -154,14 +137,12 @@ class Shards(torch_data.Dataset[Any]):
             ValueError: The values of a file differ from those written, or there is no index.
         """
         if self.index is None:
-            raise ValueError(f"{self.folder}: no {INDEX} to verify the files by: write_shards writes one")
+            raise ValueError(f"{self.folder}: no {files.INDEX} to verify by: write_shards writes one")
         for number, shard in enumerate(self.index.shards):
             for name in self._names:
                 if self._hash(number, name) != shard.crc32[name]:
-                    raise ValueError(
-                        f"{self._path(number, name)}: not the values that were written (the hash of "
-                        f"'{name}' differs): write it again"
-                    )
+                    path = self._path(number, name)
+                    raise ValueError(f"{path}: not the values of '{name}' that were written: write it again")
 
     def as_split(self, **conventions: Any) -> Split:
         """The Split that was written. Its rows stay on the disk, its labels are read.
@@ -177,17 +158,17 @@ class Shards(torch_data.Dataset[Any]):
 
     def _read(self, rows: np.ndarray) -> list[Tensor]:
         """These rows of each array, file by file."""
-        files = np.searchsorted(self._starts, rows, side="right") - 1
+        numbers = np.searchsorted(self._starts, rows, side="right") - 1
         found = [empty.new_empty((len(rows), *empty.shape[1:])) for empty in self._empty]
-        for number in np.unique(files).tolist():
-            here = np.flatnonzero(files == number)
+        for number in np.unique(numbers).tolist():
+            here = np.flatnonzero(numbers == number)
             local = torch.from_numpy(rows[here] - self._starts[number])
             for values, name in zip(found, self._names, strict=True):
                 values[torch.from_numpy(here)] = self._array(number, name)[local]
         return found
 
     def _path(self, number: int, name: str) -> Path:
-        return array_path(self.folder, self._files[number], name)
+        return files.array_path(self.folder, self._files[number], name)
 
     def _hash(self, number: int, name: str) -> int:
         return fingerprint(self._array(number, name).split(CHUNK))
@@ -196,7 +177,7 @@ class Shards(torch_data.Dataset[Any]):
         """One array of one file, checked when it is opened; the last ones used stay open."""
         path = self._path(number, name)
         if (path, name) not in self._open:
-            array = open_array(path, name)
+            array = files.open_array(path, name)
             self._check(array, path, name, self._counts[number])
             while len(self._open) >= self.cache * len(self._names):
                 self._open.popitem(last=False)
@@ -272,40 +253,34 @@ def write_shards(
         raise ValueError("write_shards: compress=True is for format='npz': leave it out")
     check_count("rows_per_shard", 1 if rows_per_shard is None else rows_per_shard)
     if isinstance(data, Split):
-        settings = {name: getattr(data, name) for name in SplitSettings.model_fields}
+        settings = {name: getattr(data, name) for name in files.SplitSettings.model_fields}
         settings["dequantise"] &= data.redraw  # or the noise is in the values already
         labels = data.labels if labels is None else labels
         data = data.values
-    split = SplitSettings(**settings)
-    folder = _empty_folder(Path(folder).expanduser())
-    shards: list[Shard] = []
-    for number, arrays in enumerate(_regroup(_pieces(data, labels), rows_per_shard)):
-        if not shards:
-            write_file(folder / UNFINISHED, b"")  # writing the index replaces it
-        file = f"{number:06d}.npy" if format == "npy" else f"shard-{number:06d}.{format}"
-        contents = encode_arrays(arrays, format, compress)
-        size = 0
-        for name, content in contents.items():
-            path = array_path(folder, file, name)
-            path.parent.mkdir(exist_ok=True)
-            write_file(path, content)
-            size += len(content)
-        hashes = {name: fingerprint([values]) for name, values in arrays.items()}
-        shards.append(Shard(file=file, rows=len(arrays["x"]), size=size, crc32=hashes))
-    if not shards:
-        raise ValueError("write_shards: there are no rows, at least one is needed")
-    index = ShardIndex(shards=tuple(shards), split=split)
-    write_file(folder / INDEX, index.model_dump_json(indent=1) + "\n")
-    return Shards(folder)
-
-
-def _empty_folder(folder: Path) -> Path:
+    split = files.SplitSettings(**settings)
+    folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     check_writable(folder)
-    names = sorted(path.name for path in folder.iterdir())
-    if names:
+    if names := sorted(path.name for path in folder.iterdir()):
         raise ValueError(f"{folder} holds '{names[0]}': name an empty folder for the shards, or empty it")
-    return folder
+    shards: list[files.Shard] = []
+    for number, arrays in enumerate(_regroup(_pieces(data, labels), rows_per_shard)):
+        if not shards:
+            write_file(folder / files.UNFINISHED, b"")  # writing the index replaces it
+        file = f"{number:06d}.npy" if format == "npy" else f"shard-{number:06d}.{format}"
+        contents = files.encode_arrays(arrays, format, compress)
+        for name, content in contents.items():
+            path = files.array_path(folder, file, name)
+            path.parent.mkdir(exist_ok=True)
+            write_file(path, content)
+        size = sum(map(len, contents.values()))
+        hashes = {name: fingerprint([values]) for name, values in arrays.items()}
+        shards.append(files.Shard(file=file, rows=len(arrays["x"]), size=size, crc32=hashes))
+    if not shards:
+        raise ValueError("write_shards: there are no rows, at least one is needed")
+    index = files.ShardIndex(shards=tuple(shards), split=split)
+    write_file(folder / files.INDEX, index.model_dump_json(indent=1) + "\n")
+    return Shards(folder)
 
 
 def _pieces(data: Any, labels: Any) -> Iterator[tuple[Tensor, ...]]:

@@ -17,8 +17,6 @@ from torch.utils import data
 from pyrovae.core.random import generator
 from pyrovae.data.dequantise import check_levels, dequantise
 
-__all__ = ["CHUNK", "Index", "Split", "StoredRows", "classes_of", "is_one", "row_numbers"]
-
 CHUNK = 4096
 """Rows read or hashed at once."""
 
@@ -29,25 +27,22 @@ class StoredRows(Protocol):
     """Rows on the disk, which a Split takes in the place of a tensor.
 
     :class:`pyrovae.datasets.Shards` and :class:`pyrovae.datasets.ImageRows` have this interface.
+
+    Attributes:
+        shape: ``[n, d]``.
+        device: Device of the rows that are read.
     """
 
-    @property
-    def shape(self) -> torch.Size:
-        """``[n, d]``."""
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the rows that are read."""
+    shape: torch.Size
+    device: torch.device
 
     @property
     def fingerprint(self) -> str:
         """A hash of all values."""
 
-    def __len__(self) -> int:
-        """Number of rows."""
+    def __len__(self) -> int: ...
 
-    def __getitem__(self, index: Any) -> Any:
-        """Rows, by the indices that a tensor takes."""
+    def __getitem__(self, index: Any) -> Any: ...
 
 
 class Split(data.Dataset[Tensor]):

@@ -1,7 +1,4 @@
-"""ArviZ, its lines 0.23 and 1.x behind one adapter: to_arviz, to_elpd, and NetCDF that either line reads.
-
-What differs between the lines is in the last three functions of this file and nowhere else.
-"""
+"""Draws and results for ArviZ. Its lines 0.23 and 1.x differ in the last three functions of this file."""
 
 from __future__ import annotations
 
@@ -22,28 +19,23 @@ from pyrovae.data.rows import Data, conventions_of, fingerprint, num_rows
 from pyrovae.evaluation.compare import _check_same
 from pyrovae.evaluation.estimator import METHODS
 from pyrovae.evaluation.evaluate import made_with
-from pyrovae.evaluation.resampling import resample
+from pyrovae.evaluation.resampling import Resampled, resample
 from pyrovae.evaluation.results import FIELDS, Evaluation
 from pyrovae.evaluation.tiles import ROWS_IN_A_TILE, look, tiles
 from pyrovae.evaluation.weights import khat_threshold
-from pyrovae.interop.groups import Column, Columns, columns_of, datasets, joined
+from pyrovae.interop.groups import Column, Columns, columns_of, datasets
 
 if TYPE_CHECKING:
     import xarray
 
-__all__ = [
-    "read_netcdf",
-    "to_arviz",
-    "to_elpd",
-    "write_netcdf",
-]
+__all__ = ["read_netcdf", "to_arviz", "to_elpd", "write_netcdf"]
 
 LARGEST = 2**33
 """Bytes that the draws may fill."""
 
 HELD_OUT = "held-out log p(x), importance-sampled: no LOO, and pareto_k is that of its weights"
 SMALLEST_LOG = -700.0
-"""Nats: below about this exp() underflows, and ArviZ's stacking takes it of each log p(x)."""
+"""Nats below which exp() underflows; ArviZ's stacking takes the exponential of each log p(x)."""
 
 
 def to_arviz(
@@ -62,12 +54,11 @@ def to_arviz(
     chunk_size: int | None = None,
     device: torch.device | str | None = None,
 ) -> Any:
-    r"""Draws of p(z | x) for each datum, and what is known about log p(x), as ArviZ has them.
+    r"""Draws of p(z | x) for each datum, and what is known about log p(x), in the groups of ArviZ.
 
-    The posterior group is made by sampling-importance-resampling
-    (:func:`pyrovae.evaluation.resampling.resample`): draws of the guide, not of a Markov chain. Each chain
-    has draws of the guide of its own, so that ``arviz.rhat`` is above 1 where these were too few, and a chain
-    repeats the same draws.
+    The posterior comes from sampling-importance-resampling (:func:`pyrovae.evaluation.resampling.resample`)
+    of draws of the guide, not from a Markov chain. The draws of each chain are its own, so that
+    ``arviz.rhat`` is above 1 where they were too few and a chain repeats the same ones.
 
     ==================== ============================================= =======================
     posterior            each latent site                              chain, draw, datum, ...
@@ -83,24 +74,24 @@ def to_arviz(
     Args:
         model: Pyro program of p(x, z).
         guide: Pyro program of q(z | x).
-        data: As :func:`pyrovae.evaluate`; few rows, since each gets draws of x.
-        result: What :func:`pyrovae.evaluate` said of these data; if not given, the draws made here say it.
+        data: Data as of :func:`pyrovae.evaluate`; few rows, since x is drawn for each.
+        result: Result of :func:`pyrovae.evaluate` for these data; by default that of the draws made here.
         num_samples: Draws of the guide for each datum and chain.
-        num_draws: Draws of the posterior for each datum and chain, taken of these.
-        num_chains: Chains, independent of one another.
+        num_draws: Draws of the posterior for each datum and chain, taken from them.
+        num_chains: Number of independent chains.
         predictive: Whether to draw x.
-        dims: By site, names of the dims of one value; "z_dim_0" and so on if not given.
+        dims: By site, names of the dims of one value; "z_dim_0" and so on by default.
         coords: By dim, labels.
-        seed: Of the draws.
-        chunk_size: Draws that the model scores at once; another size draws x anew.
-        device: Where modules and data go.
+        seed: Seed of the draws.
+        chunk_size: Draws that the model scores at once; x drawn depends on it.
+        device: Device of modules and data.
 
     Returns:
         An ``arviz.InferenceData`` with ArviZ 0.23, an ``xarray.DataTree`` with 1.x.
 
     Raises:
-        ValueError: As :func:`pyrovae.log_weights`; the result is of other data; a datum has no weight; dims
-            or coords that do not fit; the draws would fill more than 8 GiB.
+        ValueError: Errors of :func:`pyrovae.log_weights`; a result of other data; a datum without weight;
+            dims or coords that do not fit; draws of more than 8 GiB.
 
     Example:
         >>> from pyrovae.testing import LinearGaussian
@@ -111,59 +102,45 @@ def to_arviz(
     """
     for name, count in (("num_samples", num_samples), ("num_draws", num_draws), ("num_chains", num_chains)):
         check_count(f"to_arviz: {name}", count)
-    # The same seed gives the rows that the result is of, where a split draws them anew.
+    # The result's seed gives its rows again, where a split draws them anew.
     rows_seed = seed if result is None else int(result.conventions.get("seed", seed))
+    settings = num_samples, num_draws, chunk_size, predictive
     blocks: list[Columns] = []
     structure, rows, seen = None, 0, 0
     modules = modules_of(model, guide, device)
     with mode(modules, training=False), torch.no_grad():
         for tile in tiles(data, rows_seed, device=device):
+            chains: list[Resampled] = []
             with plain_errors(tile.name):
                 structure = structure or look(model, guide, tile)[0]
                 tile = tile if structure.rows == ROWS_IN_A_TILE else tile.without_padding()
-                chains = []
                 for chain in range(num_chains):
                     with stream("to_arviz", seed, chain, tile.position):
-                        drawn = resample(
-                            model,
-                            guide,
-                            tile.arguments,
-                            structure,
-                            num_samples,
-                            num_draws,
-                            chunk_size,
-                            predictive,
-                        )
-                    chains.append(drawn)
+                        chains.append(resample(model, guide, tile.arguments, structure, *settings))
                     if tile.position == chain == 0:  # before there are too many
                         one = columns_of(chains, tile.arguments, tile.rows, dims or {})
                         _check_size(one, num_chains, num_rows(data) / tile.rows)
             blocks.append(columns_of(chains, tile.arguments, tile.rows, dims or {}))
             rows, seen = rows + tile.rows, fingerprint(tile.data(), seen)
-    if result is not None:
+    columns = {key: Column.joined([block[key] for block in blocks]) for key in blocks[0]}
+    if result is None:
+        conventions = conventions_of(data) | {"rows": rows, "fingerprint": f"{seen:08x}"}
+        # The draws of all chains make log_evidence.
+        conventions |= {"num_samples": num_samples * num_chains, "method": METHODS["is"], "seed": seed}
+        conventions |= made_with(modules, "float32")
+    else:
         _check_is_of(result, rows, f"{seen:08x}")
-    columns = {key: joined([block[key] for block in blocks]) for key in blocks[0]}
-    said = {
-        **conventions_of(data),
-        "rows": rows,
-        "fingerprint": f"{seen:08x}",
-        "num_samples": num_samples * num_chains,  # those of all chains make log_evidence
-        "method": METHODS["is"],
-        "seed": seed,
-        **made_with(modules, "float32"),
-    }
-    if result is not None:
-        said = result.conventions
+        conventions = result.conventions
         columns |= {("sample_stats", name): Column(("datum",), getattr(result, name)) for name in FIELDS}
-    attributes = {"num_samples": num_samples, "conventions": json.dumps(said), "seed": seed}
-    return _assembled(datasets(columns, coords or {}, attributes))
+    attributes = {"num_samples": num_samples, "conventions": json.dumps(conventions), "seed": seed}
+    return _container(datasets(columns, coords or {}, attributes))
 
 
 def _check_size(columns: Columns, num_chains: int, times: float) -> None:
     """Refuse draws that would fill the memory, judged by those of one chain and block."""
-    size = 0.0
-    for dims, values in columns.values():
-        size += times * values.numel() * values.element_size() * (num_chains if "chain" in dims else 1)
+    size = sum(
+        times * values.nbytes * (num_chains if "chain" in dims else 1) for dims, values in columns.values()
+    )
     if size > LARGEST:
         raise ValueError(
             f"to_arviz: the draws would fill {size / 2**30:.0f} GiB: pass fewer rows, such as "
@@ -181,31 +158,31 @@ def _check_is_of(result: Evaluation, rows: int, seen: str) -> None:
 
 
 def statistics_of(result: Evaluation) -> Any:
-    """What a result alone can say: the sample_stats group, per datum. It holds no draws, so no posterior."""
-    return _assembled({"sample_stats": result.to_xarray()})
+    """The sample_stats group of a result, per datum: it has no draws, so there is no posterior."""
+    return _container({"sample_stats": result.to_xarray()})
 
 
 def to_elpd(result: Evaluation, *, relative_to: Evaluation | None = None) -> Any:
-    r"""Held-out log p(x) per datum as ArviZ's ELPDData, for ``arviz.compare``, its weights and its figures.
+    r"""Held-out log p(x) per datum as ArviZ's ELPDData, for ``arviz.compare`` and its figures.
 
     .. math:: \mathrm{elpd} = \sum_i \log \hat p(x_i), \qquad
         \mathrm{SE}^2 = n \operatorname{Var}_i \log \hat p(x_i)
 
-    It is no leave-one-out estimate, whatever ArviZ's tables call it: the model was trained on other data.
-    pareto_k is k-hat of the importance weights that log p(x) is of, p is nan. :func:`pyrovae.compare` keeps
-    the test set's error apart from that of the draws; this is for what ArviZ has besides, such as stacking.
+    This is no leave-one-out estimate, whatever ArviZ's tables call it: the model was trained on other data.
+    pareto_k is k-hat of the importance weights of log p(x), and p is nan. :func:`pyrovae.compare` separates
+    the error of the test set from that of the draws.
 
     Args:
-        result: What :func:`pyrovae.evaluate` returned.
-        relative_to: A result of the same data whose log p(x) is taken off each datum's. Differences and
-            stacking weights stay as they are. Below -700 nats a datum stacking needs it, since ArviZ takes
-            exp(log p(x)): give all models that are compared the same.
+        result: Result of :func:`pyrovae.evaluate`.
+        relative_to: Result of the same data whose log p(x) is subtracted from each datum's. Differences and
+            stacking weights do not change. Stacking takes exp(log p(x)), so below -700 nats a datum it needs
+            this, the same for all models.
 
     Returns:
         An ``arviz.ELPDData``.
 
     Warns:
-        UserWarning: A log p(x) whose exponential is nought.
+        UserWarning: The exponential of a log p(x) is zero.
 
     Raises:
         ValueError: ``relative_to`` is of other data or conventions.
@@ -231,12 +208,10 @@ def to_elpd(result: Evaluation, *, relative_to: Evaluation | None = None) -> Any
     if bool((values < SMALLEST_LOG).any()):
         warnings.warn(
             f"to_elpd: log p(x) is below {SMALLEST_LOG:g} nats, where the exp() of arviz.compare's stacking "
-            f"is nought and its weights are wrong: pass relative_to=, the same result for all models",
+            f"is zero and its weights are wrong: pass relative_to=, the same result for all models",
             stacklevel=2,
         )
-    about = {"units": "nat", "long_name": note, "conventions": json.dumps(result.conventions)}
-    pointwise = xarray.DataArray(values.numpy(), dims="datum", name="log_evidence", attrs=about)
-    khat = xarray.DataArray(result.khat.numpy(), dims="datum", name="khat")
+    attributes = {"units": "nat", "long_name": note, "conventions": json.dumps(result.conventions)}
     threshold = khat_threshold(result.num_samples)
     return _elpd(
         elpd=values.sum().item(),
@@ -245,36 +220,32 @@ def to_elpd(result: Evaluation, *, relative_to: Evaluation | None = None) -> Any
         n_samples=result.num_samples,
         n_data_points=len(values),
         warning=bool((result.khat > threshold).any()),
-        elpd_i=pointwise,
-        pareto_k=khat,
+        elpd_i=xarray.DataArray(values.numpy(), dims="datum", name="log_evidence", attrs=attributes),
+        pareto_k=xarray.DataArray(result.khat.numpy(), dims="datum", name="khat"),
         scale="log",
         good_k=threshold,
     )
 
 
 def write_netcdf(tree: Any, path: str | os.PathLike[str]) -> None:
-    """Write what :func:`to_arviz` returned, as NetCDF that both lines of ArviZ read."""
+    """Write the groups of :func:`to_arviz` as NetCDF that both lines of ArviZ read."""
     temporary = f"{os.fspath(path)}.part"
-    options = {"compress": False} if _is_old() else {}  # the large variables ask for it themselves
-    tree.to_netcdf(temporary, engine="h5netcdf", **options)  # 1.x brings no engine of its own
+    options = {"compress": False} if _is_old() else {}  # large variables have their own setting
+    tree.to_netcdf(temporary, engine="h5netcdf", **options)  # 1.x depends on no engine
     os.replace(temporary, path)
 
 
 def read_netcdf(path: str | os.PathLike[str]) -> Any:
-    """Read, into memory, a NetCDF file that either line of ArviZ wrote.
-
-    Returns:
-        An ``arviz.InferenceData`` with ArviZ 0.23, an ``xarray.DataTree`` with 1.x.
-    """
+    """Read a NetCDF file of either line of ArviZ into memory, as :func:`to_arviz` returns it."""
     import xarray
 
     with xarray.open_datatree(path, engine="h5netcdf") as tree:
         groups = {name: node.to_dataset(inherit=False).load() for name, node in tree.children.items()}
-    return _assembled(groups)
+    return _container(groups)
 
 
-def _assembled(groups: Mapping[str, xarray.Dataset]) -> Any:
-    """The groups in the container of the line that is installed."""
+def _container(groups: Mapping[str, xarray.Dataset]) -> Any:
+    """The groups in the container of the installed line."""
     if _is_old():
         import arviz
 
@@ -285,10 +256,10 @@ def _assembled(groups: Mapping[str, xarray.Dataset]) -> Any:
 
 
 def _elpd(**values: Any) -> Any:
-    """ELPDData of the line that is installed."""
+    """ELPDData of the installed line."""
     import arviz
 
-    if _is_old():  # it looks for "elpd_loo" in the first place, and for no other
+    if _is_old():  # it knows the names of leave-one-out alone
         names = {"elpd": "elpd_loo", "p": "p_loo", "elpd_i": "loo_i"}
         return arviz.stats.ELPDData(
             [*values.values(), HELD_OUT], [*(names.get(name, name) for name in values), "note"]
@@ -299,7 +270,7 @@ def _elpd(**values: Any) -> Any:
 
 
 def _is_old() -> bool:
-    """Whether ArviZ is of the line 0.23; 1.x has the old names still, for its hints."""
+    """Whether ArviZ is of the line 0.23: the version tells, since 1.x keeps the old names for its hints."""
     import arviz
 
     return arviz.__version__.startswith("0.")

@@ -1,4 +1,4 @@
-"""Draws and weights as labelled arrays: a Dataset of each group of ArviZ's schema, with units."""
+"""Draws and weights as labelled arrays with units, in the groups of ArviZ's schema."""
 
 from __future__ import annotations
 
@@ -17,63 +17,63 @@ from pyrovae.evaluation.weights import ess, pareto_khat
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["Column", "Columns", "columns_of", "datasets", "joined"]
+__all__ = ["Column", "Columns", "columns_of", "datasets"]
 
 GROUPS = {
     "posterior": ("latents", "draws of p(z | x)", "1"),
     "posterior_predictive": ("predictive", "draws of p(x | z)", "1"),
     "log_likelihood": ("log_likelihood", "log p(x | z)", "nat"),
 }
-"""Groups that have chains and draws: the field of Resampled, what it is, and its unit."""
+"""Groups with chains and draws: the field of Resampled, its description and its unit."""
 
 STATISTICS = {
     "log_weight": ("log p(x, z) - log q(z | x) of the guide's draws", "nat"),
-    "resampling_khat": ("k-hat of the weights that this chain's draws were taken by", "1"),
-    "resampling_ess": ("effective draws that this chain's draws were taken of", "draws"),
+    "resampling_khat": ("k-hat of the weights by which this chain was resampled", "1"),
+    "resampling_ess": ("effective number of the draws from which this chain was resampled", "draws"),
     **FIELDS,
 }
 OTHERS = {"observed_data": ("data", "1"), "constant_data": ("argument of model and guide", "1")}
 
 NOTES = {
     "posterior": (
-        "sampling-importance-resampling: for each datum and chain, draws of the guide taken again, with "
-        "replacement, by the odds of their Pareto-smoothed weights; of p(z | x) where resampling_khat and "
-        "resampling_ess are good, and the same few over and over where they are not"
+        "sampling-importance-resampling: for each datum and chain, draws of the guide, resampled with "
+        "replacement by their Pareto-smoothed weights; from p(z | x) where resampling_khat and "
+        "resampling_ess are good, a few repeated draws where they are not"
     ),
     "log_likelihood": (
-        "at draws of p(z | x), which know x: arviz.loo of it is the harmonic mean estimate of log p(x) "
-        "and not to be believed; log p(x) is log_evidence in sample_stats"
+        "at draws of p(z | x), which depend on x: arviz.loo of it is the unreliable harmonic mean estimate; "
+        "log p(x) is log_evidence in sample_stats"
     ),
 }
 
 WORTH_PACKING = 2**16
-"""Bytes above which a variable is compressed in files: each that is costs some thousand."""
+"""Bytes above which a variable is compressed in files: compression itself takes some thousand."""
 
 
 class Column(NamedTuple):
-    """Values, and the names of their dims."""
+    """A variable: the names of its dims, and its values."""
 
     dims: tuple[str, ...]
     values: Tensor
 
+    @staticmethod
+    def joined(parts: list[Column]) -> Column:
+        """Blocks of data, one after the other."""
+        dims = parts[0].dims
+        return Column(dims, torch.cat([part.values for part in parts], dims.index("datum")))
+
 
 Columns = dict[tuple[str, str], Column]
-"""By group and variable."""
+"""Variables by group and name."""
 
 
 def columns_of(
     chains: list[Resampled], block: tuple[Tensor, ...], rows: int, names: Mapping[str, Sequence[str]]
 ) -> Columns:
-    """What a block of data adds to each variable of each group.
-
-    Args:
-        chains: What each chain drew.
-        block: Arguments of the programs.
-        rows: How many of its rows count; others fill it up.
-        names: By site, names of the dims of one value.
+    """The variables of a block of data, of which the first ``rows`` rows count.
 
     Raises:
-        ValueError: Names that are not as many as the dims.
+        ValueError: ``names`` of the dims of a site's value are not as many as its dims.
     """
     found: Columns = {}
     for group, (field, _, _) in GROUPS.items():
@@ -83,9 +83,8 @@ def columns_of(
             found[group, name] = Column(dims + _event_dims(name, values.dim() - len(dims), names), values)
     for name, (values, plates) in chains[0].observed.items():
         dims = ("datum", *plates)
-        found["observed_data", name] = Column(
-            dims + _event_dims(name, values.dim() - 1 - len(dims), names), values[0]
-        )
+        event = _event_dims(name, values.dim() - 1 - len(dims), names)
+        found["observed_data", name] = Column(dims + event, values[0])
     data = [values[0] for values, _ in chains[0].observed.values()]
     for place, argument in enumerate(block):
         if not any(argument.shape == values.shape and torch.equal(argument, values) for values in data):
@@ -97,8 +96,8 @@ def columns_of(
     for name, reduction in (("resampling_khat", pareto_khat), ("resampling_ess", ess)):
         values = torch.stack([reduction(chain.log_weights) for chain in chains])
         found["sample_stats", name] = Column(("chain", "datum"), values)
-    tally = Moments.of(((chain.log_weights, chain.log_ratio) for chain in chains), weights[..., 0].numel())
-    found |= {("sample_stats", name): Column(("datum",), each) for name, each in tally.columns().items()}
+    moments = Moments.of(((chain.log_weights, chain.log_ratio) for chain in chains), weights[..., 0].numel())
+    found |= {("sample_stats", name): Column(("datum",), each) for name, each in moments.columns().items()}
     return {
         key: Column(dims, values.narrow(dims.index("datum"), 0, rows).cpu())
         for key, (dims, values) in found.items()
@@ -114,19 +113,13 @@ def _event_dims(site: str, count: int, names: Mapping[str, Sequence[str]]) -> tu
     return tuple(given)
 
 
-def joined(parts: list[Column]) -> Column:
-    """Blocks of data, one after the other."""
-    dims = parts[0].dims
-    return Column(dims, torch.cat([part.values for part in parts], dims.index("datum")))
-
-
 def datasets(
     columns: Columns, coords: Mapping[str, Sequence[Any]], attributes: Mapping[str, Any]
 ) -> dict[str, xarray.Dataset]:
     """A Dataset of each group, with labels, units and attributes.
 
     Raises:
-        ValueError: Labels of a dim that there is not.
+        ValueError: ``coords`` names an unknown dim.
     """
     import xarray
 
@@ -140,19 +133,19 @@ def datasets(
         for (of, name), (dims, values) in columns.items():
             if of != group:
                 continue
-            what, unit = _described(group, name)
+            description, unit = _described(group, name)
             array = (values.float() if values.dtype in (torch.bfloat16, torch.half) else values).numpy()
             packed = {"zlib": True} if array.nbytes > WORTH_PACKING else {}
-            variables[name] = (dims, array, {"long_name": what, "units": unit}, packed)
+            variables[name] = (dims, array, {"long_name": description, "units": unit}, packed)
             labels |= {dim: coords.get(dim, range(n)) for dim, n in zip(dims, array.shape, strict=True)}
-        said = {"inference_library": "pyrovae", "inference_library_version": __version__, **attributes}
-        said |= {"note": NOTES[group]} if group in NOTES else {}
-        groups[group] = xarray.Dataset(variables, labels, said)
+        made = {"inference_library": "pyrovae", "inference_library_version": __version__}
+        note = {"note": NOTES[group]} if group in NOTES else {}
+        groups[group] = xarray.Dataset(variables, labels, {**made, **attributes, **note})
     return groups
 
 
 def _described(group: str, name: str) -> tuple[str, str]:
-    """What a variable is, and its unit; that of latents and of data is their own."""
+    """Description and unit of a variable."""
     if group == "sample_stats":
         return STATISTICS[name]
     return GROUPS[group][1:] if group in GROUPS else OTHERS[group]

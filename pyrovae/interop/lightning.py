@@ -1,6 +1,6 @@
-"""A pair of programs for Lightning: fit's loss as a LightningModule, and checkpoints by our own writer.
+"""A pair of programs for Lightning: a LightningModule with fit's loss, and checkpoints that pv.load reads.
 
-Lightning takes seconds to import, and is an extra: nothing here imports it before it is used.
+Lightning is an extra and takes seconds to import, so that its base classes are looked up at the first use.
 """
 
 from __future__ import annotations
@@ -40,31 +40,31 @@ def lightning_module(
     scheduler: MakeScheduler | None = None,
     example: Tensor | tuple[Tensor, ...] | None = None,
 ) -> Any:
-    """The training of a pair as a ``lightning.LightningModule``, for those who live there.
+    """The training of a pair as a ``lightning.LightningModule``.
 
-    Each step has the loss of :func:`pyrovae.fit`, a sum over the batch, and its gradient; logged are, per
-    datum, ``loss``, ``elbo``, ``reconstruction`` and ``kl``, and of validation data ``validation_elbo`` and
-    its parts, as :class:`pyrovae.History` has them. Noise and order are Lightning's:
-    ``lightning.seed_everything`` fixes them, and a training that goes on does so from an epoch's start. What
-    only ``fit`` has: noise keyed by the place in the data, compiled steps, resuming to the bit, rollback.
+    Each step has the loss of :func:`pyrovae.fit`, a sum over the batch, and logs per datum ``loss``,
+    ``elbo``, ``reconstruction`` and ``kl``, and ``validation_elbo`` and so on for validation data, as
+    :class:`pyrovae.History` has them. Noise and order are Lightning's: ``lightning.seed_everything`` fixes
+    them, and training resumes at the start of an epoch. Compiled steps, exact resuming and rollback are
+    ``fit``'s alone.
 
     Args:
         model: Pyro program of p(x, z).
         guide: Pyro program of q(z | x).
-        loss: A Pyro ELBO; ``Trace_ELBO()`` if not given.
-        optimizer: A torch optimiser that holds every parameter, or a function that makes one of the list of
-            parameters; fused ``Adam`` with learning rate 1e-3 if not given.
-        scheduler: A function that makes one of torch's learning-rate schedulers of the optimiser; it steps
-            after each epoch.
+        loss: A Pyro ELBO; by default ``Trace_ELBO()``.
+        optimizer: A torch optimiser of all parameters, or a function that makes one from the list of
+            parameters; by default fused ``Adam`` with learning rate 1e-3.
+        scheduler: A function that makes a learning-rate scheduler of torch from the optimiser; it steps after
+            each epoch.
         example: A few rows of data, for programs that make their parameters when they first run.
 
     Returns:
-        The module; batches are tensors, or tuples of them, the arguments of the programs.
+        The module. Its batches are tensors, or tuples of them: the arguments of the programs.
 
     Raises:
         ImportError: Lightning is not installed.
-        ValueError: No trainable parameter.
-        TypeError: A loss that gives no value to differentiate.
+        ValueError: There is no trainable parameter.
+        TypeError: The loss has no value to differentiate.
 
     Example:
         >>> import pyrovae as pv
@@ -80,14 +80,13 @@ def lightning_module(
 
 
 def lightning_checkpoints(module: Any) -> Any:
-    """A CheckpointIO plugin: Lightning's checkpoints are folders that :func:`pyrovae.load` reads.
+    """A CheckpointIO plugin whose checkpoints are folders that :func:`pyrovae.load` reads.
 
-    ``pv.load(path, vae)`` of such a folder gives a model built the same way its weights; Lightning's own
-    ``ckpt_path`` goes on with the training. Files are complete or not there, carry their SHA-256, and hold no
-    pickle, so that to read one runs no code.
+    ``pv.load(path, vae)`` loads the weights into a model built the same way; Lightning's ``ckpt_path``
+    resumes the training. Files are complete or absent, carry their SHA-256, and hold no pickle.
 
     Args:
-        module: That of :func:`lightning_module` which is trained.
+        module: The module of :func:`lightning_module` that is trained.
 
     Returns:
         The plugin, for ``lightning.Trainer(plugins=[...])``.
@@ -131,8 +130,8 @@ class _Steps:
                 "data, if they are made at the first run"
             )
         if hasattr(loss, "clock"):
-            loss.clock = Clock()  # the look for parameters was no step
-        self.makes = optimizer, scheduler
+            loss.clock = Clock()  # finding the parameters was no step
+        self.optimizer, self.scheduler = optimizer, scheduler
 
     def training_step(self, batch: Any, index: int) -> Tensor:
         with plain_errors(f"epoch {self.current_epoch}, batch {index}"):
@@ -152,10 +151,9 @@ class _Steps:
             objective.clock = objective.clock._replace(epoch=self.current_epoch)
 
     def configure_optimizers(self) -> Any:
-        optimizer, scheduler = self.makes
-        made = make_optimizer(optimizer, self.trained, self.meter)
-        schedule = make_scheduler(scheduler, made)
-        return made if schedule is None else {"optimizer": made, "lr_scheduler": schedule}
+        optimizer = make_optimizer(self.optimizer, self.trained, self.meter)
+        scheduler = make_scheduler(self.scheduler, optimizer)
+        return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if hasattr(self.meter.objective, "clock"):
@@ -166,13 +164,13 @@ class _Steps:
             self.meter.objective.clock = Clock(*checkpoint["pyrovae_clock"])
 
     def weights(self) -> dict[str, Tensor]:
-        """All that the programs compute with, by the names that checkpoints have."""
+        """Parameters and buffers of the programs, by their names in checkpoints."""
         return of_programs(self.meter.model.program, self.meter.guide.program, self.trained)
 
     def _log(self, sums: Tensor, batch: Any, names: tuple[str, ...]) -> None:
         rows = len(_arguments(batch)[0])
         means = dict(zip(names, (sums / rows).unbind(), strict=True))
-        # Averages over an epoch are weighted by the rows: per datum, as fit's, and of all processes alike.
+        # Averages over an epoch and over processes are weighted by the rows: per datum, as fit's are.
         self.log_dict(means, batch_size=rows, on_step=False, on_epoch=True, sync_dist=True)
 
 

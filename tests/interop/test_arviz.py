@@ -276,9 +276,9 @@ def test_errors_say_what_to_do(monkeypatch):
     # Of 4 chains and 100 data: 2 draws of 2 + 4 + 1 numbers, 30 weights, 2 + 11 / 4 statistics, 8 bytes each.
     size = 8 * 100 * (4 * (2 * 7 + 30 + 2) + 11) + 8 * 100 * 4
     data = oracle.sample(100)
-    monkeypatch.setattr(pv.interop, "LARGEST", size + 100)
+    monkeypatch.setattr("pyrovae.interop.arviz.LARGEST", size + 100)
     call(data=data)
-    monkeypatch.setattr(pv.interop, "LARGEST", size - 100)
+    monkeypatch.setattr("pyrovae.interop.arviz.LARGEST", size - 100)
     with pytest.raises(ValueError, match="fill 0 GiB: pass fewer rows"):
         call(data=data)
 
