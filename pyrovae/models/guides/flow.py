@@ -31,8 +31,8 @@ class Flow(NetGuide):
 
     Example:
         >>> import torch
-        >>> from pyrovae import flows, networks
-        >>> q = Flow(networks.MLP(784, 32), flows.IAF(16, context=32))(torch.rand(8, 784))
+        >>> from pyrovae import flows
+        >>> q = Flow(nn.Linear(784, 32), flows.IAF(16, context=32))(torch.rand(8, 784))
         >>> q.batch_shape, q.event_shape
         (torch.Size([8]), torch.Size([16]))
     """

@@ -59,8 +59,7 @@ class LowRankNormal(NetGuide):
         arXiv:1701.03208
 
     Example:
-        >>> from pyrovae import networks
-        >>> q = LowRankNormal(networks.MLP(784, 4 * 16), 16, rank=2)(torch.rand(32, 784))
+        >>> q = LowRankNormal(nn.Linear(784, 4 * 16), 16, rank=2)(torch.rand(32, 784))
         >>> q.batch_shape, q.event_shape
         (torch.Size([32]), torch.Size([16]))
     """
@@ -101,8 +100,7 @@ class FullRankNormal(NetGuide):
         arXiv:1906.02691
 
     Example:
-        >>> from pyrovae import networks
-        >>> q = FullRankNormal(networks.MLP(784, 8 + 6), 4)(torch.rand(32, 784))
+        >>> q = FullRankNormal(nn.Linear(784, 8 + 6), 4)(torch.rand(32, 784))
         >>> q.batch_shape, q.event_shape
         (torch.Size([32]), torch.Size([4]))
     """
@@ -148,8 +146,7 @@ class GaussianMixture(NetGuide):
         arXiv:1806.01856
 
     Example:
-        >>> from pyrovae import networks
-        >>> q = GaussianMixture(networks.MLP(784, 3 * 9), 4, components=3)(torch.rand(32, 784))
+        >>> q = GaussianMixture(nn.Linear(784, 3 * 9), 4, components=3)(torch.rand(32, 784))
         >>> q.batch_shape, q.event_shape
         (torch.Size([32]), torch.Size([4]))
     """
@@ -188,8 +185,7 @@ class Delta(NetGuide):
         Ghosh et al., From Variational to Deterministic Autoencoders, 2020. arXiv:1903.12436
 
     Example:
-        >>> from pyrovae import networks
-        >>> Delta(networks.MLP(784, 16))(torch.rand(32, 784)).event_shape
+        >>> Delta(nn.Linear(784, 16))(torch.rand(32, 784)).event_shape
         torch.Size([16])
     """
 

@@ -51,9 +51,9 @@ class Refined(nn.Module):
 
     Example:
         >>> import pyrovae as pv
-        >>> from pyrovae import guides, likelihoods, networks, priors
-        >>> q = guides.Normal(networks.MLP(9, 4))
-        >>> vae = pv.VAE(priors.StandardNormal(2), likelihoods.Bernoulli(networks.MLP(2, 9)), q)
+        >>> from pyrovae import guides, likelihoods, priors
+        >>> q = guides.Normal(nn.Linear(9, 4))
+        >>> vae = pv.VAE(priors.StandardNormal(2), likelihoods.Bernoulli(nn.Linear(2, 9)), q)
         >>> vae.guide = Refined(q, vae.model, steps=5)
         >>> vae.encode(torch.eye(9)).batch_shape
         torch.Size([9])

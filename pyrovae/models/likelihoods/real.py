@@ -76,8 +76,7 @@ class Normal(_LocScale):
 
     Example:
         >>> import torch
-        >>> from pyrovae import networks
-        >>> p = Normal(networks.MLP(2, 8), scale=0.1, learn_scale=True)(torch.randn(5, 2))
+        >>> p = Normal(nn.Linear(2, 8), scale=0.1, learn_scale=True)(torch.randn(5, 2))
         >>> p.batch_shape, p.event_shape
         (torch.Size([5]), torch.Size([8]))
     """
@@ -104,8 +103,7 @@ class Laplace(_LocScale):
 
     Example:
         >>> import torch
-        >>> from pyrovae import networks
-        >>> Laplace(networks.MLP(2, 8), scale=0.1)(torch.randn(5, 2)).event_shape
+        >>> Laplace(nn.Linear(2, 8), scale=0.1)(torch.randn(5, 2)).event_shape
         torch.Size([8])
     """
 
@@ -135,8 +133,7 @@ class StudentT(_LocScale):
 
     Example:
         >>> import torch
-        >>> from pyrovae import networks
-        >>> StudentT(networks.MLP(2, 16), df=3)(torch.randn(5, 2)).event_shape
+        >>> StudentT(nn.Linear(2, 16), df=3)(torch.randn(5, 2)).event_shape
         torch.Size([8])
     """
 
