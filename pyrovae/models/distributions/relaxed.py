@@ -63,9 +63,6 @@ class RelaxedOneHots(TorchDistribution):
         logits: ``[*batch, d, K]``, up to a constant for each variable.
         temperature: tau.
 
-    References:
-        Maddison et al., The Concrete Distribution, 2017. arXiv:1611.00712
-
     Example:
         >>> z = RelaxedOneHots(torch.zeros(5, 2, 3), 0.5).rsample()
         >>> z.shape, torch.allclose(z.sum(-1), torch.tensor(2.0))

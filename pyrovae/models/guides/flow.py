@@ -32,9 +32,8 @@ class Flow(NetGuide):
     Example:
         >>> import torch
         >>> from pyrovae import flows
-        >>> q = Flow(nn.Linear(784, 32), flows.IAF(16, context=32))(torch.rand(8, 784))
-        >>> q.batch_shape, q.event_shape
-        (torch.Size([8]), torch.Size([16]))
+        >>> Flow(nn.Linear(784, 32), flows.IAF(16, context=32))(torch.rand(8, 784)).event_shape
+        torch.Size([16])
     """
 
     def __init__(self, net: nn.Module, flow: nn.Module | Callable[[Tensor], Distribution]) -> None:

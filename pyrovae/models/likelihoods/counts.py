@@ -116,8 +116,7 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
         doi:10.1038/s41592-018-0229-2
 
     Example:
-        >>> likelihood = ZeroInflatedNegativeBinomial(nn.Linear(2, 2 * 8), features=8)
-        >>> likelihood(torch.randn(5, 2)).event_shape
+        >>> ZeroInflatedNegativeBinomial(nn.Linear(2, 2 * 8), features=8)(torch.randn(5, 2)).event_shape
         torch.Size([8])
     """
 
@@ -149,8 +148,7 @@ class Multinomial(NetLikelihood):
         et al., Variational Autoencoders for Collaborative Filtering, 2018. arXiv:1802.05814
 
     Example:
-        >>> p = Multinomial(nn.Linear(2, 1000), total_count=50)(torch.randn(5, 2))
-        >>> p.sample().sum(-1)
+        >>> Multinomial(nn.Linear(2, 1000), total_count=50)(torch.randn(5, 2)).sample().sum(-1)
         tensor([50., 50., 50., 50., 50.])
     """
 

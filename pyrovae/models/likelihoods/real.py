@@ -95,9 +95,6 @@ class Laplace(_LocScale):
         scale: b, a positive number or ``[D]``.
         learn_scale: Whether the scale is learned, starting at ``scale``.
 
-    Raises:
-        ValueError: The scale is not positive; ``learn_scale`` without a scale.
-
     References:
         Koenker and Bassett, Regression Quantiles, 1978, for the median. doi:10.2307/1913643
 
@@ -119,12 +116,9 @@ class StudentT(_LocScale):
 
     Args:
         net: Maps ``[..., dim]`` to loc, or to loc and twice the log of the scale, as for :class:`Normal`.
-        df: Degrees of freedom, nu.
+        df: Degrees of freedom, nu, a positive number.
         scale: s, a positive number or ``[D]``.
         learn_scale: Whether the scale is learned, starting at ``scale``.
-
-    Raises:
-        ValueError: ``df`` or the scale is not positive; ``learn_scale`` without a scale.
 
     References:
         Takahashi et al., Student-t Variational Autoencoder for Robust Density Estimation, 2018,

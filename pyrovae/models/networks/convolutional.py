@@ -27,8 +27,6 @@ Activation = Callable[[], nn.Module]
 class ConvEncoder(nn.Module):
     r"""Convolutions that halve an image, then a linear layer.
 
-    The input is ``[..., C * H * W]``, flattened images; the output is ``[..., out_features]``.
-
     Args:
         shape: Shape of an image, ``(C, H, W)`` or ``(H, W)``; any size.
         out_features: Width of the output, which is linear.
@@ -140,9 +138,7 @@ class ResidualEncoder(ConvEncoder):
     .. math:: h \leftarrow h + W_2 * a(W_1 * a(h))
 
     Args:
-        shape: Shape of an image, ``(C, H, W)`` or ``(H, W)``; any size.
-        out_features: Width of the output, which is linear.
-        channels: Channels after each halving of the image.
+        shape, out_features, channels: The arguments of :class:`ConvEncoder`.
         blocks: Residual blocks at each resolution, at least 1 and by default 1.
         activation: Makes the nonlinearity a.
 
@@ -164,10 +160,7 @@ class ResidualDecoder(ConvDecoder):
     .. math:: h \leftarrow h + W_2 * a(W_1 * a(h))
 
     Args:
-        in_features: Width of the input.
-        shape: Shape of an image, ``(C, H, W)`` or ``(H, W)``; any size.
-        channels: Channels before each doubling of the image, coarsest first.
-        parameters: Parameters of the likelihood for each value of the image.
+        in_features, shape, channels, parameters: The arguments of :class:`ConvDecoder`.
         blocks: Residual blocks at each resolution but the finest, at least 1 and by default 1.
         activation: Makes the nonlinearity a.
 

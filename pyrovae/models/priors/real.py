@@ -11,19 +11,13 @@ from torch import Tensor, nn
 
 from pyrovae.core.checks import check_count, check_positive
 from pyrovae.models import distributions
-from pyrovae.models.base import Scale, loc_and_scale, register_value
+from pyrovae.models.base import NetPart, Scale, loc_and_scale, register_value
 
 __all__ = ["ConditionalNormal", "Laplace", "Normal", "StandardNormal", "StudentT"]
 
 
 class _Independent(nn.Module):
-    """Independent variables of one family, whose parameters are fixed numbers.
-
-    Args:
-        dim: Width of z.
-        family: Makes the distribution of the variables, given each parameter as ``[dim]``.
-        parameters: The parameters by name, in the order in which the family takes them.
-    """
+    """Independent variables of one family, whose parameters, in the family's order, are fixed numbers."""
 
     def __init__(self, dim: int, family: Callable[..., Any], **parameters: float) -> None:
         super().__init__()
@@ -142,7 +136,7 @@ class StudentT(_Independent):
         super().__init__(dim, distributions.StudentT, df=df, loc=0.0, scale=scale)
 
 
-class ConditionalNormal(nn.Module):
+class ConditionalNormal(NetPart):
     r"""A normal whose loc and scale a network computes from a condition y, such as a class.
 
     .. math:: p(z \mid y) = \mathcal N(z; \mu(y), \operatorname{diag} \sigma^2(y)), \qquad
@@ -156,16 +150,11 @@ class ConditionalNormal(nn.Module):
         Models, 2015.
 
     Example:
-        >>> p = ConditionalNormal(nn.Linear(10, 2 * 16))(torch.eye(10))
-        >>> p.batch_shape, p.event_shape
-        (torch.Size([10]), torch.Size([16]))
+        >>> ConditionalNormal(nn.Linear(10, 2 * 16))(torch.eye(10)).batch_shape
+        torch.Size([10])
     """
 
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, y: Tensor) -> dist.TorchDistribution:
-        """p(z | y): batch shape ``[...]``, event shape ``[dim]``."""
-        loc, scale = loc_and_scale("priors.ConditionalNormal", self.net(y))
+    def given(self, parameters: Tensor) -> dist.TorchDistribution:
+        """The normal whose loc and log variance are ``parameters``, an output of the network."""
+        loc, scale = loc_and_scale("priors.ConditionalNormal", parameters)
         return dist.Normal(loc, scale, validate_args=False).to_event(1)
