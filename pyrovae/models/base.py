@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from pyrovae.core.checks import check_positive
 __all__ = [
     "NetGuide",
     "NetLikelihood",
+    "NetPart",
     "Part",
     "ProgramModule",
     "Scale",
@@ -31,63 +31,42 @@ __all__ = [
 ]
 
 
-class NetGuide(nn.Module):
-    """A guide q(z | x) whose parameters are the output of a network.
-
-    Args:
-        net: Maps ``[..., *event]`` to ``[..., net_width(dim)]``.
-    """
+class NetPart(nn.Module):
+    """A distribution whose parameters are the output of a network."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
 
-    @staticmethod
-    def net_width(dim: int) -> int:
-        """Width of the network's output for ``dim`` latents."""
-        return dim
-
-    def forward(self, x: Tensor) -> Distribution:
-        """q(z | x): batch shape ``[...]``, event shape ``[dim]``."""
-        return self.given(self.net(x))
+    def forward(self, inputs: Tensor) -> Distribution:
+        """The distribution given the network's inputs; it has their leading dims as its batch shape."""
+        return self.given(self.net(inputs))
 
     def given(self, parameters: Tensor) -> Distribution:
         """The distribution whose parameters are ``parameters``, an output of the network."""
         raise NotImplementedError
 
 
-class NetLikelihood(nn.Module):
-    """A likelihood p(x | z) whose parameters are the output of a network.
+class NetGuide(NetPart):
+    """A guide q(z | x) of a network, which maps ``[..., *event]`` to ``[..., net_width(dim)]``."""
 
-    Args:
-        net: Maps ``[..., dim]`` to ``[..., net_width(features)]``.
-    """
+    @staticmethod
+    def net_width(dim: int) -> int:
+        """Width of the network's output for ``dim`` latents."""
+        return dim
 
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
+
+class NetLikelihood(NetPart):
+    """A likelihood p(x | z) of a network, which maps ``[..., dim]`` to ``[..., net_width(features)]``."""
 
     @staticmethod
     def net_width(features: int) -> int:
         """Width of the network's output for ``features`` features of x."""
         return features
 
-    def forward(self, z: Tensor) -> dist.TorchDistribution:
-        """p(x | z): batch shape ``[...]``, event shape ``[features]``."""
-        return self.given(self.net(z))
-
-    def given(self, parameters: Tensor) -> dist.TorchDistribution:
-        """The distribution whose parameters are ``parameters``, an output of the network."""
-        raise NotImplementedError
-
 
 def blocks(owner: str, parameters: Tensor, *names: str) -> tuple[Tensor, ...]:
-    """Cut ``[..., k * width]`` into k consecutive blocks of the same width; errors name the owner.
-
-    Example:
-        >>> [block.shape for block in blocks("guides.Normal", torch.zeros(5, 8), "loc", "log variance")]
-        [torch.Size([5, 4]), torch.Size([5, 4])]
-    """
+    """Cut ``[..., k * width]`` into k consecutive blocks of the same width; errors name the owner."""
     width = parameters.shape[-1]
     if width % len(names):
         kind = "an even width" if len(names) == 2 else f"a multiple of {len(names)}"
@@ -96,12 +75,7 @@ def blocks(owner: str, parameters: Tensor, *names: str) -> tuple[Tensor, ...]:
 
 
 def cut(owner: str, parameters: Tensor, **widths: int) -> tuple[Tensor, ...]:
-    """Cut ``[..., sum of widths]`` into consecutive blocks of these widths; errors name the owner.
-
-    Example:
-        >>> [part.shape for part in cut("guides.LowRankNormal", torch.zeros(5, 8), loc=2, factor=6)]
-        [torch.Size([5, 2]), torch.Size([5, 6])]
-    """
+    """Cut ``[..., sum of widths]`` into consecutive blocks of these widths; errors name the owner."""
     if parameters.shape[-1] != sum(widths.values()):
         wanted = " + ".join(f"{width} of {name.replace('_', ' ')}" for name, width in widths.items())
         raise ValueError(
@@ -153,13 +127,7 @@ def register_value(
 
 
 class Scale(nn.Module):
-    """A positive scale that no network computes: fixed or learned, ``[]`` or ``[dim]``.
-
-    Args:
-        owner: The part that has the scale, for errors.
-        value: The scale, or its start if it is learned.
-        learn: Whether the scale is a parameter.
-    """
+    """A positive scale, ``[]`` or ``[dim]``, fixed or learned; errors name the owner."""
 
     log_value: Tensor
 
@@ -181,10 +149,7 @@ _serial = itertools.count()
 def as_module(part: Part) -> nn.Module:
     """The part as a module: a module is returned as it is, a function or a Distribution is wrapped.
 
-    For ``vae.guide``, which is a Pyro program, the part is ``vae.guide.part``.
-
-    Raises:
-        TypeError: The part is no module, function or Distribution.
+    For ``vae.guide``, which is a Pyro program, the part is ``vae.guide.part``. Others are a TypeError.
 
     Example:
         >>> import torch

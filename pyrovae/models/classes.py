@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
@@ -43,11 +42,9 @@ def conditional(prior: Part, likelihood: Part, guide: Part) -> Pair:
 
     Example:
         >>> from pyrovae import guides, likelihoods, networks, priors
-        >>> pair = conditional(
-        ...     priors.ConditionalNormal(networks.MLP(10, 2 * 4)),
-        ...     likelihoods.Bernoulli(networks.MLP(4 + 10, 9)),
-        ...     guides.Normal(networks.MLP(9 + 10, 2 * 4)),
-        ... )
+        >>> prior = priors.ConditionalNormal(networks.MLP(10, 2 * 4))
+        >>> likelihood = likelihoods.Bernoulli(networks.MLP(4 + 10, 9))
+        >>> pair = conditional(prior, likelihood, guides.Normal(networks.MLP(9 + 10, 2 * 4)))
         >>> pair.sample(y=torch.eye(10)).shape
         torch.Size([10, 9])
     """
@@ -134,13 +131,9 @@ def semi_supervised(
 
     Example:
         >>> from pyrovae import guides, likelihoods, networks, priors
-        >>> pair = semi_supervised(
-        ...     priors.StandardNormal(4),
-        ...     likelihoods.Bernoulli(networks.MLP(4 + 10, 9)),
-        ...     guides.Normal(networks.MLP(9 + 10, 2 * 4)),
-        ...     networks.MLP(9, 10),
-        ...     num_classes=10,
-        ... )
+        >>> likelihood = likelihoods.Bernoulli(networks.MLP(4 + 10, 9))
+        >>> guide, classifier = guides.Normal(networks.MLP(9 + 10, 2 * 4)), networks.MLP(9, 10)
+        >>> pair = semi_supervised(priors.StandardNormal(4), likelihood, guide, classifier, num_classes=10)
         >>> pair.sample(5).shape
         torch.Size([5, 9])
     """
@@ -170,12 +163,10 @@ def _m2_model(
 
 
 def _teach_classifier(parts: Any, plate: Any, x: Tensor, y: Tensor) -> None:
-    logits, known = parts.classifier(x), y >= 0
-    loss_only: Any = {"loss_only": True}
+    logits, loss_only = parts.classifier(x), {"loss_only": True}
     q = dist.OneHotCategorical(logits=logits, validate_args=False)
-    truth = _one_hot(y, logits)
-    with plate, poutine.scale(scale=parts.alpha), MaskMessenger(mask=known):  # type: ignore[arg-type]
-        pyro.sample("classifier", q, obs=truth, infer=loss_only)
+    with poutine.scale(scale=parts.alpha), MaskMessenger(mask=y >= 0):  # type: ignore[arg-type]
+        draw(plate, "classifier", q, obs=_one_hot(y, logits), infer=loss_only)
 
 
 def _one_hot(y: Tensor, like: Tensor) -> Tensor:
@@ -231,12 +222,8 @@ def gaussian_mixture(prior: GaussianMixture, likelihood: Part, guide: Part) -> P
 
     Example:
         >>> from pyrovae import guides, likelihoods, networks, priors
-        >>> pair = gaussian_mixture(
-        ...     priors.GaussianMixture(4, 10),
-        ...     likelihoods.Bernoulli(networks.MLP(4, 9)),
-        ...     guides.Normal(networks.MLP(9, 2 * 4)),
-        ... )
-        >>> pair.sample(5).shape
+        >>> likelihood, guide = likelihoods.Bernoulli(networks.MLP(4, 9)), guides.Normal(networks.MLP(9, 8))
+        >>> gaussian_mixture(priors.GaussianMixture(4, 10), likelihood, guide).sample(5).shape
         torch.Size([5, 9])
     """
     if not isinstance(prior, GaussianMixture):

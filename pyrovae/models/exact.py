@@ -56,8 +56,7 @@ class LinearGaussian:
         self.weight = weight
         self.mean = weight.new_zeros(features) if mean is None else mean
         self.noise = torch.as_tensor(noise, dtype=weight.dtype, device=weight.device).expand(features)
-        self.shift = shift
-        self.widen = widen
+        self.shift, self.widen = shift, widen
         scaled = (weight.T / self.noise) @ weight
         identity = torch.eye(latents, dtype=weight.dtype, device=weight.device)
         self.posterior_covariance = torch.linalg.inv(identity + scaled)
@@ -130,10 +129,8 @@ class Quadrature:
     ) -> None:
         if latents not in (1, 2):
             raise ValueError(f"Quadrature: latents must be 1 or 2, got {latents}")
-        self.likelihood = likelihood
-        self.latents = latents
-        self.limit = limit
-        self.points = points
+        self.likelihood, self.latents = likelihood, latents
+        self.limit, self.points = limit, points
 
     def model(self, x: Tensor | None = None, *, size: int | None = None) -> Tensor:
         """p(z) p(x | z), for data ``[batch, *event]`` or a number of rows to generate."""

@@ -12,17 +12,17 @@ __all__ = ["IAF"]
 
 
 def IAF(features: int, context: int = 0, **keywords: Any) -> Any:  # noqa: N802 (a flow, named as zuko's are)
-    r"""Inverse autoregressive flow: zuko's MAF run the other way, so that a draw takes one pass.
+    r"""Inverse autoregressive flow: the inverse of zuko's MAF, so that a draw takes one pass.
 
     .. math:: z_i = s_i(\epsilon_{<i}) \, \epsilon_i + m_i(\epsilon_{<i}), \qquad
         \epsilon \sim \mathcal N(0, I)
 
-    The density of its own draws is free; that of other values takes a pass for each feature.
+    The density of a draw costs nothing more; that of another value takes a pass for each feature.
 
     Args:
         features: Width of z.
         context: Width of the context; 0 for none.
-        keywords: As of ``zuko.flows.MAF``: transforms, hidden_features, and so on.
+        keywords: Keywords of ``zuko.flows.MAF``: transforms, hidden_features, and so on.
 
     Raises:
         ImportError: zuko is not installed.

@@ -35,14 +35,9 @@ def two_layers(prior: Part, middle: Part, likelihood: Part, lower: Part, upper: 
 
     Example:
         >>> from pyrovae import guides, likelihoods, networks, priors
-        >>> pair = two_layers(
-        ...     priors.StandardNormal(2),
-        ...     guides.Normal(networks.MLP(2, 2 * 4)),
-        ...     likelihoods.Bernoulli(networks.MLP(4, 9)),
-        ...     lower=guides.Normal(networks.MLP(9, 2 * 4)),
-        ...     upper=guides.Normal(networks.MLP(4, 2 * 2)),
-        ... )
-        >>> pair.sample(5).shape
+        >>> middle, likelihood = guides.Normal(networks.MLP(2, 8)), likelihoods.Bernoulli(networks.MLP(4, 9))
+        >>> lower, upper = guides.Normal(networks.MLP(9, 8)), guides.Normal(networks.MLP(4, 4))
+        >>> two_layers(priors.StandardNormal(2), middle, likelihood, lower, upper).sample(5).shape
         torch.Size([5, 9])
     """
     model = PartsProgram(_model, prior=prior, middle=middle, likelihood=likelihood)
@@ -71,14 +66,9 @@ def ladder(prior: Part, middle: Part, likelihood: Part, lower: Part, upper: Part
 
     Example:
         >>> from pyrovae import guides, likelihoods, networks, priors
-        >>> pair = ladder(
-        ...     priors.StandardNormal(2),
-        ...     guides.Normal(networks.MLP(2, 2 * 4)),
-        ...     likelihoods.Bernoulli(networks.MLP(4, 9)),
-        ...     lower=guides.Normal(networks.MLP(9, 2 * 4)),
-        ...     upper=guides.Normal(networks.MLP(9, 2 * 2)),
-        ... )
-        >>> pair.sample(5).shape
+        >>> middle, likelihood = guides.Normal(networks.MLP(2, 8)), likelihoods.Bernoulli(networks.MLP(4, 9))
+        >>> lower, upper = guides.Normal(networks.MLP(9, 8)), guides.Normal(networks.MLP(9, 4))
+        >>> ladder(priors.StandardNormal(2), middle, likelihood, lower, upper).sample(5).shape
         torch.Size([5, 9])
     """
     model = PartsProgram(_model, prior=prior, middle=middle, likelihood=likelihood)

@@ -83,11 +83,6 @@ def observe(plate: Any, likelihood: Distribution, x: Tensor | None) -> Tensor:
 
 
 def beside(first: Tensor, second: Tensor) -> Tensor:
-    """Concatenate two tensors of vectors along the last dim, with the leading dims broadcast.
-
-    Example:
-        >>> beside(torch.zeros(5, 3), torch.zeros(2, 1, 4)).shape
-        torch.Size([2, 5, 7])
-    """
+    """Concatenate two tensors of vectors along the last dim, with the leading dims broadcast."""
     shape = torch.broadcast_shapes(first.shape[:-1], second.shape[:-1])
     return torch.cat([first.expand(*shape, -1), second.expand(*shape, -1)], -1)

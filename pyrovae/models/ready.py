@@ -1,4 +1,4 @@
-"""VAEs of which only the sizes are left to choose."""
+"""Complete VAEs, given their sizes."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ __all__ = ["discrete", "prod_lda"]
 def discrete(
     features: int, *, size: int = 8, num_categories: int = 10, hidden: Sequence[int] = (200,)
 ) -> VAE:
-    r"""A VAE of binary data whose code is a few categorical variables.
+    r"""A VAE of binary data with a few categorical variables as its code.
 
     .. math:: p(x) = \sum_z p(z) \, p(x \mid z), \qquad z \in \{1, \dots, K\}^d
 
-    With few enough values, ``TraceEnum_ELBO`` on ``config_enumerate(vae.guide)`` sums over them;
-    otherwise the score function estimates the guide's gradient. An autoregressive prior is one line
-    more: ``vae.prior = priors.AutoregressiveCategorical(num_categories, size=size)``.
+    With few enough values, ``TraceEnum_ELBO`` on ``config_enumerate(vae.guide)`` sums over them; otherwise
+    the score function estimates the guide's gradient. For an autoregressive prior, add
+    ``vae.prior = priors.AutoregressiveCategorical(num_categories, size=size)``.
 
     Args:
         features: Width of x.
-        size: Variables of the code, d.
-        num_categories: Values of each, K.
+        size: Number of variables, d.
+        num_categories: Number of values of each variable, K.
         hidden: Hidden widths of the encoder and, reversed, of the decoder.
 
     References:
@@ -52,22 +52,22 @@ def prod_lda(
     hidden: Sequence[int] = (100, 100),
     words: int = 100,
 ) -> VAE:
-    r"""ProdLDA, a topic model of bags of words: the topics' log odds are mixed.
+    r"""ProdLDA, a topic model of bags of words that mixes the log odds of topics.
 
     .. math:: \theta = \operatorname{softmax}(z), \quad x \sim \mathrm{Multinomial}(n,
         \operatorname{softmax}(B \theta)), \qquad
         z \sim \mathcal N\big(0, \tfrac1\alpha (1 - \tfrac1K) I\big)
 
-    The prior is the Laplace approximation of a symmetric Dirichlet in the softmax basis. The paper's
-    batch normalisation is left out: with it a row's density depends on the rows beside it, and there
-    is no log p(x) to speak of. ``vae.likelihood.net[1].weight`` holds B, ``[vocabulary, topics]``.
+    The prior is the Laplace approximation of a symmetric Dirichlet in the softmax basis. The paper's batch
+    normalisation is left out: with it a row's density depends on the other rows of its batch, and log p(x)
+    is not defined. B, ``[vocabulary, topics]``, is ``vae.likelihood.net[1].weight``.
 
     Args:
-        vocabulary: Words, the width of x.
-        topics: K.
-        concentration: alpha of the Dirichlet; small for few topics in a row.
+        vocabulary: Number of words, the width of x.
+        topics: Number of topics, K.
+        concentration: alpha of the Dirichlet; small values give few topics in a row.
         hidden: Hidden widths of the encoder.
-        words: In a row that is generated.
+        words: Number of words in a generated row.
 
     References:
         Srivastava and Sutton, Autoencoding Variational Inference for Topic Models, 2017.
@@ -88,7 +88,7 @@ def prod_lda(
 
 
 class _LogCounts(nn.Module):
-    """log(1 + x): counts on a scale that a network likes."""
+    """log(1 + x), which brings counts to a scale for a network."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.log1p()

@@ -85,23 +85,16 @@ class VAE(nn.Module):
         return self.model.likelihood
 
     def save_pretrained(self, folder: str | os.PathLike[str], run: Any = None) -> None:
-        """Write ``weights.safetensors`` and the run's ``recipe.json`` into a folder, by :func:`pyrovae.save`.
-
-        Args:
-            folder: The run folder, created if it does not exist.
-            run: The model's run; without it, :meth:`from_pretrained` needs a model of the same parts.
-        """
+        """Write the weights, and the recipe of ``run``, into a folder: see :func:`pyrovae.save`."""
         import pyrovae
 
         pyrovae.save(self, folder, run)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], vae: VAE | None = None) -> VAE:
-        """The model of a run folder, by :func:`pyrovae.load`.
+        """The model of a run folder, or, where that has no recipe, ``vae`` with its weights.
 
-        Args:
-            folder: The run folder; to get one from the Hub, call :func:`pyrovae.hub.pull` first.
-            vae: A model of the same parts, needed where the folder has no recipe.
+        See :func:`pyrovae.load`; a folder from the Hub needs :func:`pyrovae.hub.pull` first.
         """
         import pyrovae
 
@@ -110,9 +103,7 @@ class VAE(nn.Module):
     def score_samples(self, x: ArrayLike, **options: Any) -> np.ndarray:
         """Log p(x) of each datum in nats, a NumPy array ``[n]`` for data ``[n, *event]``.
 
-        Args:
-            x: Data, ``[n, *event]``.
-            options: Keywords of :func:`pyrovae.evaluate`, which estimates it, such as ``num_samples``.
+        Options are those of :func:`pyrovae.evaluate`, which estimates it, such as ``num_samples``.
         """
         import pyrovae
 

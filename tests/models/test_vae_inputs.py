@@ -56,7 +56,7 @@ def test_programs_called_with_nothing_say_what_they_need():
     vae = a_vae()
     with pytest.raises(ValueError, match="data x, or with size="):
         vae.model()
-    with pytest.raises(ValueError, match=r"vae\.guide is called with data x"):
+    with pytest.raises(ValueError, match="is called with data x"):
         vae.guide()
     with pytest.raises(ValueError, match="at least 2"):
         vae.interpolate(torch.zeros(FEATURES), torch.zeros(FEATURES), steps=1)

@@ -1,4 +1,4 @@
-"""Vectors of discrete variables that networks read as they are, and that Pyro can enumerate."""
+"""Vectors of discrete variables as zeros and ones, which Pyro can enumerate."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pyrovae.core.wrap import Shape
 __all__ = ["Autoregressive", "Bits", "OneHots"]
 
 MOST_VALUES = 2**16
-"""Values a vector may have to be enumerated: beyond, memory is gone before patience."""
+"""Most values that are enumerated, as more would not fit into memory."""
 
 
 class _OneHotVectors(constraints.Constraint):
@@ -155,13 +155,12 @@ class Autoregressive(TorchDistribution):
     The density takes one pass of the network, a draw takes d.
 
     Args:
-        logits: Maps values ``[..., width]`` to the family's logits, those of variable i from the
-            variables before it alone.
-        family: Makes the factors' joint distribution, given all their logits: :class:`OneHots` or
-            :class:`Bits`.
-        size: Variables, d.
-        width: Of the whole vector.
-        like: A tensor of the dtype and the device of the values.
+        logits: Maps values ``[..., width]`` to logits, where those of variable i depend on the variables
+            before it alone.
+        family: :class:`OneHots` or :class:`Bits`, called with the logits.
+        size: Number of variables, d.
+        width: Width of the whole vector.
+        like: A tensor with the dtype and device of the values.
 
     Example:
         >>> p = Autoregressive(lambda z: z.roll(1, -1).cumsum(-1) * 0, Bits, 3, 3, torch.zeros(()))
@@ -226,7 +225,7 @@ def _all_vectors(size: int, num_categories: int, device: torch.device) -> Tensor
 
 
 def _enumerated(values: Tensor, batch_shape: torch.Size, expand: bool) -> Tensor:
-    """Lay ``[values, width]`` out as enumerate_support has to."""
+    """Reshape ``[values, width]`` to the layout of enumerate_support."""
     values = values.reshape(len(values), *[1] * len(batch_shape), -1)
     return values.expand(-1, *batch_shape, -1) if expand else values
 

@@ -1,4 +1,4 @@
-"""Mixtures, and a distribution made wider."""
+"""Mixtures, and a wider distribution."""
 
 from __future__ import annotations
 
@@ -18,18 +18,17 @@ __all__ = ["Defensive", "GaussianMixture", "Widened"]
 
 
 class GaussianMixture(dist.MixtureOfDiagNormals):
-    r"""Pyro's mixture of diagonal normals, with its mean, and with draws of its own.
+    r"""Pyro's MixtureOfDiagNormals with a mean and a variance, and with other draws.
 
     .. math:: p(z) = \sum_k \pi_k \, \mathcal N(z; \mu_k, \operatorname{diag} \sigma_k^2)
 
-    Draws have pathwise gradients; that of the weights has the more noise the further components lie
-    apart, and between components that share no draws it is lost. Pyro's own draws mix up the rows of a
-    batch where a sample shape is given, and their gradient is wrong for the weights unless scales are 1,
-    and NaN in 64 dimensions.
+    Draws have pathwise gradients. The gradient of the weights has more noise the further apart components
+    are, and is lost between components that do not overlap. Pyro's draws mix the rows of a batch where a
+    sample shape is given; their gradient is wrong for the weights unless scales are 1, and NaN in 64 dims.
 
     Args:
         locs: mu, ``[*batch, components, d]``, d at least 2.
-        coord_scale: sigma, likewise, positive.
+        coord_scale: sigma, ``[*batch, components, d]``, positive.
         component_logits: ``[*batch, components]``, up to a constant.
 
     References:
@@ -59,9 +58,9 @@ class GaussianMixture(dist.MixtureOfDiagNormals):
 class _MixtureDraw(Function):
     """A draw of a mixture, ``[*batch, d]``, with all three parameters in the draw's shape.
 
-    Where a draw moves with a component's loc or scale it moves as that component does, by the share of
-    it that is the component's. With the weights it moves so that each of its coordinates keeps its
-    quantile given the coordinates before.
+    The derivative by a component's loc or scale is that of a draw of the component, times the component's
+    posterior probability. The derivative by the weights keeps the quantile of each coordinate, given the
+    coordinates before it.
     """
 
     @staticmethod
@@ -101,11 +100,11 @@ class Defensive(TorchDistribution):
 
     .. math:: q'(z) = (1 - \alpha) \, q(z) + \alpha \, r(z)
 
-    Draws carry no gradient (which of the two was drawn is discrete); ELBOs then use the score.
+    Draws have no gradient, as the choice between the two is discrete; ELBOs then use the score function.
 
     Args:
         first: q, a Pyro distribution.
-        second: r, likewise, of a batch shape that broadcasts to q's.
+        second: r, a Pyro distribution whose batch shape broadcasts to q's.
         weight: alpha, strictly between 0 and 1.
     """
 

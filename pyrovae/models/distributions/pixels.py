@@ -1,4 +1,7 @@
-"""Distributions of grey values: on [0, 1], and on the levels of 8-bit pixels."""
+"""Distributions of grey values: on [0, 1], and on the levels of 8-bit pixels.
+
+References are in the docstrings of the likelihoods.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +30,6 @@ class ContinuousBernoulli(TorchDistribution):
 
     Args:
         logits: l, any shape.
-
-    References:
-        Loaiza-Ganem and Cunningham, The Continuous Bernoulli, 2019. arXiv:1907.06845
 
     Example:
         >>> ContinuousBernoulli(torch.zeros(())).log_prob(torch.tensor(0.3)).exp()
@@ -169,10 +169,6 @@ class DiscretizedLogistic(TorchDistribution):
         loc: mu, ``[*batch]``, on the scale of the data.
         scale: s, ``[*batch]``, on the scale of the data, positive.
         levels: L, 256 for 8-bit values.
-
-    References:
-        Kingma et al., Improved Variational Inference with Inverse Autoregressive Flow, 2016.
-        arXiv:1606.04934; Salimans et al., PixelCNN++, 2017, for mixtures. arXiv:1701.05517
 
     Example:
         >>> p = DiscretizedLogistic(torch.tensor(0.3), torch.tensor(0.1))

@@ -1,4 +1,4 @@
-"""Discrete vectors whose draws carry gradients: relaxed into proportions, or straight through."""
+"""Discrete vectors whose draws have gradients: relaxed into proportions, or straight through."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from pyrovae.models.distributions.discrete import Bits, OneHots
 __all__ = ["RelaxedOneHots", "StraightThroughBits", "StraightThroughOneHots", "check_temperature"]
 
 LEAST = 1e-30
-"""What a proportion is at least, where the dtype has it: its logarithm's gradient is then finite."""
+"""Smallest proportion, if the dtype can represent it: the gradient of its logarithm is finite."""
 
 COLDEST = 0.1
-"""The lowest temperature: below it many draws would be rounded up to the least proportion."""
+"""Lowest temperature: below it many draws would be rounded up to the smallest proportion."""
 
 
 class _SideBySide(constraints.Constraint):
-    """Vectors of proportions, laid side by side."""
+    """The constraint of vectors of proportions, laid side by side."""
 
     event_dim = 1
 
@@ -55,15 +55,13 @@ class RelaxedOneHots(TorchDistribution):
     .. math:: p(z) = \prod_{i=1}^d (K - 1)! \, \tau^{K - 1} \prod_k \frac{\pi_{ik} z_{ik}^{-\tau - 1}}
         {\sum_l \pi_{il} z_{il}^{-\tau}}
 
-    with respect to each variable's first K - 1 proportions, as torch's Dirichlet. Proportions below 1e-30
-    are rounded up to it, which is rare at temperatures of 0.1 and more, but where logits are far apart.
+    The density is with respect to each variable's first K - 1 proportions, as for torch's Dirichlet.
+    Proportions below 1e-30 are rounded up to it, which is rare at temperatures of 0.1 and more unless logits
+    are far apart.
 
     Args:
         logits: ``[*batch, d, K]``, up to a constant for each variable.
         temperature: tau.
-
-    References:
-        Maddison et al., The Concrete Distribution, 2017. arXiv:1611.00712
 
     Example:
         >>> z = RelaxedOneHots(torch.zeros(5, 2, 3), 0.5).rsample()
@@ -103,20 +101,33 @@ class RelaxedOneHots(TorchDistribution):
         return scores.sum(-1) + math.lgamma(free + 1) + free * math.log(tau)
 
 
-class StraightThroughOneHots(OneHots):
+class _StraightThrough(TorchDistribution):
+    """Mixed into a discrete distribution of logits: a temperature, and draws with a gradient."""
+
+    has_rsample = True
+    has_enumerate_support = False  # Pyro uses the score function's weights where it enumerates
+
+    def __init__(self, logits: Tensor, temperature: float, validate_args: bool | None = False) -> None:
+        super().__init__(logits, validate_args)  # type: ignore[arg-type]
+        self.temperature = temperature
+
+    def expand(self, batch_shape: Shape, _instance: Any = None) -> Any:
+        of_event = self.logits.shape[len(self.batch_shape) :]
+        return type(self)(self.logits.expand(*batch_shape, *of_event), self.temperature)
+
+
+class StraightThroughOneHots(_StraightThrough, OneHots):
     r"""One-hot vectors side by side whose draws have the gradient of their relaxation.
 
     .. math:: z_i = \operatorname{onehot} \arg\max_k (\log \pi_{ik} + g_{ik}), \qquad
         \nabla z_i := \nabla \operatorname{softmax} \big((\log \pi_i + g_i) / \tau\big)
 
-    with Gumbel noise g. Draws and density are :class:`OneHots`'s; the gradient is biased.
+    with Gumbel noise g. Draws and density are those of :class:`OneHots`; the gradient is biased. See
+    :class:`pyrovae.guides.StraightThrough` for references.
 
     Args:
         logits: ``[*batch, d, num_categories]``, up to a constant for each variable.
         temperature: tau.
-
-    References:
-        Jang et al., Categorical Reparameterization with Gumbel-Softmax, 2017. arXiv:1611.01144
 
     Example:
         >>> logits = torch.zeros(5, 2, 3, requires_grad=True)
@@ -125,17 +136,6 @@ class StraightThroughOneHots(OneHots):
         ([2.0, 2.0, 2.0, 2.0, 2.0], True)
     """
 
-    has_rsample = True
-    has_enumerate_support = False  # Pyro leaves the weights of what it enumerates to the score
-
-    def __init__(self, logits: Tensor, temperature: float, validate_args: bool | None = False) -> None:
-        super().__init__(logits, validate_args)
-        self.temperature = temperature
-
-    def expand(self, batch_shape: Shape, _instance: Any = None) -> StraightThroughOneHots:
-        logits = self.logits.expand(*batch_shape, *self.logits.shape[-2:])
-        return StraightThroughOneHots(logits, self.temperature)
-
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
         logits = self.logits.expand(*sample_shape, *self.logits.shape)
         scores = logits + _gumbel(logits)
@@ -143,36 +143,22 @@ class StraightThroughOneHots(OneHots):
         return _with_gradient(hard, _softened(scores, self.temperature)).flatten(-2)
 
 
-class StraightThroughBits(Bits):
+class StraightThroughBits(_StraightThrough, Bits):
     r"""Bits whose draws have the gradient of their relaxation.
 
     .. math:: z_i = 1[l_i + g_i > 0], \qquad \nabla z_i := \nabla \operatorname{sigmoid}
         \big((l_i + g_i) / \tau\big)
 
-    with logistic noise g and logits l. Draws and density are :class:`Bits`'s; the gradient is biased.
+    with logistic noise g and logits l. Draws and density are those of :class:`Bits`; the gradient is biased.
 
     Args:
         logits: ``[*batch, d]``.
         temperature: tau.
 
-    References:
-        Bengio et al., Estimating or Propagating Gradients Through Stochastic Neurons, 2013.
-        arXiv:1308.3432; Jang et al., as above.
-
     Example:
         >>> StraightThroughBits(torch.full((4,), 9.0), 0.5).rsample()
         tensor([1., 1., 1., 1.])
     """
-
-    has_rsample = True
-    has_enumerate_support = False  # as above
-
-    def __init__(self, logits: Tensor, temperature: float, validate_args: bool | None = False) -> None:
-        super().__init__(logits, validate_args)
-        self.temperature = temperature
-
-    def expand(self, batch_shape: Shape, _instance: Any = None) -> StraightThroughBits:
-        return StraightThroughBits(self.logits.expand(*batch_shape, -1), self.temperature)
 
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
         logits = self.logits.expand(self._extended_shape(sample_shape))

@@ -54,9 +54,6 @@ class LogisticNormal(dist.TransformedDistribution):
         loc: mu, ``[*batch, d - 1]``.
         scale: sigma, ``[*batch, d - 1]``, positive.
 
-    References:
-        Aitchison and Shen, Logistic-Normal Distributions, 1980.
-
     Example:
         >>> p = LogisticNormal(torch.zeros(2), torch.ones(2))
         >>> p.log_prob(torch.tensor([1.0, 1e-12, 1e-12])).isfinite()

@@ -17,12 +17,12 @@ __all__ = ["PowerSpherical", "UniformSphere"]
 
 
 class UniformSphere(TorchDistribution):
-    r"""The same density everywhere on the sphere of unit vectors.
+    r"""The uniform distribution on the sphere of unit vectors.
 
     .. math:: p(z) = \frac{\Gamma(d / 2)}{2 \pi^{d / 2}}, \qquad \lVert z \rVert = 1
 
     Args:
-        like: ``[..., d]``, a tensor of the values' batch shape, width, dtype and device.
+        like: A tensor ``[*batch, d]`` with the dtype and device of the values.
 
     Example:
         >>> area = 1 / UniformSphere(torch.zeros(3)).log_prob(torch.tensor([0.0, 0.0, 1.0])).exp()
@@ -55,7 +55,9 @@ class UniformSphere(TorchDistribution):
 
 
 class PowerSpherical(TorchDistribution):
-    r"""A bump on the sphere, of any width, whose draws and constant are in closed form.
+    r"""A distribution about a direction, of any spread, whose draws and constant are in closed form.
+
+    De Cao and Aziz, The Power Spherical Distribution, 2020. arXiv:2006.04437
 
     .. math:: q(z) = \frac{(1 + \mu^\top z)^\kappa}{2^{\alpha + \beta} \pi^\beta
         \Gamma(\alpha) / \Gamma(\alpha + \beta)}, \qquad
@@ -64,9 +66,6 @@ class PowerSpherical(TorchDistribution):
     Args:
         loc: mu, unit vectors ``[*batch, d]``, d at least 2.
         concentration: kappa, ``[*batch]``; 0 is the uniform distribution.
-
-    References:
-        De Cao and Aziz, The Power Spherical Distribution, 2020. arXiv:2006.04437
 
     Example:
         >>> q = PowerSpherical(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([50.0]))
@@ -102,7 +101,7 @@ class PowerSpherical(TorchDistribution):
         tiny = torch.finfo(part.dtype).tiny
         across = 2 * (part * (1 - part)).clamp(min=tiny).sqrt()
         other = _unit(torch.randn((*part.shape[:-1], self.loc.shape[-1] - 1)).to(part))
-        # Mirror a pole onto loc, the one away from it: near loc the mirror would swing with each small move.
+        # Mirror the pole away from loc onto loc: the mirror of a near pole changes much with each small move.
         side = torch.where(self.loc[..., :1] > 0, -1.0, 1.0).to(part)
         around_pole = torch.cat([side * (2 * part - 1), across * other], -1)
         pole = torch.cat([side, torch.zeros_like(self.loc[..., 1:])], -1)
@@ -119,7 +118,7 @@ class PowerSpherical(TorchDistribution):
         return (self._log_constant() - self.concentration * log_height).to(self.alpha)
 
     def _log_constant(self) -> Tensor:
-        """Of ((1 + cosine) / 2)^kappa, float64: in float32 the difference is off by 0.01 at kappa = 1e4."""
+        """The constant of ((1 + cosine) / 2)^kappa in float64: float32 is off by 0.01 at kappa = 1e4."""
         alpha = self.alpha.double()
         return self.beta * math.log(4 * math.pi) + alpha.lgamma() - (alpha + self.beta).lgamma()
 

@@ -26,8 +26,7 @@ class LogNormal(NetGuide):
 
     Example:
         >>> import torch
-        >>> from pyrovae import networks
-        >>> LogNormal(networks.MLP(784, 2 * 16))(torch.rand(32, 784)).event_shape
+        >>> LogNormal(nn.Linear(784, 2 * 16))(torch.rand(32, 784)).event_shape
         torch.Size([16])
     """
 
@@ -53,8 +52,7 @@ class Dirichlet(NetGuide):
 
     Example:
         >>> import torch
-        >>> from pyrovae import networks
-        >>> Dirichlet(networks.MLP(784, 16))(torch.rand(32, 784)).event_shape
+        >>> Dirichlet(nn.Linear(784, 16))(torch.rand(32, 784)).event_shape
         torch.Size([16])
     """
 
@@ -79,8 +77,7 @@ class LogisticNormal(NetGuide):
 
     Example:
         >>> import torch
-        >>> from pyrovae import networks
-        >>> LogisticNormal(networks.MLP(784, 2 * 15))(torch.rand(32, 784)).event_shape
+        >>> LogisticNormal(nn.Linear(784, 2 * 15))(torch.rand(32, 784)).event_shape
         torch.Size([16])
     """
 
@@ -107,8 +104,7 @@ class PowerSpherical(NetGuide):
 
     Example:
         >>> import torch
-        >>> from pyrovae import networks
-        >>> PowerSpherical(networks.MLP(784, 17), 16)(torch.rand(32, 784)).event_shape
+        >>> PowerSpherical(nn.Linear(784, 17), 16)(torch.rand(32, 784)).event_shape
         torch.Size([16])
     """
 

@@ -29,8 +29,7 @@ class Bernoulli(NetGuide):
 
     Example:
         >>> import torch
-        >>> from pyrovae import networks
-        >>> Bernoulli(networks.MLP(784, 16))(torch.rand(32, 784)).event_shape
+        >>> Bernoulli(nn.Linear(784, 16))(torch.rand(32, 784)).event_shape
         torch.Size([16])
     """
 
@@ -56,8 +55,7 @@ class Categorical(NetGuide):
 
     Example:
         >>> import torch
-        >>> from pyrovae import networks
-        >>> q = Categorical(networks.MLP(784, 8 * 10), num_categories=10)(torch.rand(32, 784))
+        >>> q = Categorical(nn.Linear(784, 8 * 10), num_categories=10)(torch.rand(32, 784))
         >>> q.sample().sum(-1)[0]
         tensor(8.)
     """
@@ -101,8 +99,7 @@ class RelaxedCategorical(Categorical):
 
     Example:
         >>> import torch
-        >>> from pyrovae import networks
-        >>> q = RelaxedCategorical(networks.MLP(784, 8 * 10), num_categories=10)
+        >>> q = RelaxedCategorical(nn.Linear(784, 8 * 10), num_categories=10)
         >>> q(torch.rand(32, 784)).rsample().shape
         torch.Size([32, 80])
     """
@@ -136,8 +133,8 @@ class StraightThrough(nn.Module):
 
     Example:
         >>> import torch
-        >>> from pyrovae import guides, networks
-        >>> q = StraightThrough(guides.Bernoulli(networks.MLP(9, 4)))
+        >>> from pyrovae import guides
+        >>> q = StraightThrough(guides.Bernoulli(nn.Linear(9, 4)))
         >>> z = q(torch.rand(5, 9)).rsample()
         >>> z.unique().tolist(), z.requires_grad
         ([0.0, 1.0], True)

@@ -31,10 +31,9 @@ class Flow(NetGuide):
 
     Example:
         >>> import torch
-        >>> from pyrovae import flows, networks
-        >>> q = Flow(networks.MLP(784, 32), flows.IAF(16, context=32))(torch.rand(8, 784))
-        >>> q.batch_shape, q.event_shape
-        (torch.Size([8]), torch.Size([16]))
+        >>> from pyrovae import flows
+        >>> Flow(nn.Linear(784, 32), flows.IAF(16, context=32))(torch.rand(8, 784)).event_shape
+        torch.Size([16])
     """
 
     def __init__(self, net: nn.Module, flow: nn.Module | Callable[[Tensor], Distribution]) -> None:

@@ -59,10 +59,8 @@ class LowRankNormal(NetGuide):
         arXiv:1701.03208
 
     Example:
-        >>> from pyrovae import networks
-        >>> q = LowRankNormal(networks.MLP(784, 4 * 16), 16, rank=2)(torch.rand(32, 784))
-        >>> q.batch_shape, q.event_shape
-        (torch.Size([32]), torch.Size([16]))
+        >>> LowRankNormal(nn.Linear(784, 4 * 16), 16, rank=2)(torch.rand(32, 784)).event_shape
+        torch.Size([16])
     """
 
     def __init__(self, net: nn.Module, dim: int, *, rank: int) -> None:
@@ -101,10 +99,8 @@ class FullRankNormal(NetGuide):
         arXiv:1906.02691
 
     Example:
-        >>> from pyrovae import networks
-        >>> q = FullRankNormal(networks.MLP(784, 8 + 6), 4)(torch.rand(32, 784))
-        >>> q.batch_shape, q.event_shape
-        (torch.Size([32]), torch.Size([4]))
+        >>> FullRankNormal(nn.Linear(784, 8 + 6), 4)(torch.rand(32, 784)).event_shape
+        torch.Size([4])
     """
 
     def __init__(self, net: nn.Module, dim: int) -> None:
@@ -148,10 +144,8 @@ class GaussianMixture(NetGuide):
         arXiv:1806.01856
 
     Example:
-        >>> from pyrovae import networks
-        >>> q = GaussianMixture(networks.MLP(784, 3 * 9), 4, components=3)(torch.rand(32, 784))
-        >>> q.batch_shape, q.event_shape
-        (torch.Size([32]), torch.Size([4]))
+        >>> GaussianMixture(nn.Linear(784, 3 * 9), 4, components=3)(torch.rand(32, 784)).event_shape
+        torch.Size([4])
     """
 
     def __init__(self, net: nn.Module, dim: int, *, components: int) -> None:
@@ -188,8 +182,7 @@ class Delta(NetGuide):
         Ghosh et al., From Variational to Deterministic Autoencoders, 2020. arXiv:1903.12436
 
     Example:
-        >>> from pyrovae import networks
-        >>> Delta(networks.MLP(784, 16))(torch.rand(32, 784)).event_shape
+        >>> Delta(nn.Linear(784, 16))(torch.rand(32, 784)).event_shape
         torch.Size([16])
     """
 

@@ -51,9 +51,8 @@ class Refined(nn.Module):
 
     Example:
         >>> import pyrovae as pv
-        >>> from pyrovae import guides, likelihoods, networks, priors
-        >>> q = guides.Normal(networks.MLP(9, 4))
-        >>> vae = pv.VAE(priors.StandardNormal(2), likelihoods.Bernoulli(networks.MLP(2, 9)), q)
+        >>> q = pv.guides.Normal(nn.Linear(9, 4))
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.likelihoods.Bernoulli(nn.Linear(2, 9)), q)
         >>> vae.guide = Refined(q, vae.model, steps=5)
         >>> vae.encode(torch.eye(9)).batch_shape
         torch.Size([9])
@@ -133,10 +132,10 @@ class Refined(nn.Module):
             return poutine.trace(known).get_trace(x)
 
     def _bound(self, x: Tensor, parameters: Tensor, draws: tuple[int, ...]) -> Tensor:
-        """The ELBO summed over the batch; its gradient goes through the draws alone.
+        """The ELBO summed over the batch, whose gradient goes through the draws alone.
 
-        The gradient of log q at fixed draws is zero on average, and without it the noise vanishes
-        as q approaches the posterior (Roeder et al., 2017).
+        Without the gradient of log q at fixed draws, zero on average, the noise vanishes as q approaches the
+        posterior (Roeder et al., 2017).
         """
         q = as_pyro(self.guide.given(parameters))
         if not q.has_rsample:

@@ -36,8 +36,8 @@ class Widened(nn.Module):
 
     Example:
         >>> import torch
-        >>> from pyrovae import guides, networks
-        >>> q = guides.Normal(networks.MLP(9, 4))
+        >>> from pyrovae import guides
+        >>> q = guides.Normal(nn.Linear(9, 4))
         >>> x = torch.rand(5, 9)
         >>> torch.allclose(Widened(q, 1.5)(x).variance, 2.25 * q(x).variance)
         True
@@ -87,8 +87,8 @@ class Defensive(nn.Module):
 
     Example:
         >>> import torch
-        >>> from pyrovae import guides, networks, priors
-        >>> q = Defensive(guides.Normal(networks.MLP(9, 4)), priors.StandardNormal(2), 0.1)
+        >>> from pyrovae import guides, priors
+        >>> q = Defensive(guides.Normal(nn.Linear(9, 4)), priors.StandardNormal(2), 0.1)
         >>> q(torch.rand(5, 9)).sample().shape
         torch.Size([5, 2])
     """

@@ -31,8 +31,7 @@ class Bernoulli(NetLikelihood):
         Weighted Autoencoders, 2016, for the bias. arXiv:1509.00519
 
     Example:
-        >>> from pyrovae import networks
-        >>> p = Bernoulli(networks.MLP(16, 784))(torch.randn(32, 16))
+        >>> p = Bernoulli(nn.Linear(16, 784))(torch.randn(32, 16))
         >>> p.batch_shape, p.event_shape
         (torch.Size([32]), torch.Size([784]))
     """

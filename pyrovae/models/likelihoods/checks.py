@@ -1,4 +1,4 @@
-"""Which data a likelihood takes, and what is said of others."""
+"""A check that data lie in the support of a likelihood, with advice where they do not."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ GREY = ("Bernoulli", "ContinuousBernoulli", "OpenBeta", "Levels", "DiscretizedLo
 
 
 def check_support(distribution: Any, x: Tensor) -> None:
-    """Refuse data that a likelihood gives no density, in one line that names the mend.
+    """Refuse data outside the likelihood's support, with one line of advice.
 
-    With Pyro's validation off nothing is looked at: so it is while a program is written down as a graph,
-    in which a value cannot decide what runs.
+    With Pyro's validation off nothing is checked. It is off while a program is captured as a graph, as a
+    value cannot decide what a graph runs.
 
     Args:
         distribution: p(x | z) of a batch.
@@ -49,7 +49,7 @@ def check_support(distribution: Any, x: Tensor) -> None:
 
 
 def _first_bad(support: torch.distributions.constraints.Constraint, x: Tensor) -> tuple[int, float]:
-    """Row and value of the first value outside, whatever draws dims the support has besides."""
+    """Row and value of the first value outside the support, which may have draws dims on the left."""
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     good = support.check(x)
@@ -61,7 +61,7 @@ def _first_bad(support: torch.distributions.constraints.Constraint, x: Tensor) -
 
 
 def _mend(name: str, x: Tensor, value: float) -> str:
-    """What to do about the first bad value, by what the data look like as a whole."""
+    """Advice on the first bad value, from the kind of values in the whole data."""
     if value != value:
         return "drop the row or fill it in"
     low, high = x.min(), x.max()

@@ -27,8 +27,7 @@ class Binomial(NetLikelihood):
         McCullagh and Nelder, Generalized Linear Models, 1989. doi:10.1201/9780203753736
 
     Example:
-        >>> from pyrovae import networks
-        >>> Binomial(networks.MLP(2, 8), total_count=255)(torch.randn(5, 2)).event_shape
+        >>> Binomial(nn.Linear(2, 8), total_count=255)(torch.randn(5, 2)).event_shape
         torch.Size([8])
     """
 
@@ -55,8 +54,7 @@ class Poisson(NetLikelihood):
         Gopalan et al., Scalable Recommendation with Poisson Factorization, 2015. arXiv:1311.1704
 
     Example:
-        >>> from pyrovae import networks
-        >>> Poisson(networks.MLP(2, 8))(torch.randn(5, 2)).event_shape
+        >>> Poisson(nn.Linear(2, 8))(torch.randn(5, 2)).event_shape
         torch.Size([8])
     """
 
@@ -80,8 +78,7 @@ class NegativeBinomial(NetLikelihood):
         doi:10.1038/s41592-018-0229-2
 
     Example:
-        >>> from pyrovae import networks
-        >>> NegativeBinomial(networks.MLP(2, 8), features=8)(torch.randn(5, 2)).event_shape
+        >>> NegativeBinomial(nn.Linear(2, 8), features=8)(torch.randn(5, 2)).event_shape
         torch.Size([8])
     """
 
@@ -119,9 +116,7 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
         doi:10.1038/s41592-018-0229-2
 
     Example:
-        >>> from pyrovae import networks
-        >>> likelihood = ZeroInflatedNegativeBinomial(networks.MLP(2, 2 * 8), features=8)
-        >>> likelihood(torch.randn(5, 2)).event_shape
+        >>> ZeroInflatedNegativeBinomial(nn.Linear(2, 2 * 8), features=8)(torch.randn(5, 2)).event_shape
         torch.Size([8])
     """
 
@@ -153,9 +148,7 @@ class Multinomial(NetLikelihood):
         et al., Variational Autoencoders for Collaborative Filtering, 2018. arXiv:1802.05814
 
     Example:
-        >>> from pyrovae import networks
-        >>> p = Multinomial(networks.MLP(2, 1000), total_count=50)(torch.randn(5, 2))
-        >>> p.sample().sum(-1)
+        >>> Multinomial(nn.Linear(2, 1000), total_count=50)(torch.randn(5, 2)).sample().sum(-1)
         tensor([50., 50., 50., 50., 50.])
     """
 

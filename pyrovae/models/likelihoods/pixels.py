@@ -30,10 +30,8 @@ class ContinuousBernoulli(NetLikelihood):
         Loaiza-Ganem and Cunningham, The Continuous Bernoulli, 2019. arXiv:1907.06845
 
     Example:
-        >>> from pyrovae import networks
-        >>> p = ContinuousBernoulli(networks.MLP(16, 784))(torch.randn(32, 16))
-        >>> p.log_prob(torch.rand(32, 784)).shape
-        torch.Size([32])
+        >>> ContinuousBernoulli(nn.Linear(2, 8))(torch.randn(5, 2)).log_prob(torch.rand(5, 8)).shape
+        torch.Size([5])
     """
 
     def given(self, parameters: Tensor) -> dist.TorchDistribution:
@@ -56,8 +54,7 @@ class Beta(NetLikelihood):
         doi:10.1080/0266476042000214501
 
     Example:
-        >>> from pyrovae import networks
-        >>> Beta(networks.MLP(2, 2 * 8))(torch.randn(5, 2)).event_shape
+        >>> Beta(nn.Linear(2, 2 * 8))(torch.randn(5, 2)).event_shape
         torch.Size([8])
     """
 
@@ -90,9 +87,7 @@ class Categorical(NetLikelihood):
         van den Oord et al., Pixel Recurrent Neural Networks, 2016. arXiv:1601.06759
 
     Example:
-        >>> from pyrovae import networks
-        >>> p = Categorical(networks.MLP(2, 256 * 8))(torch.randn(5, 2))
-        >>> p.log_prob(torch.ones(5, 8)).shape
+        >>> Categorical(nn.Linear(2, 256 * 8))(torch.randn(5, 2)).log_prob(torch.ones(5, 8)).shape
         torch.Size([5])
     """
 
@@ -136,10 +131,8 @@ class DiscretizedLogistic(NetLikelihood):
         arXiv:1606.04934; Salimans et al., PixelCNN++, 2017. arXiv:1701.05517
 
     Example:
-        >>> from pyrovae import networks
-        >>> p = DiscretizedLogistic(networks.MLP(2, 3 * 5 * 8), components=5)(torch.randn(4, 2))
-        >>> p.batch_shape, p.event_shape
-        (torch.Size([4]), torch.Size([8]))
+        >>> DiscretizedLogistic(nn.Linear(2, 3 * 5 * 8), components=5)(torch.randn(4, 2)).event_shape
+        torch.Size([8])
     """
 
     def __init__(self, net: nn.Module, *, components: int = 1, levels: int = 256) -> None:

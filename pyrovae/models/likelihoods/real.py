@@ -76,8 +76,7 @@ class Normal(_LocScale):
 
     Example:
         >>> import torch
-        >>> from pyrovae import networks
-        >>> p = Normal(networks.MLP(2, 8), scale=0.1, learn_scale=True)(torch.randn(5, 2))
+        >>> p = Normal(nn.Linear(2, 8), scale=0.1, learn_scale=True)(torch.randn(5, 2))
         >>> p.batch_shape, p.event_shape
         (torch.Size([5]), torch.Size([8]))
     """
@@ -96,16 +95,12 @@ class Laplace(_LocScale):
         scale: b, a positive number or ``[D]``.
         learn_scale: Whether the scale is learned, starting at ``scale``.
 
-    Raises:
-        ValueError: The scale is not positive; ``learn_scale`` without a scale.
-
     References:
         Koenker and Bassett, Regression Quantiles, 1978, for the median. doi:10.2307/1913643
 
     Example:
         >>> import torch
-        >>> from pyrovae import networks
-        >>> Laplace(networks.MLP(2, 8), scale=0.1)(torch.randn(5, 2)).event_shape
+        >>> Laplace(nn.Linear(2, 8), scale=0.1)(torch.randn(5, 2)).event_shape
         torch.Size([8])
     """
 
@@ -121,12 +116,9 @@ class StudentT(_LocScale):
 
     Args:
         net: Maps ``[..., dim]`` to loc, or to loc and twice the log of the scale, as for :class:`Normal`.
-        df: Degrees of freedom, nu.
+        df: Degrees of freedom, nu, a positive number.
         scale: s, a positive number or ``[D]``.
         learn_scale: Whether the scale is learned, starting at ``scale``.
-
-    Raises:
-        ValueError: ``df`` or the scale is not positive; ``learn_scale`` without a scale.
 
     References:
         Takahashi et al., Student-t Variational Autoencoder for Robust Density Estimation, 2018,
@@ -135,8 +127,7 @@ class StudentT(_LocScale):
 
     Example:
         >>> import torch
-        >>> from pyrovae import networks
-        >>> StudentT(networks.MLP(2, 16), df=3)(torch.randn(5, 2)).event_shape
+        >>> StudentT(nn.Linear(2, 16), df=3)(torch.randn(5, 2)).event_shape
         torch.Size([8])
     """
 

@@ -27,18 +27,15 @@ Activation = Callable[[], nn.Module]
 class ConvEncoder(nn.Module):
     r"""Convolutions that halve an image, then a linear layer.
 
-    The input is ``[..., C * H * W]``, flattened images; the output is ``[..., out_features]``.
-
     Args:
         shape: Shape of an image, ``(C, H, W)`` or ``(H, W)``; any size.
         out_features: Width of the output, which is linear.
         channels: Channels after each halving of the image.
-        blocks: Residual blocks at each resolution; see :class:`ResidualEncoder`.
+        blocks: Residual blocks at each resolution, 0 by default; see :class:`ResidualEncoder`.
         activation: Makes the nonlinearity after each convolution.
 
     Raises:
-        ValueError: A shape or a width is below 1; more halvings than the image allows; an input of another
-            width, or not of floating point.
+        ValueError: A shape or a width is below 1, or more halvings than the image allows.
 
     Example:
         >>> import torch
@@ -46,13 +43,15 @@ class ConvEncoder(nn.Module):
         torch.Size([32, 32])
     """
 
+    fewest_blocks = 0
+
     def __init__(
         self,
         shape: Sequence[int],
         out_features: int,
         *,
         channels: Sequence[int] = (32, 64),
-        blocks: int = 0,
+        blocks: int | None = None,
         activation: Activation = nn.SiLU,
     ) -> None:
         super().__init__()
@@ -60,7 +59,7 @@ class ConvEncoder(nn.Module):
         layers: list[nn.Module] = [nn.Unflatten(1, (colours, *sizes[0]))]
         for width, next_width in pairwise([colours, *channels]):
             layers.append(nn.Conv2d(width, next_width, 3, stride=2, padding=1))
-            layers += _stage(next_width, blocks, activation)
+            layers += _stage(next_width, _blocks(self, blocks), activation)
         output = nn.Linear(channels[-1] * math.prod(sizes[-1]), out_features)
         self.layers = nn.Sequential(*layers, nn.Flatten(), output)
         self.in_features = math.prod(shape)
@@ -84,12 +83,11 @@ class ConvDecoder(nn.Module):
         shape: Shape of an image, ``(C, H, W)`` or ``(H, W)``; any size.
         channels: Channels before each doubling of the image, coarsest first.
         parameters: Parameters of the likelihood for each value of the image.
-        blocks: Residual blocks at each resolution but the finest; see :class:`ResidualDecoder`.
+        blocks: Residual blocks at each resolution but the finest, 0 by default.
         activation: Makes the nonlinearity before each doubling.
 
     Raises:
-        ValueError: A shape or a width is below 1; more doublings than the image allows; an input of another
-            width, or not of floating point.
+        ValueError: A shape or a width is below 1, or more doublings than the image allows.
 
     References:
         Odena et al., Deconvolution and Checkerboard Artifacts, 2016, for nearest neighbours and then a
@@ -103,6 +101,8 @@ class ConvDecoder(nn.Module):
         torch.Size([10, 32, 1680])
     """
 
+    fewest_blocks = 0
+
     def __init__(
         self,
         in_features: int,
@@ -110,7 +110,7 @@ class ConvDecoder(nn.Module):
         *,
         channels: Sequence[int] = (64, 32),
         parameters: int = 1,
-        blocks: int = 0,
+        blocks: int | None = None,
         activation: Activation = nn.SiLU,
     ) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class ConvDecoder(nn.Module):
         layers: list[nn.Module] = [nn.Linear(in_features, math.prod(coarsest)), nn.Unflatten(1, coarsest)]
         widths = [*channels, parameters * colours]
         for (width, next_width), size in zip(pairwise(widths), sizes[-2::-1], strict=True):
-            layers += [*_stage(width, blocks, activation), nn.Upsample(size)]
+            layers += [*_stage(width, _blocks(self, blocks), activation), nn.Upsample(size)]
             # The finest convolution has its bias from _OutputBias.
             layers.append(nn.Conv2d(width, next_width, 3, padding=1, bias=size != sizes[0]))
         self.in_features = in_features
@@ -138,10 +138,8 @@ class ResidualEncoder(ConvEncoder):
     .. math:: h \leftarrow h + W_2 * a(W_1 * a(h))
 
     Args:
-        shape: Shape of an image, ``(C, H, W)`` or ``(H, W)``; any size.
-        out_features: Width of the output, which is linear.
-        channels: Channels after each halving of the image.
-        blocks: Residual blocks at each resolution, at least 1.
+        shape, out_features, channels: The arguments of :class:`ConvEncoder`.
+        blocks: Residual blocks at each resolution, at least 1 and by default 1.
         activation: Makes the nonlinearity a.
 
     References:
@@ -153,17 +151,7 @@ class ResidualEncoder(ConvEncoder):
         torch.Size([32, 32])
     """
 
-    def __init__(
-        self,
-        shape: Sequence[int],
-        out_features: int,
-        *,
-        channels: Sequence[int] = (32, 64),
-        blocks: int = 1,
-        activation: Activation = nn.SiLU,
-    ) -> None:
-        _check_blocks(self, blocks)
-        super().__init__(shape, out_features, channels=channels, blocks=blocks, activation=activation)
+    fewest_blocks = 1
 
 
 class ResidualDecoder(ConvDecoder):
@@ -172,11 +160,8 @@ class ResidualDecoder(ConvDecoder):
     .. math:: h \leftarrow h + W_2 * a(W_1 * a(h))
 
     Args:
-        in_features: Width of the input.
-        shape: Shape of an image, ``(C, H, W)`` or ``(H, W)``; any size.
-        channels: Channels before each doubling of the image, coarsest first.
-        parameters: Parameters of the likelihood for each value of the image.
-        blocks: Residual blocks at each resolution but the finest, at least 1.
+        in_features, shape, channels, parameters: The arguments of :class:`ConvDecoder`.
+        blocks: Residual blocks at each resolution but the finest, at least 1 and by default 1.
         activation: Makes the nonlinearity a.
 
     References:
@@ -188,32 +173,18 @@ class ResidualDecoder(ConvDecoder):
         torch.Size([10, 32, 784])
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        shape: Sequence[int],
-        *,
-        channels: Sequence[int] = (64, 32),
-        parameters: int = 1,
-        blocks: int = 1,
-        activation: Activation = nn.SiLU,
-    ) -> None:
-        _check_blocks(self, blocks)
-        super().__init__(
-            in_features,
-            shape,
-            channels=channels,
-            parameters=parameters,
-            blocks=blocks,
-            activation=activation,
-        )
+    fewest_blocks = 1
 
 
-def _check_blocks(net: nn.Module, blocks: int) -> None:
-    if blocks < 1:
+def _blocks(net: ConvEncoder | ConvDecoder, blocks: int | None) -> int:
+    """The number of residual blocks, if it is allowed; the fewest that the network allows by default."""
+    if blocks is None:
+        return net.fewest_blocks
+    if blocks < net.fewest_blocks:
         name = type(net).__name__
-        plain = name.replace("Residual", "Conv")
-        raise ValueError(f"{name}: blocks must be at least 1, got {blocks}: use {plain} for none")
+        plain = f": use {name.replace('Residual', 'Conv')} for none" if net.fewest_blocks else ""
+        raise ValueError(f"{name}: blocks must be at least {net.fewest_blocks}, got {blocks}{plain}")
+    return blocks
 
 
 def _stage(width: int, blocks: int, activation: Activation) -> list[nn.Module]:

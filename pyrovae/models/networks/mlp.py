@@ -45,9 +45,6 @@ class MLP(_Perceptron):
         hidden: Widths of the hidden layers.
         activation: Makes the nonlinearity after each hidden layer.
 
-    Raises:
-        ValueError: A width is below 1; an input of another width, or not of floating point.
-
     Example:
         >>> import torch
         >>> MLP(16, 784, hidden=[400])(torch.randn(10, 32, 16)).shape
@@ -76,9 +73,6 @@ class GatedMLP(_Perceptron):
         in_features: Width of the input.
         out_features: Width of the output, which is linear and has no gate.
         hidden: Widths of the hidden layers, gates not counted.
-
-    Raises:
-        ValueError: A width is below 1; an input of another width, or not of floating point.
 
     References:
         Dauphin et al., Language Modeling with Gated Convolutional Networks, 2017. arXiv:1612.08083

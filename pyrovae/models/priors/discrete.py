@@ -71,8 +71,8 @@ class Categorical(nn.Module):
 
     def __init__(self, num_categories: int, *, size: int = 1, learn: bool = True) -> None:
         super().__init__()
-        check_count("priors.Categorical: num_categories", num_categories)
-        check_count("priors.Categorical: size", size)
+        check_count(f"priors.{type(self).__name__}: num_categories", num_categories)
+        check_count(f"priors.{type(self).__name__}: size", size)
         logits = torch.zeros(size, num_categories)
         register_value(self, "logits", logits, learn=learn, persistent=False)
 
@@ -81,7 +81,7 @@ class Categorical(nn.Module):
         return OneHots(self.logits)
 
 
-class RelaxedCategorical(nn.Module):
+class RelaxedCategorical(Categorical):
     r"""Concrete (Gumbel-softmax) variables: proportions that are nearly one-hot, with gradients.
 
     .. math:: z_i = \operatorname{softmax} \big((\log \pi_i + g_i) / \tau\big), \qquad
@@ -105,18 +105,13 @@ class RelaxedCategorical(nn.Module):
         tensor(2.)
     """
 
-    logits: Tensor
-
     def __init__(
         self, num_categories: int, *, size: int = 1, temperature: float = 0.5, learn: bool = True
     ) -> None:
-        super().__init__()
         check_at_least_two("priors.RelaxedCategorical: num_categories", num_categories)
-        check_count("priors.RelaxedCategorical: size", size)
         check_temperature("priors.RelaxedCategorical", temperature)
+        super().__init__(num_categories, size=size, learn=learn)
         self.temperature = temperature
-        logits = torch.zeros(size, num_categories)
-        register_value(self, "logits", logits, learn=learn, persistent=False)
 
     def forward(self) -> dist.TorchDistribution:
         """The distribution of one z, event shape ``[size * num_categories]``."""

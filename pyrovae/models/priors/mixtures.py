@@ -86,8 +86,8 @@ class VampPrior(nn.Module):
         VAE, 2020, for fixed ones. arXiv:2004.04795
 
     Example:
-        >>> from pyrovae import guides, networks
-        >>> q = guides.Normal(networks.MLP(784, 2 * 16))
+        >>> from pyrovae import guides
+        >>> q = guides.Normal(nn.Linear(784, 2 * 16))
         >>> VampPrior(q, torch.rand(50, 784))().event_shape
         torch.Size([16])
     """

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 from pyrovae.core.checks import check_count, check_positive
 from pyrovae.models import distributions
-from pyrovae.models.base import Scale, loc_and_scale, register_value
+from pyrovae.models.base import NetPart, Scale, loc_and_scale, register_value
 
 __all__ = ["ConditionalNormal", "Laplace", "Normal", "StandardNormal", "StudentT"]
 
 
-class StandardNormal(nn.Module):
+class _Independent(nn.Module):
+    """Independent variables of one family, whose parameters, in the family's order, are fixed numbers."""
+
+    def __init__(self, dim: int, family: Callable[..., Any], **parameters: float) -> None:
+        super().__init__()
+        check_count(f"priors.{type(self).__name__}: dim", dim)
+        self._family, self._names = family, tuple(parameters)
+        for name, value in parameters.items():
+            if name != "loc":
+                check_positive(f"priors.{type(self).__name__}: {name}", value)
+            self.register_buffer(name, torch.full((dim,), float(value)), persistent=False)
+
+    def forward(self) -> dist.TorchDistribution:
+        """The distribution of one z, event shape ``[dim]``."""
+        values = (getattr(self, name) for name in self._names)
+        return self._family(*values, validate_args=False).to_event(1)
+
+
+class StandardNormal(_Independent):
     r"""A standard normal, the prior of the first VAE.
 
     .. math:: p(z) = \mathcal N(z; 0, I)
@@ -29,18 +50,8 @@ class StandardNormal(nn.Module):
         torch.Size([16])
     """
 
-    loc: Tensor
-    scale: Tensor
-
     def __init__(self, dim: int) -> None:
-        super().__init__()
-        check_count("StandardNormal: dim", dim)
-        self.register_buffer("loc", torch.zeros(dim), persistent=False)
-        self.register_buffer("scale", torch.ones(dim), persistent=False)
-
-    def forward(self) -> dist.TorchDistribution:
-        """The distribution of one z, event shape ``[dim]``."""
-        return dist.Normal(self.loc, self.scale, validate_args=False).to_event(1)
+        super().__init__(dim, dist.Normal, loc=0.0, scale=1.0)
 
 
 class Normal(nn.Module):
@@ -82,7 +93,7 @@ class Normal(nn.Module):
         return dist.Normal(self.loc, self.scale(), validate_args=False).to_event(1)
 
 
-class Laplace(nn.Module):
+class Laplace(_Independent):
     r"""Independent Laplace variables: a peak at zero and heavier tails, for sparse codes.
 
     .. math:: p(z) = \prod_i \frac{1}{2 b} e^{-|z_i| / b}
@@ -99,22 +110,11 @@ class Laplace(nn.Module):
         tensor(1.0000)
     """
 
-    loc: Tensor
-    scale: Tensor
-
     def __init__(self, dim: int, *, scale: float = 0.5**0.5) -> None:
-        super().__init__()
-        check_count("priors.Laplace: dim", dim)
-        check_positive("priors.Laplace: scale", scale)
-        self.register_buffer("loc", torch.zeros(dim), persistent=False)
-        self.register_buffer("scale", torch.full((dim,), scale), persistent=False)
-
-    def forward(self) -> dist.TorchDistribution:
-        """The distribution of one z, event shape ``[dim]``."""
-        return dist.Laplace(self.loc, self.scale, validate_args=False).to_event(1)
+        super().__init__(dim, dist.Laplace, loc=0.0, scale=scale)
 
 
-class StudentT(nn.Module):
+class StudentT(_Independent):
     r"""Independent Student's t variables, with polynomial tails: distant codes cost little.
 
     .. math:: p(z) = \prod_i \mathrm{t}_\nu(z_i / s) / s
@@ -132,24 +132,11 @@ class StudentT(nn.Module):
         torch.Size([16])
     """
 
-    df: Tensor
-    loc: Tensor
-    scale: Tensor
-
     def __init__(self, dim: int, *, df: float = 5.0, scale: float = 1.0) -> None:
-        super().__init__()
-        check_count("priors.StudentT: dim", dim)
-        check_positive("priors.StudentT: df", df)
-        check_positive("priors.StudentT: scale", scale)
-        for name, value in (("df", df), ("loc", 0.0), ("scale", scale)):
-            self.register_buffer(name, torch.full((dim,), float(value)), persistent=False)
-
-    def forward(self) -> dist.TorchDistribution:
-        """The distribution of one z, event shape ``[dim]``."""
-        return distributions.StudentT(self.df, self.loc, self.scale, validate_args=False).to_event(1)
+        super().__init__(dim, distributions.StudentT, df=df, loc=0.0, scale=scale)
 
 
-class ConditionalNormal(nn.Module):
+class ConditionalNormal(NetPart):
     r"""A normal whose loc and scale a network computes from a condition y, such as a class.
 
     .. math:: p(z \mid y) = \mathcal N(z; \mu(y), \operatorname{diag} \sigma^2(y)), \qquad
@@ -163,17 +150,11 @@ class ConditionalNormal(nn.Module):
         Models, 2015.
 
     Example:
-        >>> from pyrovae import networks
-        >>> p = ConditionalNormal(networks.MLP(10, 2 * 16))(torch.eye(10))
-        >>> p.batch_shape, p.event_shape
-        (torch.Size([10]), torch.Size([16]))
+        >>> ConditionalNormal(nn.Linear(10, 2 * 16))(torch.eye(10)).batch_shape
+        torch.Size([10])
     """
 
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, y: Tensor) -> dist.TorchDistribution:
-        """p(z | y): batch shape ``[...]``, event shape ``[dim]``."""
-        loc, scale = loc_and_scale("priors.ConditionalNormal", self.net(y))
+    def given(self, parameters: Tensor) -> dist.TorchDistribution:
+        """The normal whose loc and log variance are ``parameters``, an output of the network."""
+        loc, scale = loc_and_scale("priors.ConditionalNormal", parameters)
         return dist.Normal(loc, scale, validate_args=False).to_event(1)
