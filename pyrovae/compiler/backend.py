@@ -1,4 +1,4 @@
-"""A captured graph as code that runs on what parameters, buffers and arguments are at each call."""
+"""A captured graph as compiled code, which reads parameters, buffers and arguments at each call."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from pyrovae.compiler.capture import Captured
 from pyrovae.core.clock import Clock
@@ -17,14 +17,14 @@ __all__ = ["CompiledGraph", "Result", "inductor"]
 
 
 class Result(NamedTuple):
-    """What one run came to.
+    """The outputs of one run.
 
     Attributes:
-        loss: Without a graph of its own.
-        more: What the function gave besides.
-        leaves: Tensors that the loss depends on and that require gradients.
-        gradients: Of each; None where it has none.
-        finite: A number that is not, if loss or a gradient is not; None where gradients are not wanted.
+        loss: The loss, without an autograd graph.
+        more: The function's other outputs.
+        leaves: The tensors with gradients that the loss depends on.
+        gradients: The gradient of each leaf, or None.
+        finite: A number that is finite if loss and gradients are; None where it was not asked for.
     """
 
     loss: Tensor
@@ -35,18 +35,19 @@ class Result(NamedTuple):
 
 
 class CompiledGraph:
-    """One captured graph as code, with what it runs on besides the arguments of the call.
+    """One captured graph as code, with its inputs besides the arguments of the call.
 
     Args:
-        captured: The graph; it gives the loss, more, the sum of everything if asked for, and gradients.
-        fixed: Its first inputs: parameters and buffers.
-        values: The next one: what the schedules give.
-        tensors: The next ones: the arguments it was captured on.
-        schedules: Of the objective's clock.
-        wanted: Tensors whose gradients it gives, among the first inputs or the arguments.
-        has: Whether it gives one, for each.
-        gradients: Whether it gives any.
-        finite: Whether it gives the sum; "after" it is made of the outputs, faster on the CPU.
+        captured: The graph, of the inputs ``fixed``, ``values``, arguments and others.
+        fixed: Parameters and buffers.
+        values: Values of the schedules.
+        tensors: Arguments of the capture.
+        schedules: Schedules that the objective's clock is asked for.
+        wanted: Tensors whose gradients are outputs, among ``fixed`` and the arguments.
+        has: Whether there is a gradient, for each of them.
+        gradients: Whether there are any.
+        finite: Whether the sum of loss and gradients is an output, or is computed "after" the run, which is
+            faster on the CPU.
     """
 
     def __init__(
@@ -71,28 +72,22 @@ class CompiledGraph:
         self.replay: _Replay | None = None
 
     def compile(self, tensors: list[Tensor]) -> None:
-        """Let torch's compiler make it fast; on a GPU, let one launch start all of it."""
+        """Compile by torch's inductor; on a GPU, record all kernels as one CUDA graph."""
         inputs = [*self.fixed, self.values, *tensors, *self.others]
         self.module = inductor(self.module, inputs)
         if all(tensor.is_cuda for tensor in inputs):
             self.replay = _Replay(self.module, self.fixed)
 
     def stale(self) -> bool:
-        """Whether a value that went into Python, or a place that a replay reads, was changed since."""
+        """Whether a value that Python read, or the address of a replayed parameter, has changed."""
         return (self.replay is not None and self.replay.moved()) or self.guards_failed()
 
     def guards_failed(self) -> bool:
-        """Whether a value that went into Python was changed since."""
+        """Whether a value that Python read at the capture has changed."""
         return any(tensor._version != version for tensor, version in self.read)
 
     def run(self, tensors: list[Tensor], clock: Clock | None, *, fresh: bool = True) -> Result:
-        """The outputs for these arguments, at this time of training.
-
-        Args:
-            tensors: The arguments.
-            clock: The time.
-            fresh: Whether the outputs are to outlive the next run, on a GPU too.
-        """
+        """The outputs for these arguments; with ``fresh`` they outlive the next run, on a GPU too."""
         values = self.values
         if self.schedules:
             now = [schedule(clock) for schedule in self.schedules]  # type: ignore[arg-type]
@@ -115,7 +110,7 @@ class CompiledGraph:
         return Result(outputs[0], tuple(outputs[1 : first - inside]), leaves, gradients, total)
 
     def _settled(self, outputs: list[Tensor], inputs: list[Tensor], leaves: list[Tensor]) -> list[Tensor]:
-        """Copy what is an input itself, and gradients that lie in memory otherwise than their leaves do."""
+        """Copy outputs that are inputs, and gradients whose strides are not their leaf's."""
         if self.copied is None:
             places = {each.untyped_storage().data_ptr() for each in inputs if each.layout == torch.strided}
             having = [leaf for leaf, has in zip(leaves, self.has, strict=True) if has]
@@ -135,12 +130,8 @@ class CompiledGraph:
 class _Replay:
     """A function of tensors on a GPU, recorded once as a CUDA graph: one launch for all its kernels.
 
-    Parameters and buffers are read where they are, arguments are copied to where the record reads them.
-    The outputs are overwritten by the next run. Draws go on from torch's generator.
-
-    Args:
-        function: Of the inputs.
-        fixed: The first inputs, which stay where they are.
+    Parameters and buffers (``fixed``, the first inputs) are read in place, arguments are copied to the
+    recorded addresses. The next run overwrites the outputs. Draws continue torch's generator.
     """
 
     def __init__(self, function: Callable[..., tuple[Tensor, ...]], fixed: list[Tensor]) -> None:
@@ -155,7 +146,7 @@ class _Replay:
         if self.graph is None and not self.refused:
             try:
                 self._record(inputs)
-            except RuntimeError:  # an operation that no record can hold, such as a look at a value
+            except RuntimeError:  # an operation that cannot be recorded, such as reading a value
                 torch.cuda.synchronize()
                 self.refused, self.graph = True, None
         if self.graph is None:
@@ -167,7 +158,7 @@ class _Replay:
         return self.outputs
 
     def moved(self) -> bool:
-        """Whether a parameter or a buffer is elsewhere now."""
+        """Whether a parameter or a buffer has another address."""
         return self.places != [tensor.data_ptr() for tensor in self.fixed]
 
     def _record(self, inputs: tuple[Tensor, ...]) -> None:
@@ -176,7 +167,7 @@ class _Replay:
         arguments = [*self.fixed, *self.arguments]
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # libraries set themselves up at their first runs
+        with torch.cuda.stream(side):  # libraries initialise in their first runs
             for _ in range(3):
                 self.function(*arguments)
         torch.cuda.current_stream().wait_stream(side)
@@ -188,37 +179,11 @@ class _Replay:
             self.outputs = self.function(*arguments)
 
 
-def _unfused(module: fx.GraphModule) -> fx.GraphModule:
-    """With biases added by the loop that reads the products next, and not copied to where these will lie.
-
-    As x - (-b), since the compiler would put x + b together again.
-    """
-    aten = torch.ops.aten
-    for node in list(module.graph.nodes):
-        if node.target is aten.addmm.default and not node.kwargs and _of_float32(node):
-            bias, left, right = node.args
-            with module.graph.inserting_before(node):
-                product = module.graph.call_function(aten.mm.default, (left, right))
-                negative = module.graph.call_function(aten.neg.default, (bias,))
-                total = module.graph.call_function(aten.sub.Tensor, (product, negative))
-            node.replace_all_uses_with(total)
-            module.graph.erase_node(node)
-    module.recompile()
-    return module
-
-
-def _of_float32(node: fx.Node) -> bool:
-    """Whether the sum is: a bias added to a product that was rounded to bfloat16 first is another number."""
-    return node.meta["tensor_meta"].dtype == torch.float32
-
-
 def inductor(module: Any, example: list[Tensor]) -> Callable[..., tuple[Tensor, ...]]:
-    """Compiled by torch's inductor, with the random numbers of eager torch."""
+    """Compile by torch's inductor, with the random numbers of eager torch."""
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            if not any(tensor.is_cuda for tensor in example):
-                module = _unfused(module)
             return torch._inductor.compile(module, [*example], options={"fallback_random": True})
     except Exception as error:
         kind = type(error).__name__ + type(error.__cause__).__name__ + str(error)[:500]

@@ -1,4 +1,4 @@
-"""A function of tensors, run once and written down as the graph of its operations."""
+"""Run a function of tensors once, and write its operations down as a graph."""
 
 from __future__ import annotations
 
@@ -33,30 +33,29 @@ OURS = (
     "core/precision.py",
 )
 HIDDEN = ("<", *(str(HERE / name) for name in OURS), contextlib.__file__)
-"""Lines that say nothing of where it was: those of the capture itself."""
+"""Files whose lines no error names: those of the capture itself."""
 
 READS = {
     getattr(torch.Tensor, name)
     for name in ("item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__complex__")
 }
-"""What makes a Python value of a tensor."""
+"""Methods that make a Python value of a tensor."""
 
 SHAPED_BY_VALUES = {torch.nonzero, torch.Tensor.nonzero, torch.argwhere, torch.Tensor.argwhere}
-"""What gives a tensor whose shape depends on values, which no compiler takes."""
+"""Functions whose result has a shape that depends on values, which cannot be compiled."""
 
 INDEXING = {torch.Tensor.__getitem__, torch.Tensor.__setitem__}
-"""What takes masks, whose numbers of chosen places depend on values too."""
+"""Functions that take masks, which choose a number of elements that depends on values."""
 
 
 class Captured(NamedTuple):
     """The graph of one run.
 
     Attributes:
-        graph: Takes the inputs and then the others, in a list, and gives the outputs as a tuple.
-        others: Tensors from outside that the run met besides its inputs; the graph takes them as they
-            are at each call.
-        read: Tensors from outside whose values went into Python, and their versions then.
-        outputs: What the run gave.
+        graph: A module from the inputs and the others to a tuple of outputs.
+        others: Further tensors from outside, which are read at each call.
+        read: Tensors from outside whose values Python read, and their versions then.
+        outputs: The outputs of the run.
     """
 
     graph: fx.GraphModule
@@ -70,19 +69,16 @@ def capture(
 ) -> Captured:
     """Run a function once, and write down what it does to tensors: forward, backward, random draws.
 
-    The function reaches its inputs on its own, by whatever way: as arguments, as attributes of modules,
-    in Pyro's parameter store, in closures. A tensor is known by its identity. Draws stay draws. The
-    random state is left as it was; what the run changes in place is the caller's to restore.
+    The function may find its inputs anywhere (arguments, modules, Pyro's store, closures); they are known by
+    identity. The random state is left alone; the caller restores what the run changes in place.
 
     Args:
-        function: Gives tensors, and reads no value of one into Python, but for what is the same in
-            every run.
-        inputs: What may have other values the next time.
-        held: Those of them that seldom do, such as masks: their values may decide, and are then among
-            what was read.
+        function: A function that returns tensors. Python may read only values that are the same in every run.
+        inputs: Tensors whose values may differ in the next run.
+        held: Inputs that seldom change, such as masks: Python may read them, and they are then in ``read``.
 
     Raises:
-        NotCapturableError: It does; the message says what, and where in the caller's code.
+        NotCapturableError: Another value was read; the message says where in the caller's code.
     """
     static, before = _Static(held), [each.clone() for each in held]
     outputs: list[Tensor] = []
@@ -93,15 +89,15 @@ def capture(
         return tuple(outputs)
 
     try:
-        # The checks of values have been made by whoever ran the function before.
+        # Pyro's checks of values were made in the dry run.
         with (
             stream("capture"),
             pyro.validation_enabled(False),
-            _said(),
+            _capturing(),
             torch.autograd.set_multithreading_enabled(False),  # the tracer is of this thread
         ):
             graph = make_fx(run, tracing_mode="real")(*inputs)
-    except Exception as error:  # whatever it is, the same run without a graph did not raise it
+    except Exception as error:  # the dry run did not raise it, whatever it is
         raise NotCapturableError(f"{_cause(error)}, {place(error)}") from error
     for node in graph.graph.nodes:
         if node.target is not torch.ops.aten.index.Tensor and _has(node, torch.Tag.dynamic_output_shape):
@@ -118,8 +114,8 @@ def capture(
 
 
 @contextlib.contextmanager
-def _said() -> Iterator[None]:
-    """Let densities know, which have a form that a compiler makes more of."""
+def _capturing() -> Iterator[None]:
+    """Let densities choose the form that compiles best."""
     token = being_captured.set(True)
     try:
         yield
@@ -128,11 +124,7 @@ def _said() -> Iterator[None]:
 
 
 def check(captured: Captured, inputs: Sequence[Tensor]) -> None:
-    """Run the graph on what it was captured on, and on the same draws: it has to give the same.
-
-    Raises:
-        NotCapturableError: It does not.
-    """
+    """Refuse a graph that gives other outputs than the run, on the same inputs and draws."""
     with stream("capture"), torch.no_grad():
         again = captured.graph(*inputs, *captured.others)
     for output, first in zip(again, captured.outputs, strict=True):
@@ -145,7 +137,7 @@ def check(captured: Captured, inputs: Sequence[Tensor]) -> None:
 
 
 def place(error: BaseException) -> str:
-    """The innermost line of the caller's code that an error went through; else of Pyro's, or ours."""
+    """The innermost line of the caller's code in an error's traceback, or else of Pyro or this package."""
     while isinstance(error.__cause__, Exception):
         error = error.__cause__
     lines, theirs, traceback = [], [], error.__traceback__
@@ -163,10 +155,9 @@ def place(error: BaseException) -> str:
 
 
 class _Static(TorchFunctionMode):
-    """Lets a value into Python only where it is the same in every run.
+    """Let Python read a value only if it is the same in every run.
 
-    ``item()`` of anything else gives the tensor itself, cut off from its gradient: Pyro's losses take
-    the value of theirs so, and it is what becomes of it that counts.
+    ``item()`` of any other tensor gives the detached tensor, since Pyro's losses return their value so.
     """
 
     def __init__(self, held: Sequence[Tensor]) -> None:
@@ -197,12 +188,12 @@ class _Static(TorchFunctionMode):
         if func is torch.Tensor.register_hook and _caller() == "warn_if_nan":
             return None
         if func is torch.Tensor.masked_select and _caller() == "compute_expectation":
-            values, mask = args  # Pyro drops what is nought from a sum of products: let it be nought
+            values, mask = args  # Pyro drops the zeros of a sum of products: keep them as zeros
             return torch.where(mask, values, torch.zeros_like(values))
         return func(*args, **kwargs)
 
     def _by_numbers(self, index: Any, *, write: bool) -> Any:
-        """An index with the numbers of what its masks choose in place of the masks, where these are known."""
+        """An index with known masks replaced by the positions that they choose."""
         found: list[Any] = []
         for each in index if isinstance(index, tuple) else (index,):
             is_mask = isinstance(each, Tensor) and each.dtype == torch.bool and each.dim() > 0
@@ -216,10 +207,10 @@ class _Static(TorchFunctionMode):
         return tuple(found) if isinstance(index, tuple) or len(found) != 1 else found[0]
 
     def _known(self, tensor: Tensor) -> bool:
-        """Whether a tensor's value is the same in every run: it comes of no input and no draw."""
+        """Whether a tensor's value is the same in every run: it depends on no input and no draw."""
         mode = get_proxy_mode()
         slot = None if mode is None else mode.tracer.tensor_tracker.get(tensor)
-        if slot is None:  # from outside: its value holds as long as nobody changes it
+        if slot is None:  # from outside: the same until somebody changes it
             self.read.append((tensor, tensor._version))
             return True
         tracer: Any = mode.tracer  # type: ignore[union-attr]
@@ -244,7 +235,7 @@ class _Static(TorchFunctionMode):
 
 
 def _one_hot(codes: Tensor, num_classes: int) -> Tensor:
-    """torch's, without its look at the codes."""
+    """As torch's, but without reading the codes."""
     return (codes[..., None] == torch.arange(num_classes, device=codes.device)).long()
 
 
@@ -270,7 +261,7 @@ def _changes_in_place(node: fx.Node) -> bool:
 
 
 def _caller() -> str:
-    """The function of Pyro's that called into torch, if it was Pyro's: the nearest outside torch."""
+    """The name of the function of Pyro that called torch, or ""."""
     frame = sys._getframe(2)
     while frame.f_back is not None and frame.f_code.co_filename.startswith((LIBRARIES[0], *HIDDEN)):
         frame = frame.f_back
@@ -288,7 +279,7 @@ def _cause(error: Exception) -> str:
 
 
 def _lifted(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Turn tensors from outside, which the tracer took for constants, into further inputs."""
+    """Make further inputs of tensors from outside, which the tracer took for constants."""
     found: dict[int, tuple[Tensor, fx.Node]] = {}
     last = [node for node in graph.graph.nodes if node.op == "placeholder"]
     for node in list(graph.graph.nodes):

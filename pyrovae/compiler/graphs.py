@@ -1,11 +1,10 @@
-"""A loss and its gradients as compiled graphs: one for each shape of its arguments, as long as it stays."""
+"""Cache of compiled graphs of a loss and its gradients, one per argument shape, invalidated by edits."""
 
 from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import pyro
@@ -20,6 +19,7 @@ from pyrovae.compiler.rehearsal import (
     GraphClock,
     RecordingClock,
     Sites,
+    clocked,
     difference,
     may_decide,
     preserve_state,
@@ -34,24 +34,23 @@ from pyrovae.core.random import stream
 __all__ = ["Backend", "Graphs"]
 
 Backend = Literal["inductor", "none"]
-"""What makes code of a graph: torch's compiler, or nothing: the graph runs as it was captured."""
+"""What compiles a graph: torch's inductor, or nothing, so that it runs as it was captured."""
 
 MOST = 8
-"""Graphs of one loss: each costs seconds to compile, and shapes without end would cost without end."""
+"""Most graphs of one loss, and most edits before it stays eager: each graph takes seconds to compile."""
 
 
 class Graphs:
-    """Runs a function through its captured graph; tells by None that it has to run by itself.
+    """Run a function through its captured graphs; None means that it has to run eagerly.
 
     Args:
-        function: Gives the loss, and whatever is wanted besides, as tensors.
-        programs: What the function runs, to notice edits and to find parameters and buffers.
-        objective: The loss it is of: one with a clock ticks at each step.
-        precision: Of the networks.
-        backend: Of the graphs.
-        finite: Whether a run tells, by one number, if its loss and all its gradients are finite.
-        parameters: Whether gradients are wanted of what the programs are made of; of arguments they always
-            are.
+        function: A function that returns the loss, and other tensors after it.
+        programs: The programs in it, in which edits are noticed, and parameters and buffers found.
+        objective: The loss; its clock, if it has one, ticks at each step.
+        precision: Precision of the networks' products.
+        backend: "inductor", or "none" to run graphs as they were captured.
+        finite: Whether a run gives a number that is finite if its loss and gradients are.
+        parameters: Whether gradients of the programs' parameters are wanted, and not of arguments alone.
     """
 
     def __init__(
@@ -73,15 +72,15 @@ class Graphs:
         self.backend: Backend = backend
         self.finite, self.parameters = finite, parameters
         self.edits = 0
-        self.names: list[str] = []  # of parameters met in Pyro's store
-        self.seconds = 0.0  # spent on making graphs
-        self.cause: str | None = None  # why nothing runs through graphs
+        self.names: list[str] = []  # of the parameters in Pyro's store
+        self.seconds = 0.0  # that making graphs took
+        self.cause: str | None = None  # why there are no graphs
         self._graphs: dict[Any, CompiledGraph | None] = {}
-        self._watch: ProgramSnapshot | None = None
+        self._snapshot: ProgramSnapshot | None = None
         self._warned: set[str] = set()
 
     def eager(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
-        """The function by itself, its networks in the precision asked for."""
+        """Run the function itself, its networks in the precision asked for."""
         with networks_in(self.precision):
             return self.function(*args, **kwargs)
 
@@ -94,14 +93,14 @@ class Graphs:
         check: bool = True,
         fresh: bool = True,
     ) -> Result | None:
-        """The function's outputs, and the gradients of the first; None where it has to run by itself.
+        """The function's outputs, and the gradients of the first; None if it has to run eagerly.
 
         Args:
-            args: Of the function.
-            kwargs: Likewise.
-            gradients: Whether they are wanted.
-            check: Look whether anything was edited since the last run.
-            fresh: Whether the outputs are to outlive the next run, on a GPU too.
+            args: Arguments of the function.
+            kwargs: Keyword arguments of the function.
+            gradients: Whether gradients are wanted.
+            check: Whether to look for edits since the last run.
+            fresh: Whether the outputs outlive the next run, on a GPU too.
         """
         graph = self.prepare(args, kwargs, gradients=gradients, check=check)
         if graph is None:
@@ -110,7 +109,7 @@ class Graphs:
         return self.take(graph, tensors, fresh=fresh)
 
     def take(self, code: CompiledGraph, tensors: Sequence[Tensor], *, fresh: bool = True) -> Result:
-        """Run a graph that was prepared on the tensors among the arguments; a clock ticks."""
+        """Run a prepared graph on the tensors among the arguments; the objective's clock ticks."""
         with products_in(self.precision):
             result = code.run([*tensors], getattr(self.objective, "clock", None), fresh=fresh)
         if code.gradients and hasattr(self.objective, "clock"):
@@ -120,10 +119,10 @@ class Graphs:
     def prepare(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], *, gradients: bool, check: bool = True
     ) -> CompiledGraph | None:
-        """The graph for arguments of this shape, made if it is not there; None where there is none."""
+        """The graph for arguments of this shape, made if need be; None if there can be none."""
         if any(not getattr(handler, "param_only", False) for handler in _PYRO_STACK):
-            return None  # a handler around the call, which the graph would not see
-        if check and self._watch is not None:
+            return None  # the graph would not see the handler around the call
+        if check and self._snapshot is not None:
             self._forget_if_edited()
         if self.cause is not None:
             return None
@@ -147,19 +146,19 @@ class Graphs:
         return self._graphs[key]
 
     def _forget_if_edited(self) -> None:
-        edited = self._watched().changed_since(self._watch)  # type: ignore[arg-type]
+        edited = self._edited()
         if edited is None:
             return
         self._graphs.clear()
-        self._watch, self.cause = None, None
+        self._snapshot, self.cause = None, None
         self._too_often(f"'{edited}'")
 
     def _too_often(self, edited: str) -> bool:
-        """Count an edit; with a warning, no more graphs where there were too many."""
+        """Count an edit; after too many there are no more graphs, with a warning."""
         self.edits += 1
         if self.edits <= MOST:
             return False
-        self._watch = self._watched()
+        self._snapshot = self.snapshot()
         self.cause = f"{edited} is edited again and again"
         self._warn(
             f"{self.cause}, and each time needs another graph: runs without one; let what changes be a "
@@ -167,139 +166,37 @@ class Graphs:
         )
         return True
 
-    def _watched(self) -> ProgramSnapshot:
+    def snapshot(self) -> ProgramSnapshot:
+        """The state of programs and objective now."""
         return ProgramSnapshot([*self.programs, self.objective], self.names)
+
+    def _edited(self) -> str | None:
+        """The name of the first thing that was edited since the last snapshot."""
+        return self.snapshot().changed_since(self._snapshot)  # type: ignore[arg-type]
 
     def _make(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Any], gradients: bool
     ) -> CompiledGraph | None:
-        """A graph for arguments of this shape; None, with a warning, where there can be none."""
+        """A graph for arguments of this shape; None, with a warning, if there can be none."""
         started = time.perf_counter()
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        first = self._first_run(args, kwargs, tensors, gradients)
-        self._watch = self._watched()
+        dry = _dry_run(self, args, kwargs, tensors, gradients)
+        self._snapshot = self.snapshot()
         try:
-            graph = self._captured(first, args, kwargs, tensors, gradients)
+            graph = _capture(self, dry, args, kwargs, tensors, gradients)
+            edited = self._edited()
+            if edited:
+                raise NotCapturableError(f"'{edited}' is changed by the run itself")
             if self.backend == "inductor":
                 with products_in(self.precision):
                     graph.compile(tensors)
         except NotCapturableError as error:
-            self._watch = self._watched()
+            self._snapshot = self.snapshot()
             self.cause = str(error)
             self._warn(f"{error}: runs without a compiled graph")
             return None
         self.seconds += time.perf_counter() - started
         return graph
-
-    def _first_run(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor], gradients: bool
-    ) -> _Found:
-        """Run by itself once: parameters made at the first run, schedules, sites; errors are the user's."""
-        before = self._watched()
-        buffers, clock = before.tensors("buffers"), RecordingClock()
-        sites = Sites()
-        with (
-            stream("first run"),
-            preserve_state(buffers, before.tensors("parameters")),
-            self._clocked(clock),
-            torch.set_grad_enabled(gradients),
-            sites,
-        ):
-            loss, *_ = self.eager(*args, **kwargs)
-        store = pyro.get_param_store()._params
-        self.names = [name for name in dict.fromkeys([*self.names, *sites.parameters]) if name in store]
-        found = [*before.tensors("parameters"), *(store[name] for name in self.names)]
-        if isinstance(loss, Tensor):
-            found += leaves_of(loss)
-        mine = {id(tensor) for tensor in tensors}
-        wanted = {id(leaf): leaf for leaf in found if id(leaf) not in mine}
-        return _Found(list(wanted.values()), buffers, clock.schedules, sites.sites)
-
-    def _captured(
-        self,
-        first: _Found,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        tensors: list[Tensor],
-        gradients: bool,
-    ) -> CompiledGraph:
-        asked = (*first.leaves, *tensors) if self.parameters else tensors
-        wanted = [tensor for tensor in asked if tensor.requires_grad and gradients]
-        device = tensors[0].device if tensors else torch.device("cpu")
-        values = torch.zeros(max(len(first.schedules), 1), dtype=torch.float64, device=device)
-        has: list[bool] = []
-        finite: Any = None
-        if self.finite and gradients:  # what can be looked at for nothing is made by torch's own sum
-            finite = "after" if device.type == "cpu" else "inside"
-
-        def outputs() -> tuple[Tensor, ...]:
-            with self._clocked(GraphClock(values)), torch.set_grad_enabled(gradients), without_grad(wanted):
-                loss, *more = self.eager(*args, **kwargs)
-                loss = torch.as_tensor(loss)
-                if not gradients:
-                    return loss.detach(), *more
-                found: tuple[Tensor | None, ...]
-                if loss.requires_grad:
-                    found = torch.autograd.grad(loss, wanted, allow_unused=True)
-                else:  # a loss that adds its gradients itself
-                    found = tuple(leaf.grad for leaf in wanted)
-            has.extend(gradient is not None for gradient in found)
-            kept: list[Tensor] = [gradient for gradient in found if gradient is not None]
-            outputs = [loss.detach(), *(each.detach() for each in more)]
-            if finite == "inside":  # one number to look at: a sum is not finite where a term is not
-                outputs.append(torch.stack([each.detach().sum().double() for each in (loss, *kept)]).sum())
-            return *outputs, *kept
-
-        inputs = [*first.leaves, *first.buffers, values, *tensors]
-        given = {id(tensor) for tensor in tensors}
-        held = [each for each in first.buffers if may_decide(each) and id(each) not in given]
-        versions = [tensor._version for tensor in inputs]
-        sites = Sites()
-        unmoved, quiet = preserve_state(first.buffers, first.leaves), warnings.catch_warnings()
-        with products_in(self.precision), unmoved, quiet, sites:
-            warnings.simplefilter("ignore")  # the first run gave them
-            captured = capture(outputs, inputs, held)
-        with products_in(self.precision), preserve_state(first.buffers, first.leaves):
-            check(captured, inputs)
-        for tensor, version in zip(inputs, versions, strict=True):
-            if tensor._version != version and not any(tensor is buffer for buffer in first.buffers):
-                raise NotCapturableError(
-                    f"a tensor of shape {tuple(tensor.shape)} that is no buffer of a module is changed in "
-                    f"place"
-                )
-        if sites.sites != first.sites:
-            raise NotCapturableError(
-                f"the sites change from run to run: {difference(first.sites, sites.sites)}"
-            )
-        edited = self._watched().changed_since(self._watch)  # type: ignore[arg-type]
-        if edited:
-            raise NotCapturableError(f"'{edited}' is changed by the run itself")
-        fixed = [*first.leaves, *first.buffers]
-        return CompiledGraph(
-            captured,
-            fixed,
-            values,
-            tensors,
-            first.schedules,
-            wanted,
-            has,
-            gradients,
-            finite,
-        )
-
-    @contextmanager
-    def _clocked(self, clock: Any) -> Iterator[None]:
-        """With another clock in the objective, if it has one."""
-        if not hasattr(self.objective, "clock"):
-            yield
-            return
-        before = self.objective.clock
-        clock.time = before
-        self.objective.clock = clock
-        try:
-            yield
-        finally:
-            self.objective.clock = before
 
     def _warn(self, message: str) -> None:
         if message not in self._warned:
@@ -307,11 +204,93 @@ class Graphs:
             warnings.warn(f"compile: {message}", UserWarning, stacklevel=4)
 
 
-class _Found(NamedTuple):
+class _DryRun(NamedTuple):
     leaves: list[Tensor]
     buffers: list[Tensor]
     schedules: list[Callable[[Clock], float]]
     sites: list[tuple[Any, ...]]
+
+
+def _dry_run(
+    graphs: Graphs, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor], gradients: bool
+) -> _DryRun:
+    """Run the function eagerly once, to collect parameters, buffers, schedules and sites."""
+    before = graphs.snapshot()
+    buffers, clock, sites = before.tensors("buffers"), RecordingClock(), Sites()
+    with (
+        stream("first run"),
+        preserve_state(buffers, before.tensors("parameters")),
+        clocked(graphs.objective, clock),
+        torch.set_grad_enabled(gradients),
+        sites,
+    ):
+        loss, *_ = graphs.eager(*args, **kwargs)
+    store = pyro.get_param_store()._params
+    graphs.names = [name for name in dict.fromkeys([*graphs.names, *sites.parameters]) if name in store]
+    leaves = [*before.tensors("parameters"), *(store[name] for name in graphs.names)]
+    if isinstance(loss, Tensor):
+        leaves += leaves_of(loss)
+    arguments = {id(tensor) for tensor in tensors}
+    unique = {id(leaf): leaf for leaf in leaves if id(leaf) not in arguments}
+    return _DryRun(list(unique.values()), buffers, clock.schedules, sites.sites)
+
+
+def _capture(
+    graphs: Graphs,
+    dry: _DryRun,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    tensors: list[Tensor],
+    gradients: bool,
+) -> CompiledGraph:
+    """Write the function and its gradients down as a graph, and check it against the function."""
+    candidates = (*dry.leaves, *tensors) if graphs.parameters else tensors
+    wanted = [tensor for tensor in candidates if tensor.requires_grad and gradients]
+    device = tensors[0].device if tensors else torch.device("cpu")
+    values = torch.zeros(max(len(dry.schedules), 1), dtype=torch.float64, device=device)
+    has: list[bool] = []
+    finite: Any = None
+    if graphs.finite and gradients:
+        finite = "after" if device.type == "cpu" else "inside"
+
+    def outputs() -> tuple[Tensor, ...]:
+        clock = clocked(graphs.objective, GraphClock(values))
+        with clock, torch.set_grad_enabled(gradients), without_grad(wanted):
+            loss, *more = graphs.eager(*args, **kwargs)
+            loss = torch.as_tensor(loss)
+            if not gradients:
+                return loss.detach(), *more
+            found: tuple[Tensor | None, ...]
+            if loss.requires_grad:
+                found = torch.autograd.grad(loss, wanted, allow_unused=True)
+            else:  # a loss that adds its gradients itself
+                found = tuple(leaf.grad for leaf in wanted)
+        has.extend(gradient is not None for gradient in found)
+        kept: list[Tensor] = [gradient for gradient in found if gradient is not None]
+        outputs = [loss.detach(), *(each.detach() for each in more)]
+        if finite == "inside":  # the sum is not finite where a term is not
+            outputs.append(torch.stack([each.detach().sum().double() for each in (loss, *kept)]).sum())
+        return *outputs, *kept
+
+    inputs = [*dry.leaves, *dry.buffers, values, *tensors]
+    arguments = {id(tensor) for tensor in tensors}
+    held = [each for each in dry.buffers if may_decide(each) and id(each) not in arguments]
+    versions = [tensor._version for tensor in inputs]
+    sites, unmoved = Sites(), preserve_state(dry.buffers, dry.leaves)
+    with products_in(graphs.precision), unmoved, warnings.catch_warnings(), sites:
+        warnings.simplefilter("ignore")  # the dry run gave them
+        captured = capture(outputs, inputs, held)
+    with products_in(graphs.precision), preserve_state(dry.buffers, dry.leaves):
+        check(captured, inputs)
+    for tensor, version in zip(inputs, versions, strict=True):
+        if tensor._version != version and not any(tensor is buffer for buffer in dry.buffers):
+            raise NotCapturableError(
+                f"a tensor of shape {tuple(tensor.shape)} that is no buffer of a module is changed in place"
+            )
+    if sites.sites != dry.sites:
+        raise NotCapturableError(f"the sites change from run to run: {difference(dry.sites, sites.sites)}")
+    fixed = [*dry.leaves, *dry.buffers]
+    return CompiledGraph(captured, fixed, values, tensors, dry.schedules, wanted, has, gradients, finite)
 
 
 def _signature(leaf: Any) -> Any:

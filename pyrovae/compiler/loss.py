@@ -1,4 +1,4 @@
-"""A loss of Pyro's as a compiled tensor graph: the same parameters, the same call, no Python in between."""
+"""A Pyro loss as a compiled graph of tensor operations, with the same parameters and the same call."""
 
 from __future__ import annotations
 
@@ -34,46 +34,38 @@ def compile(
     precision: Precision = "float32",
     backend: Backend = "inductor",
 ) -> CompiledLoss | Compiled:
-    r"""A loss with all of Pyro's Python taken out: run once, written down as a graph, compiled.
+    r"""Compile a Pyro loss: it is run once, and written down with its gradients as one graph.
 
-    Loss and gradients are one graph, captured where autograd has done its part, so blocks without
-    gradients and functions with gradients of their own mean in it what they mean outside. The call is
-    differentiable, by one more derivative and no second. Parameters, buffers and every tensor that the
-    programs hold are read at each call; draws are those of torch's generator, and the same as without
-    compilation. Running statistics are updated.
+    Parameters, buffers and all tensors of the programs are read at each call. Draws are those of torch's
+    generator, the same as without compilation. Running statistics are updated. The call can be differentiated
+    once.
 
-    Another shape of arguments is captured when it comes, up to 8 in all. An edit is noticed, and the
-    loss captured anew: a part or a parameter replaced, ``requires_grad``, training and evaluation mode,
-    a plain attribute, a mask, index or flag in a buffer that decides what runs, unless by ``.data``.
-    Python itself runs at the capture alone. What cannot be a graph (another tensor's value that decides
-    what runs, sites that change) runs as before, with one warning that says why.
+    Each shape of arguments has a graph, up to 8. The loss is captured again after an edit: another part or
+    parameter, ``requires_grad``, training or evaluation mode, a plain attribute, or a mask, index or flag in
+    a buffer (unless set by ``.data``). Other Python code runs at the capture alone. A program that cannot be
+    a graph, since the value of a tensor decides what runs or its sites change, runs eagerly, with a warning.
 
     Args:
         loss: A Pyro ELBO of a model and a guide, ``Trace_ELBO()(model, guide)``, or an ELBO without them,
             ``Trace_ELBO()``, for :class:`pyro.infer.SVI`.
-        example_args: The arguments of a call, or others of the same shapes; not for an ELBO without a pair.
-        precision: "bfloat16" multiplies so in the networks' layers, and "tf32" on a GPU; densities stay as
-            they are.
-        backend: "inductor" compiles; "none" runs the graph as it was captured, for tests.
+        example_args: Arguments of the shapes of a call; not for an ELBO without a pair.
+        precision: Precision of the networks' products: "float32", "bfloat16" or, on a GPU, "tf32".
+        backend: "inductor", or "none" to run the graph as it was captured, for tests.
 
     Returns:
-        Of an ELBO with a pair, a module with the same parameters under the same names, called as ``loss`` is.
-        Of an ELBO without one, an ELBO that compiles at the first call:
+        For an ELBO with a pair, a module with the same parameters and names, called as ``loss`` is.
+        For an ELBO without one, an ELBO that compiles at the first call:
         ``SVI(model, guide, optim, loss=pv.compile(Trace_ELBO()))``.
 
     Raises:
-        TypeError: ``loss`` is no ELBO of a pair, or ``example_args`` no tuple.
+        TypeError: ``loss`` is no Pyro ELBO, or ``example_args`` no tuple.
 
     Example:
         >>> from pyro.infer import Trace_ELBO
         >>> import pyrovae as pv
         >>> from pyrovae import guides, likelihoods, networks, priors
-        >>> vae = pv.VAE(
-        ...     priors.StandardNormal(2),
-        ...     likelihoods.Bernoulli(networks.MLP(2, 9)),
-        ...     guides.Normal(networks.MLP(9, 4)),
-        ... )
-        >>> x = torch.eye(9)
+        >>> q, p = guides.Normal(networks.MLP(9, 4)), likelihoods.Bernoulli(networks.MLP(2, 9))
+        >>> vae, x = pv.VAE(priors.StandardNormal(2), p, q), torch.eye(9)
         >>> loss = Trace_ELBO()(vae.model, vae.guide)
         >>> compiled = compile(loss, (x,), backend="none")
         >>> _ = torch.manual_seed(0)
@@ -100,35 +92,20 @@ def compile(
 
 
 class CompiledLoss(ELBOModule):
-    """A loss of a pair, run through compiled graphs: what :func:`pyrovae.compile` gives.
-
-    Args:
-        model: Pyro program of p(x, z).
-        guide: Pyro program of q(z | x).
-        elbo: A Pyro ELBO.
-        precision: Of the networks.
-        backend: Of the graphs.
+    """The compiled loss of a pair, a module, as :func:`pyrovae.compile` makes it.
 
     Attributes:
-        graphs: The graphs made so far; ``graphs.seconds`` is what they took, ``graphs.cause`` why there
-            are none.
+        graphs: The graphs made so far, with ``graphs.seconds`` that they took, and ``graphs.cause`` why
+            there are none.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        guide: Any,
-        elbo: Any,
-        *,
-        precision: Precision = "float32",
-        backend: Backend = "inductor",
-    ) -> None:
+    def __init__(self, model: Any, guide: Any, elbo: Any, *, precision: Precision, backend: Backend) -> None:
         super().__init__(model, guide, elbo)
         self.elbo: Any
         self.graphs = Graphs(self._loss, (model, guide), elbo, precision=precision, backend=backend)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The loss, differentiable."""
+        """The differentiable loss."""
         result = self.graphs.run(args, kwargs, gradients=torch.is_grad_enabled())
         if result is None:
             return self.graphs.eager(*args, **kwargs)[0]
@@ -145,16 +122,16 @@ class CompiledLoss(ELBOModule):
 
 
 class Compiled(ELBO):
-    """A Pyro ELBO that runs through compiled graphs wherever an ELBO goes: in place of Pyro's Jit losses.
+    """A Pyro ELBO that runs through compiled graphs, in place of Pyro's Jit losses.
 
     ``SVI(model, guide, optim, loss=Compiled(Trace_ELBO()))`` takes the steps of stock SVI, and
     ``Compiled(IWAE(5))(model, guide)`` is a compiled module. Graphs are made at the first call with a
-    pair; :func:`pyrovae.compile` says what they do and what they notice.
+    pair, as :func:`pyrovae.compile` makes them.
 
     Args:
-        elbo: The loss.
-        precision: Of the networks.
-        backend: Of the graphs.
+        elbo: A Pyro ELBO.
+        precision: Precision of the networks' products.
+        backend: "inductor", or "none" to run graphs as they were captured.
 
     Example:
         >>> from pyro.infer import SVI, Trace_ELBO
@@ -178,15 +155,15 @@ class Compiled(ELBO):
         self._pairs: list[CompiledLoss] = []
 
     def __call__(self, model: Program, guide: Program) -> CompiledLoss:
-        """The compiled loss of a pair, a module."""
+        """The compiled loss of a pair, as a module."""
         return CompiledLoss(model, guide, self.elbo, **self.options)
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        """The loss, differentiable."""
+        """The differentiable loss."""
         return self._pair(model, guide)(*args, **kwargs)
 
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
-        """The loss, for its value alone."""
+        """The loss without gradients."""
         with torch.no_grad():
             return float(self._pair(model, guide)(*args, **kwargs))
 
@@ -199,7 +176,7 @@ class Compiled(ELBO):
         for leaf, gradient in zip(result.leaves, result.gradients, strict=True):
             if gradient is not None:
                 leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
-        for name in pair.graphs.names:  # SVI finds by these messages what to step
+        for name in pair.graphs.names:  # by these messages SVI finds what to step
             pyro.param(name)
         return result.loss.item()
 
@@ -215,22 +192,22 @@ class Compiled(ELBO):
 
 
 class Differentiable(torch.autograd.Function):
-    """A loss whose gradients are known already."""
+    """A loss of the given leaves whose gradients are known already."""
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, gradients: list[Tensor | None], *leaves: Tensor) -> Tensor:
-        """The loss; its leaves are what it depends on."""
+        """Return the loss."""
         ctx.gradients = gradients
         return loss
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, outer: Tensor) -> Any:
-        """The gradients, let go."""
+        """Return the gradients, once."""
         if ctx.gradients is None:
             raise RuntimeError("compiled loss: its gradients were taken already: call the loss again")
-        gradients, ctx.gradients = ctx.gradients, None  # let go, so that they need no copy
-        # A look at the factor is free on the CPU, and saves a pass over every gradient.
+        gradients, ctx.gradients = ctx.gradients, None  # so that they need no copy
+        # Reading the factor costs nothing on the CPU, and saves a pass over every gradient.
         if outer.is_cpu and outer.item() == 1:
             return None, None, *gradients
         return None, None, *(None if each is None else outer.to(each) * each for each in gradients)

@@ -1,4 +1,4 @@
-"""What a program's run depends on besides its arguments, as a list to compare: an edit is noticed."""
+"""Snapshot of everything a program depends on, to detect edits between calls."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ __all__ = ["ProgramSnapshot", "leaves_of"]
 PLAIN = (int, float, complex, bool, str, bytes, type(None))
 FEW = 16
 OWN = {*nn.Module().__dict__, "_pyro_context", "_pyro_name"}
-"""A module's attributes that are looked at by name, or say nothing of what it computes."""
+"""Attributes of a module that are compared separately, or do not affect what it computes."""
 
 
 class ProgramSnapshot:
-    """The state of programs and losses: what they are made of, and every plain value they hold.
+    """The parts of programs and losses, and every plain value in them.
 
-    Looks into modules, handlers, methods, and functions' closures and globals. Of a tensor the identity
-    counts, since a graph takes its values as they are at each call.
+    Modules, handlers, methods, and the closures and globals of functions are searched. Tensors are compared
+    by identity, since a graph reads their values at each call.
 
     Args:
         roots: Programs and losses.
-        names: In Pyro's parameter store, of parameters that are watched too.
+        names: Names in Pyro's parameter store.
     """
 
     def __init__(self, roots: Iterable[Any], names: Iterable[str] = ()) -> None:
@@ -44,7 +44,7 @@ class ProgramSnapshot:
             self._tensor(name, pyro.get_param_store()._params.get(name))
 
     def changed_since(self, before: ProgramSnapshot) -> str | None:
-        """The name of the first thing that is another now, if any is."""
+        """The name of the first part that differs from an earlier snapshot, or None."""
         if self.values == before.values:
             return None
         for now, then in zip(self.values, before.values, strict=False):
@@ -127,7 +127,7 @@ class ProgramSnapshot:
 
 
 def leaves_of(loss: Tensor) -> list[Tensor]:
-    """The leaf tensors that a loss depends on: a closure's parameters belong to no module."""
+    """The leaf tensors that a loss depends on, those of no module too."""
     waiting, seen, leaves = [loss.grad_fn], set(), []
     while waiting:
         node = waiting.pop()

@@ -1,7 +1,7 @@
 """Objectives beyond Pyro's own, each a Pyro ELBO: for SVI, for torch's optimisers, and for fit.
 
-All of them weigh each datum's own draws, so a model of one data plate is what they are for. A plate's
-N/B and any KL weight multiply what is inside no logarithm.
+All weigh each datum's own draws, so the model needs one data plate. A plate's N/B and any KL weight multiply
+terms outside of logarithms.
 """
 
 from pyrovae.objectives.bounds import CIWAE, ELBO, IWAE, MIWAE, PIWAE, Renyi

@@ -1,4 +1,4 @@
-r"""The bound as a function of each datum's log-weights, and the estimators of its gradient."""
+r"""Bounds as functions of each datum's log-weights, and the estimators of their gradients."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ ESTIMATORS = ("standard", "stl", "dreg", "score", "vimco")
 class Objective(ELBO):
     """A negative objective as a Pyro ELBO: for SVI, as a module for torch's optimisers, and for fit.
 
-    A subclass gives ``_terms``: the objective's value and a sum whose gradient is its estimator's, both
-    over the batch, and what each row stands for.
+    A subclass has ``_estimate``, which returns the objective's value, a surrogate whose gradient is that of
+    the estimator, both summed over the batch, and their scale.
 
     Args:
         num_particles: Draws per datum, in one vectorised pass.
@@ -51,15 +51,15 @@ class Objective(ELBO):
         self._known: tuple[list[int], Structure, Any] | None = None
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        """The negative objective, summed as the plate scales it; its gradient is the estimator's."""
+        """The negative objective, scaled as the plate says; its gradient is the estimator's."""
         structure = self._structure(model, guide, args, kwargs)
-        value, surrogate, scale = self._terms(model, guide, args, kwargs, structure)
+        value, surrogate, scale = self._estimate(model, guide, args, kwargs, structure)
         if torch.is_grad_enabled():
             self.tick()
         return -scale * (value + surrogate - surrogate.detach())
 
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
-        """The negative objective, for its value alone."""
+        """The negative objective without gradients."""
         with torch.no_grad():
             return self.differentiable_loss(model, guide, *args, **kwargs).item()
 
@@ -74,13 +74,13 @@ class Objective(ELBO):
         """Count a step."""
         self.clock = self.clock.ticked()
 
-    def _terms(
+    def _estimate(
         self, model: Program, guide: Program, args: Any, kwargs: Any, structure: Structure
     ) -> tuple[Tensor, Tensor, float]:
         raise NotImplementedError
 
     def _check_draws(self, guide_trace: poutine.Trace) -> None:
-        """Refuse sites that the objective's gradient cannot be had of."""
+        """Refuse sites for which the objective has no gradient."""
 
     def _scores_again(self) -> bool:
         """Whether the guide runs a second time, on its own draws."""
@@ -103,7 +103,7 @@ class Objective(ELBO):
                         f"gradient: use Trace_ELBO, or a guide of some width"
                     )
             self._check_draws(guide_trace)
-            self._known = key, structure, (model, guide)  # kept alive, so that no id comes again
+            self._known = key, structure, (model, guide)  # kept alive, so that ids stay unique
         return self._known[1]
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
@@ -112,7 +112,7 @@ class Objective(ELBO):
 
 
 class Bound(Objective):
-    r"""A bound that is a function of each datum's log-weights; the base of those in this module.
+    r"""A bound that is a function of each datum's log-weights; base class of those in this package.
 
     .. math:: \mathcal L = \sum_i \frac NB \, R(\log w_{1i}, \dots, \log w_{Si})
 
@@ -128,7 +128,7 @@ class Bound(Objective):
     Args:
         num_particles: Draws per datum, S.
         gradient: One of the estimators.
-        terms: What else to add, of :mod:`pyrovae.objectives`.
+        terms: Terms to add; see :mod:`pyrovae.objectives`.
 
     References:
         Roeder et al., Sticking the Landing, 2017. arXiv:1703.09194; Tucker et al., Doubly
@@ -153,25 +153,27 @@ class Bound(Objective):
         raise NotImplementedError
 
     def guide_weights(self, log_weights: Tensor) -> Tensor | None:
-        """What the guide's gradient weighs each draw by, where it is not R's derivative."""
+        """The weight of each draw in the guide's gradient, if it is not R's derivative."""
         return None
 
     def path_weights(self, log_weights: Tensor) -> Tensor:
-        """What the doubly reparameterised gradient weighs each path by: ``[S, batch]``."""
+        """The weight of each path in the doubly reparameterised gradient: ``[S, batch]``."""
         raise NotImplementedError
 
-    def _terms(
+    def _estimate(
         self, model: Program, guide: Program, args: Any, kwargs: Any, structure: Structure
     ) -> tuple[Tensor, Tensor, float]:
         graph = torch.is_grad_enabled()
         score = "path" if graph and self.gradient in ("stl", "dreg") else "natural"
-        paths = _Paths(structure) if graph and (self.gradient == "dreg" or self._parts_ways()) else None
+        paths = (
+            _Paths(structure) if graph and (self.gradient == "dreg" or self._has_guide_weights()) else None
+        )
 
         def scored(**keywords: Any) -> Draws:
             return draw(model, guide, args, kwargs, structure, self.num_particles, score=score, **keywords)
 
         drawn = scored(through=paths.through if paths else None)
-        # What is outside the bound takes the draws as they are, with gradients of its own.
+        # Terms outside the bound have gradients of their own, through the plain draws.
         whole = scored(drawn=drawn.drawn) if paths and (self.terms or drawn.outside is not None) else drawn
         shaped, of_batch = self._shaped(whole)
         value, surrogate = self._surrogate(drawn, paths, shaped.outside)
@@ -179,7 +181,7 @@ class Bound(Objective):
         return value + added.detach(), surrogate + added, drawn.scale
 
     def _shaped(self, drawn: Draws) -> tuple[Draws, Tensor]:
-        """The draws with the terms of each draw and datum put outside, and the sum of the other terms."""
+        """The draws with the terms of each draw and datum added outside, and the sum of the other terms."""
         outside, of_batch = drawn.outside, drawn.log_q.new_zeros(())
         for term in self.terms:
             added = term(drawn, self.clock)
@@ -203,12 +205,12 @@ class Bound(Objective):
     def _scores_again(self) -> bool:
         return self.gradient in ("stl", "dreg")
 
-    def _parts_ways(self) -> bool:
-        """Whether the guide's bound is another than the model's."""
+    def _has_guide_weights(self) -> bool:
+        """Whether the guide's bound differs from the model's."""
         return type(self).guide_weights is not Bound.guide_weights
 
     def _surrogate(self, drawn: Draws, paths: _Paths | None, outside: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The bound, and a sum whose gradient is the estimator's; both over the batch."""
+        """The bound and its surrogate, summed over the batch."""
         log_joint = drawn.log_likelihood + drawn.log_prior
         weights = (log_joint - drawn.log_q).detach().requires_grad_()
         with torch.enable_grad():
@@ -230,7 +232,7 @@ class Bound(Objective):
         return value.sum(), surrogate
 
     def _signals(self, weights: Tensor, outside: Tensor | None) -> Tensor:
-        """What each draw adds to the bound beyond what the others tell: ``[S, batch]``."""
+        """What each draw adds to the bound of the others: ``[S, batch]``."""
         num = len(weights)
         extra = torch.zeros_like(weights) if outside is None else outside.detach().expand_as(weights)
         if num == 1:
@@ -263,7 +265,7 @@ def _modules(program: Program) -> list[Any]:
 
 
 class _Cut(torch.autograd.Function):
-    """The identity, whose gradient is asked for and goes nowhere."""
+    """The identity, whose gradient can be asked for and is not passed on."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
@@ -275,14 +277,14 @@ class _Cut(torch.autograd.Function):
 
 
 class _Paths:
-    """Draws cut off from the guide on their way into the densities, to weigh each one's gradient freely."""
+    """Draws cut off from the guide on their way into the densities, to weight each path's gradient."""
 
     def __init__(self, structure: Structure) -> None:
         self.structure = structure
         self.cuts: list[tuple[Tensor, Tensor, int]] = []
 
     def through(self, value: Tensor, event_dim: int) -> Tensor:
-        """The draws, from which no gradient goes back to the guide."""
+        """The draws, from which no gradient returns to the guide."""
         if not value.requires_grad:
             return value
         cut = _Cut.apply(value)
@@ -290,12 +292,7 @@ class _Paths:
         return cut
 
     def weighed(self, values: Tensor, weights: Tensor) -> Tensor:
-        """A sum that has the gradient of ``(weights * values).sum()`` through the draws alone.
-
-        Args:
-            values: Functions of the draws that went through, ``[S, batch]``.
-            weights: Of each, without a gradient.
-        """
+        """A sum with the gradient of ``(weights * values).sum()`` through the draws alone."""
         if not self.cuts:
             return values.new_zeros(())
         cuts = [cut for _, cut, _ in self.cuts]
@@ -310,9 +307,9 @@ class _Paths:
         )
 
     def _shaped(self, weights: Tensor, rank: int, event_dim: int) -> Tensor:
-        """The weights, with draws and data in the dims that they have in a site's value."""
+        """The weights, with draws and data in the dims of a site's value."""
         factors = expand_to_site(weights, self.structure, event_dim)
-        return factors.reshape(factors.shape[-rank:])  # a single draw goes without a dim, and plates may
+        return factors.reshape(factors.shape[-rank:])  # without the dims that the value does not have
 
 
 def _check_terms(name: str, terms: Any) -> None:
@@ -327,5 +324,5 @@ def _check_terms(name: str, terms: Any) -> None:
 
 
 def _weighed(weights: Tensor, values: Tensor) -> Tensor:
-    """Their sum of products, where nought times minus infinity is nought."""
+    """The sum of products, in which zero times minus infinity is zero."""
     return torch.where(weights == 0, torch.zeros_like(weights), weights * values).sum()

@@ -1,6 +1,6 @@
-r"""Bounds on log p(x) by several draws of each datum, for training.
+r"""Bounds on log p(x) from several draws of each datum, for training.
 
-With :math:`\\log w_s = \\log p(x, z_s) - \\log q(z_s \\mid x)`, each is a function R of the log-weights.
+Each is a function R of the log-weights :math:`\log w_s = \log p(x, z_s) - \log q(z_s \mid x)`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ __all__ = ["CIWAE", "ELBO", "IWAE", "MIWAE", "PIWAE", "Renyi"]
 
 
 class ELBO(Bound):
-    r"""The evidence lower bound by S draws: Pyro's Trace_ELBO, with other gradients besides.
+    r"""The evidence lower bound from S draws: Pyro's Trace_ELBO, with a choice of gradients.
 
     .. math:: R = \frac1S \sum_s \log w_s
 
     Args:
         num_particles: S.
         gradient: "standard", "stl" or "score".
-        terms: What else to add; see :mod:`pyrovae.objectives`.
+        terms: Terms to add; see :mod:`pyrovae.objectives`.
 
     References:
         Roeder et al., Sticking the Landing, 2017. arXiv:1703.09194; Kool et al., Buy 4 REINFORCE
@@ -58,13 +58,13 @@ class IWAE(Bound):
 
     .. math:: R = \log \frac1S \sum_s w_s
 
-    With many draws the standard gradient teaches the guide less and less (its signal falls faster than
-    its noise); "dreg" does not have that fault.
+    With many draws the signal of the guide's standard gradient falls faster than its noise; that of "dreg"
+    does not.
 
     Args:
         num_particles: S.
         gradient: "standard", "stl" (biased where S > 1), "dreg", "score" or "vimco".
-        terms: What else to add; see :mod:`pyrovae.objectives`.
+        terms: Terms to add; see :mod:`pyrovae.objectives`.
 
     References:
         Burda et al., Importance Weighted Autoencoders, 2016. arXiv:1509.00519; Rainforth et al.,
@@ -83,7 +83,7 @@ class IWAE(Bound):
 
     def bound(self, log_weights: Tensor) -> Tensor:
         """The log of the mean weight."""
-        return log_weights.logsumexp(-2) - math.log(log_weights.shape[-2])
+        return _log_mean(log_weights)
 
     def path_weights(self, log_weights: Tensor) -> Tensor:
         """The squares of the normalised weights."""
@@ -96,10 +96,10 @@ class Renyi(Bound):
     .. math:: R = \frac{1}{1 - \alpha} \log \frac1S \sum_s w_s^{1 - \alpha}
 
     Args:
-        alpha: At least 0, where it bounds log p(x) from below; the greater, the lower.
+        alpha: Order, at least 0; the bound falls with it.
         num_particles: S.
         gradient: "standard", "stl" (biased where S > 1), "dreg", "score" or "vimco".
-        terms: What else to add; see :mod:`pyrovae.objectives`.
+        terms: Terms to add; see :mod:`pyrovae.objectives`.
 
     Raises:
         ValueError: ``alpha`` is negative or not finite.
@@ -129,14 +129,14 @@ class Renyi(Bound):
         self.alpha = alpha
 
     def bound(self, log_weights: Tensor) -> Tensor:
-        """The log of the mean power of the weights, divided by the power."""
+        """The log of the mean power of the weights, over the power."""
         power = 1 - self.alpha
         if abs(power) < 1e-6:  # where the quotient loses its digits, the limit is nearer
             return log_weights.mean(-2)
-        return ((power * log_weights).logsumexp(-2) - math.log(log_weights.shape[-2])) / power
+        return _log_mean(power * log_weights) / power
 
     def path_weights(self, log_weights: Tensor) -> Tensor:
-        """Of the normalised powers, alpha times the first degree and 1 - alpha times the second."""
+        """The normalised powers and their squares, by the weights alpha and 1 - alpha."""
         normalised = ((1 - self.alpha) * log_weights).softmax(-2)
         return self.alpha * normalised + (1 - self.alpha) * normalised.square()
 
@@ -150,19 +150,18 @@ class MIWAE(Bound):
         num_groups: M.
         group_size: K.
         gradient: "standard", "stl" (biased where K > 1), "dreg" or "vimco".
-        terms: What else to add; see :mod:`pyrovae.objectives`.
+        terms: Terms to add; see :mod:`pyrovae.objectives`.
 
     References:
-        Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, 2018.
-        arXiv:1802.04537
+        Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, 2018. arXiv:1802.04537
 
     Example:
         >>> import torch
         >>> from pyrovae.testing import LinearGaussian
-        >>> oracle = LinearGaussian(torch.ones(3, 1))  # with the posterior as guide a bound is log p(x)
+        >>> oracle = LinearGaussian(torch.ones(3, 1))  # its guide is exact
         >>> x = oracle.sample(5)
         >>> loss = MIWAE(2, 3).loss(oracle.model, oracle.guide, x)
-        >>> bool((loss + oracle.log_evidence(x).sum()).abs() < 1e-3)
+        >>> abs(loss + oracle.log_evidence(x).sum().item()) < 1e-3
         True
     """
 
@@ -179,8 +178,7 @@ class MIWAE(Bound):
 
     def bound(self, log_weights: Tensor) -> Tensor:
         """The mean of the groups' log mean weights."""
-        grouped = log_weights.unflatten(-2, self.groups)
-        return (grouped.logsumexp(-2) - math.log(self.groups[1])).mean(-2)
+        return _log_mean(log_weights.unflatten(-2, self.groups)).mean(-2)
 
     def path_weights(self, log_weights: Tensor) -> Tensor:
         """The squares of the weights normalised in each group, over M."""
@@ -189,7 +187,7 @@ class MIWAE(Bound):
 
 
 class CIWAE(Bound):
-    r"""Between the ELBO and the importance-weighted bound.
+    r"""A weighted mean of the ELBO and the importance-weighted bound.
 
     .. math:: R = \beta \frac1S \sum_s \log w_s + (1 - \beta) \log \frac1S \sum_s w_s
 
@@ -197,22 +195,21 @@ class CIWAE(Bound):
         beta: From 0 (IWAE) to 1 (ELBO).
         num_particles: S.
         gradient: "standard", "stl" (biased where S > 1), "dreg", "score" or "vimco".
-        terms: What else to add; see :mod:`pyrovae.objectives`.
+        terms: Terms to add; see :mod:`pyrovae.objectives`.
 
     Raises:
         ValueError: ``beta`` outside [0, 1].
 
     References:
-        Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, 2018.
-        arXiv:1802.04537
+        Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, 2018. arXiv:1802.04537
 
     Example:
         >>> import torch
         >>> from pyrovae.testing import LinearGaussian
-        >>> oracle = LinearGaussian(torch.ones(3, 1))  # with the posterior as guide a bound is log p(x)
+        >>> oracle = LinearGaussian(torch.ones(3, 1))  # its guide is exact
         >>> x = oracle.sample(5)
         >>> loss = CIWAE(0.5, 6).loss(oracle.model, oracle.guide, x)
-        >>> bool((loss + oracle.log_evidence(x).sum()).abs() < 1e-3)
+        >>> abs(loss + oracle.log_evidence(x).sum().item()) < 1e-3
         True
     """
 
@@ -225,41 +222,39 @@ class CIWAE(Bound):
         self.beta = beta
 
     def bound(self, log_weights: Tensor) -> Tensor:
-        """The two bounds, weighed."""
-        evidence = log_weights.logsumexp(-2) - math.log(log_weights.shape[-2])
-        return self.beta * log_weights.mean(-2) + (1 - self.beta) * evidence
+        """The weighted mean of the two bounds."""
+        return self.beta * log_weights.mean(-2) + (1 - self.beta) * _log_mean(log_weights)
 
     def path_weights(self, log_weights: Tensor) -> Tensor:
-        """Those of the two bounds, weighed."""
+        """The weighted mean of those of the two bounds."""
         squares = log_weights.softmax(-2).square()
         return self.beta / log_weights.shape[-2] + (1 - self.beta) * squares
 
 
 class PIWAE(MIWAE):
-    r"""The model is trained by the bound of all draws, the guide by the mean bound of groups of them.
+    r"""The model is trained by the bound of all draws, the guide by the mean bound of groups of draws.
 
     .. math:: R_{\text{model}} = \log \frac{1}{MK} \sum_{mk} w_{mk}, \qquad
         R_{\text{guide}} = \frac1M \sum_m \log \frac1K \sum_k w_{mk}
 
-    The value is the model's. A parameter of both, such as a VampPrior's guide, gets what each gives.
+    The value is the model's. A parameter of both, such as a VampPrior's guide, gets both gradients.
 
     Args:
         num_groups: M.
         group_size: K.
         gradient: "standard", "stl" (biased where K > 1) or "dreg".
-        terms: What else to add; see :mod:`pyrovae.objectives`.
+        terms: Terms to add; see :mod:`pyrovae.objectives`.
 
     References:
-        Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, 2018.
-        arXiv:1802.04537
+        Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, 2018. arXiv:1802.04537
 
     Example:
         >>> import torch
         >>> from pyrovae.testing import LinearGaussian
-        >>> oracle = LinearGaussian(torch.ones(3, 1))  # with the posterior as guide a bound is log p(x)
+        >>> oracle = LinearGaussian(torch.ones(3, 1))  # its guide is exact
         >>> x = oracle.sample(5)
         >>> loss = PIWAE(2, 3).loss(oracle.model, oracle.guide, x)
-        >>> bool((loss + oracle.log_evidence(x).sum()).abs() < 1e-3)
+        >>> abs(loss + oracle.log_evidence(x).sum().item()) < 1e-3
         True
     """
 
@@ -267,8 +262,12 @@ class PIWAE(MIWAE):
 
     def bound(self, log_weights: Tensor) -> Tensor:
         """The log of the mean weight of all draws."""
-        return log_weights.logsumexp(-2) - math.log(log_weights.shape[-2])
+        return _log_mean(log_weights)
 
     def guide_weights(self, log_weights: Tensor) -> Tensor:
         """The weights normalised in each group, over M."""
         return log_weights.unflatten(-2, self.groups).softmax(-2).flatten(-3, -2) / self.groups[0]
+
+
+def _log_mean(log_weights: Tensor) -> Tensor:
+    return log_weights.logsumexp(-2) - math.log(log_weights.shape[-2])

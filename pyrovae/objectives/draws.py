@@ -1,4 +1,4 @@
-"""One vectorised pass of guide and model, as the objectives need it: densities by draw and datum."""
+"""One vectorised pass of guide and model: densities by draw and datum, for the objectives."""
 
 from __future__ import annotations
 
@@ -19,21 +19,20 @@ __all__ = ["Draws", "check_one_scale", "draw"]
 
 
 class Draws(NamedTuple):
-    """What one pass came to: ``[S, batch]`` each, in nats, unscaled.
+    """Log densities of one pass, ``[S, batch]`` each, in nats, unscaled.
 
     Attributes:
         log_likelihood: log p(x | z).
         log_prior: log p(z).
         log_q: log q(z | x).
-        log_score: log q of the sites whose draws carry no gradient.
-        outside: What a ``poutine.scale`` of latents, beyond that of the data, adds to the bound, outside
-            any logarithm, and the sites that shape the loss only; None where nothing does.
-        scale: Of the observed sites, what a datum of the batch stands for: N/B, and any scale about both
-            programs.
+        log_score: log q of the sites whose draws have no gradient, or None.
+        outside: Terms outside of any logarithm, or None: of a ``poutine.scale`` of latents beyond that of the
+            data, and of sites that count in the loss only.
+        scale: Scale of the observed sites, N/B times any scale around both programs.
         guide_sites: The sites of the guide.
         model_sites: The sites of the model.
-        drawn: The guide's run.
-        structure: Of the pair.
+        drawn: The trace of the guide.
+        structure: The structure of the pair.
     """
 
     log_likelihood: Tensor
@@ -48,12 +47,12 @@ class Draws(NamedTuple):
     structure: Structure
 
     def latents(self) -> list[tuple[Site, Site]]:
-        """Each latent as a site of the guide and one of the model."""
+        """The site of the guide and that of the model, for each latent."""
         priors = {site["name"]: site for site in self.model_sites}
         return [(site, priors[site["name"]]) for site in self.guide_sites if site["name"] in priors]
 
     def laid_out(self, values: Tensor, event_dim: int) -> Tensor:
-        """Values of a site, of this rank of events, as ``[S, batch, inner plates, event]``."""
+        """Values of a site with this event dim, as ``[S, batch, inner plates, event]``."""
         values = values[(None,) * (-self.structure.draws_dim - values.dim() + event_dim)]
         first = values.movedim(self.structure.dim - event_dim, 1)
         inner, event = first.shape[2 : first.dim() - event_dim], first.shape[first.dim() - event_dim :]
@@ -62,7 +61,7 @@ class Draws(NamedTuple):
         )
 
     def outside_mean(self) -> Tensor:
-        """What is in no logarithm: its mean over draws, summed over the batch."""
+        """The terms outside of logarithms: their mean over draws, summed over the batch."""
         return self.log_q.new_zeros(()) if self.outside is None else self.outside.mean(0).sum()
 
 
@@ -83,16 +82,15 @@ def draw(
     Args:
         model: Pyro program of p(x, z).
         guide: Pyro program of q(z | x).
-        args: Of both programs.
-        kwargs: Likewise.
-        structure: Of the pair.
-        num_particles: Draws per datum, S; a single one goes without a draws dimension.
-        score: What gradient log q has: "natural"; "path", through the draws alone, without the score
-            of its parameters (whose mean is nought); "still", the score alone, and then the model's
-            density too is of draws that stand still.
-        through: What a site's draws, and its event dim, go through on the way into the densities; it
-            may change gradients and no values.
-        drawn: The guide's run, to score the same draws once more.
+        args: Arguments of both programs.
+        kwargs: Keyword arguments of both programs.
+        structure: The structure of the pair.
+        num_particles: Draws per datum, S; a single one has no draws dimension.
+        score: Gradient of log q: "natural"; "path", through the draws alone, without the score of its
+            parameters (whose mean is zero); "still", the score alone, with detached draws in both densities.
+        through: A function of a site's draws and event dim on their way into the densities, which may change
+            gradients and no values.
+        drawn: The trace of a guide, to score its draws again.
     """
 
     def particles() -> Any:
@@ -119,7 +117,6 @@ def draw(
         log_q = sum_by_datum(list(sample_sites(run(guide, seen))), structure) - log_q + log_q.detach()
     rough = [site for site in guide_sites if not site["is_observed"] and not site["fn"].has_rsample]
     scale = _data_scale(model_sites, structure)
-    # A scale of latents beyond it is a weight on the KL.
     return Draws(
         sum_by_datum([site for site in model_sites if site["is_observed"]], structure),
         sum_by_datum([site for site in model_sites if not site["is_observed"]], structure),
@@ -135,7 +132,7 @@ def draw(
 
 
 def check_one_scale(owner: str, drawn: Draws) -> None:
-    """Refuse a weight on the KL, of which draws that stand still tell the guide nothing."""
+    """Refuse a weight on the KL, which has no effect on a guide that learns from detached draws."""
     for site in drawn.model_sites + drawn.guide_sites:
         if abs(_scale(site) / drawn.scale - 1) > 1e-9:
             raise ValueError(
@@ -145,7 +142,7 @@ def check_one_scale(owner: str, drawn: Draws) -> None:
 
 
 def _changed(trace: poutine.Trace, change: Callable[[Tensor, int], Tensor]) -> poutine.Trace:
-    """The trace with its drawn values changed; its plates stay as they were drawn."""
+    """A copy of the trace with its drawn values changed; its plates stay."""
     copied = trace.copy()
     for site in sample_sites(trace):
         if not site["is_observed"]:
@@ -155,7 +152,7 @@ def _changed(trace: poutine.Trace, change: Callable[[Tensor, int], Tensor]) -> p
 
 
 def _data_scale(sites: list[Site], structure: Structure) -> float:
-    """The scale of the observed sites, where they have one in common; else N/B of the data plate."""
+    """The common scale of the observed sites; else N/B of the data plate."""
     scales = [_scale(site) for site in sites if site["is_observed"]]
     if scales and max(scales) - min(scales) <= 1e-9 * max(scales) and min(scales) > 0:
         return scales[0]
@@ -169,7 +166,7 @@ def _data_scale(sites: list[Site], structure: Structure) -> float:
 def _outside(
     model_trace: poutine.Trace, guide_trace: poutine.Trace, structure: Structure, scale: float
 ) -> Tensor | None:
-    """What scales other than the data plate's add to the bound, and the sites that are the loss's alone."""
+    """Terms of scales beyond the data's, such as a weight on the KL, and of sites of the loss only."""
     parts = []
     for sign, trace in ((1.0, model_trace), (-1.0, guide_trace)):
         for site in sample_sites(trace):

@@ -1,8 +1,7 @@
 r"""Terms that shape a bound in training, and schedules for their weights.
 
-Each is given to an objective, ``ELBO(terms=[kl_weight(warmup(1000)), free_bits(0.05)])``, and adds to it
-outside any logarithm. They shape the loss and nothing else: the history's ELBO, validation and evaluation
-are those of the model.
+An objective takes them as ``ELBO(terms=[kl_weight(warmup(1000)), free_bits(0.05)])``, and adds them outside
+any logarithm. They change the loss alone: the history's ELBO, validation and evaluation are the model's.
 """
 
 from __future__ import annotations
@@ -26,21 +25,18 @@ __all__ = ["capacity", "cyclical", "free_bits", "kl_weight", "mmd", "total_corre
 
 Schedule = Callable[[Clock], float]
 Term = Callable[[Draws, Clock], Tensor]
-"""What is added to the bound at a time of training: of each draw and datum, ``[S, batch]``, or, of terms
-that are no such sum, of the whole batch, which takes draws with gradients."""
+"""What is added to the bound at a time of training: ``[S, batch]``, or one number for the whole batch, for
+which draws need gradients."""
 
 
 def warmup(length: float, *, unit: str = "steps", start: float = 0.0, end: float = 1.0) -> Schedule:
-    """A weight that rises in a straight line and then stays.
+    """A weight that rises linearly, and then stays.
 
     Args:
-        length: How long it rises.
+        length: Length of the rise, positive.
         unit: "steps", or "epochs" of :func:`pyrovae.fit`.
-        start: Where it starts.
-        end: Where it ends.
-
-    Raises:
-        ValueError: A length that is not positive, or another unit.
+        start: First value.
+        end: Last value.
 
     References:
         Bowman et al., Generating Sentences from a Continuous Space, 2016. arXiv:1511.06349;
@@ -55,16 +51,13 @@ def warmup(length: float, *, unit: str = "steps", start: float = 0.0, end: float
 
 
 def cyclical(period: float, *, unit: str = "steps", rising: float = 0.5, end: float = 1.0) -> Schedule:
-    """A weight that rises from nought, stays, and starts again.
+    """A weight that rises from zero, stays, and starts again.
 
     Args:
-        period: Of one cycle.
+        period: Length of a cycle, positive.
         unit: "steps", or "epochs" of :func:`pyrovae.fit`.
-        rising: Part of the cycle in which it rises.
-        end: Where it rises to.
-
-    Raises:
-        ValueError: A period that is not positive, another unit, or a part outside (0, 1].
+        rising: Part of the cycle in which it rises, within (0, 1].
+        end: Value that it rises to.
 
     References:
         Fu et al., Cyclical Annealing Schedule, 2019. arXiv:1903.10145
@@ -80,7 +73,7 @@ def cyclical(period: float, *, unit: str = "steps", rising: float = 0.5, end: fl
 
 
 def kl_weight(weight: float | Schedule) -> Term:
-    r"""Weigh the KL of guide and prior by beta.
+    r"""Weight the KL from guide to prior by beta.
 
     .. math:: E_q[\log p(x \mid z)] - \beta \, KL(q(z \mid x) \,\|\, p(z))
 
@@ -103,19 +96,19 @@ def kl_weight(weight: float | Schedule) -> Term:
 
 
 def free_bits(nats: float, *, per: str | int = "dimension") -> Term:
-    r"""Leave the first nats of each dimension, group or site without a price, on average over the batch.
+    r"""Do not penalise the first nats of each dimension, group or site, on average over the batch.
 
     .. math:: \sum_j \max\big(\lambda, \tfrac1B \sum_i KL_{ij}\big) \quad \text{in place of} \quad
         \sum_j \tfrac1B \sum_i KL_{ij}
 
     Args:
         nats: lambda.
-        per: "dimension", for guides and priors of independent dimensions; a number of dimensions that
-            make a group, such as those of one feature map; or "site".
+        per: "dimension", for guides and priors of independent dimensions; the number of dimensions of a
+            group, such as a feature map; or "site".
 
     Raises:
-        ValueError: Another ``per``; nats that are not positive; at the first step, dimensions that are
-            not independent, or no whole number of groups.
+        ValueError: ``nats`` not positive; another ``per``; at the first step, dimensions that are not
+            independent, or do not fill whole groups.
 
     References:
         Kingma et al., Improved Variational Inference with Inverse Autoregressive Flow, 2016, C.8.
@@ -125,13 +118,9 @@ def free_bits(nats: float, *, per: str | int = "dimension") -> Term:
         >>> from pyrovae.objectives import ELBO
         >>> import pyrovae as pv
         >>> from pyrovae import guides, likelihoods, networks, priors
-        >>> vae = pv.VAE(
-        ...     priors.StandardNormal(2),
-        ...     likelihoods.Bernoulli(networks.MLP(2, 9)),
-        ...     guides.Normal(networks.MLP(9, 4)),
-        ... )
-        >>> plain, freed = ELBO(), ELBO(terms=[free_bits(9.0)])  # above the KL: the price is 9 nats each
-        >>> x = torch.eye(9)
+        >>> q, p = guides.Normal(networks.MLP(9, 4)), likelihoods.Bernoulli(networks.MLP(2, 9))
+        >>> vae, x = pv.VAE(priors.StandardNormal(2), p, q), torch.eye(9)
+        >>> plain, freed = ELBO(), ELBO(terms=[free_bits(9.0)])  # above the KL: 9 nats a dimension
         >>> freed.loss(vae.model, vae.guide, x) > plain.loss(vae.model, vae.guide, x)
         True
     """
@@ -153,7 +142,7 @@ def free_bits(nats: float, *, per: str | int = "dimension") -> Term:
 
 
 def capacity(target: float | Schedule, *, weight: float) -> Term:
-    r"""Hold the KL at a target.
+    r"""Penalise the distance of the KL from a target.
 
     .. math:: E_q[\log p(x \mid z)] - \gamma \, |KL - C|, \qquad KL \text{ averaged over the batch}
 
@@ -179,19 +168,19 @@ def capacity(target: float | Schedule, *, weight: float) -> Term:
 
 
 def total_correlation(weight: float | Schedule, *, num_data: int) -> Term:
-    r"""Weigh, of the KL's three parts, the total correlation of the codes.
+    r"""Weight one of the KL's three parts, the total correlation of the codes.
 
     .. math:: KL = I(x; z) + \underbrace{KL\Big(q(z) \,\Big\|\, \prod_j q(z_j)\Big)}_{\text{total
         correlation}} + \sum_j KL(q(z_j) \,\|\, p(z_j))
 
-    Densities of the aggregate are estimated from the batch by minibatch-weighted sampling.
+    The density of the aggregate posterior is estimated from the batch by minibatch-weighted sampling.
 
     Args:
-        weight: What the total correlation is weighed by in all; 1 changes nothing.
+        weight: Weight of the total correlation, or a schedule of it; 1 changes nothing.
         num_data: Rows of the training data, N.
 
     Raises:
-        ValueError: At the first step, a guide whose dimensions are not independent, or several sites.
+        ValueError: At the first step, dimensions of the guide that are not independent, or several sites.
 
     References:
         Chen et al., Isolating Sources of Disentanglement in VAEs, 2018. arXiv:1802.04942
@@ -218,13 +207,13 @@ def total_correlation(weight: float | Schedule, *, num_data: int) -> Term:
 
 
 def mmd(weight: float) -> Term:
-    r"""Pull the codes of the batch, as a whole, towards the prior: the maximum mean discrepancy.
+    r"""Penalise the maximum mean discrepancy between the codes of the batch and the prior.
 
     .. math:: -\lambda B \, \big( E[k(z, z')] + E[k(u, u')] - 2 E[k(z, u)] \big), \qquad
         k(z, u) = \sum_c \frac{2 d c}{2 d c + \lVert z - u \rVert^2}
 
-    with codes z and draws u of the prior, and inverse multiquadratic kernels of seven widths. With
-    ``kl_weight(1 - a)`` beside it this is InfoVAE; with ``kl_weight(0)``, a Wasserstein autoencoder.
+    with codes z, draws u of the prior, and inverse multiquadratic kernels of seven widths c. Together with
+    ``kl_weight(1 - a)`` this is InfoVAE; with ``kl_weight(0)``, a Wasserstein autoencoder.
 
     Args:
         weight: lambda, in nats per datum.

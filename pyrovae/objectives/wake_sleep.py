@@ -1,4 +1,4 @@
-"""Objectives whose draws stand still, so that discrete and continuous sites are treated alike."""
+"""Objectives with detached draws, which treat discrete and continuous sites alike."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ __all__ = ["TVO", "WakeSleep"]
 
 
 class WakeSleep(Objective):
-    r"""Reweighted wake-sleep: the guide learns from weighted draws, or from data the model dreams.
+    r"""Reweighted wake-sleep: the guide learns from weighted draws, or from data that the model draws.
 
     .. math:: \text{model, and value: } \log \frac1S \sum_s w_s, \qquad
         \text{guide: } a \sum_s \tilde w_s \log q(z_s \mid x) + b \, E_{p(z, x')}[\log q(z \mid x')]
 
-    with :math:`\tilde w` the normalised weights. Wake-wake is a = 1, b = 0, and wake-sleep a = 0, b = 1.
-    No gradient goes through a draw. Each row dreams one row, in every step anew.
+    with the normalised weights :math:`\tilde w`. Wake-wake is a = 1, b = 0, and wake-sleep a = 0, b = 1.
+    No gradient goes through a draw. Each step draws as many rows from the model as the batch has.
 
     Args:
         num_particles: S, at least 2.
         wake: a.
-        sleep: b, for which the guide's first argument is the data of the model's site.
-        site: The model's site of the data, for dreaming.
+        sleep: b; it needs a guide whose first argument is the data of the model's site.
+        site: Name of the model's site of the data, for the sleep phase.
 
     Raises:
-        ValueError: Fewer than 2 draws; a negative weight; both nought; at the first step, a weight on the
-            KL, or, for dreaming, more observed sites than one.
+        ValueError: Fewer than 2 draws; a negative weight, or both zero; at the first step, a weight on the
+            KL, or, for the sleep phase, several observed sites.
 
     References:
         Bornschein and Bengio, Reweighted Wake-Sleep, 2015. arXiv:1406.2751; Le et al., Revisiting
@@ -60,7 +60,7 @@ class WakeSleep(Objective):
         super().__init__(num_particles)
         self.wake, self.sleep, self.site = wake, sleep, site
 
-    def _terms(
+    def _estimate(
         self, model: Program, guide: Program, args: Any, kwargs: Any, structure: Structure
     ) -> tuple[Tensor, Tensor, float]:
         drawn = draw(model, guide, args, kwargs, structure, self.num_particles, score="still")
@@ -85,7 +85,7 @@ class WakeSleep(Objective):
         structure: Structure,
         observed: list[Site],
     ) -> Tensor:
-        """Log q(z | x') of what the model draws, summed over the batch."""
+        """The sum of log q(z | x') over rows drawn from the model."""
         with torch.no_grad():
             dreamt = poutine.trace(poutine.uncondition(model)).get_trace(*args, **kwargs)
         if self.site not in dreamt.nodes:
@@ -107,14 +107,14 @@ class WakeSleep(Objective):
 
 
 class TVO(Objective):
-    r"""The thermodynamic variational objective: between the ELBO and log p(x), by more partitions.
+    r"""The thermodynamic variational objective, which rises from the ELBO towards log p(x).
 
     .. math:: \mathcal L = \sum_{k=0}^{K-1} (\beta_{k+1} - \beta_k) \, E_{\pi_{\beta_k}}\Big[\log
         \frac{p(x, z)}{q(z \mid x)}\Big], \qquad \pi_\beta \propto p(x, z)^\beta q(z \mid x)^{1 - \beta}
 
-    The expectations are over S draws from q with weights :math:`w_s^\beta`, normalised; gradients are
-    by covariances, and none goes through a draw. With one partition it is the ELBO, and with ever more
-    the importance-weighted bound.
+    The expectations are over S draws from q with normalised weights :math:`w_s^\beta`; gradients are
+    covariances, and none goes through a draw. With one partition it is the ELBO, with infinitely many the
+    importance-weighted bound.
 
     Args:
         num_particles: S, at least 2.
@@ -150,7 +150,7 @@ class TVO(Objective):
             torch.cat([powers.new_zeros(1), powers]) if num_partitions > 1 else powers.new_tensor([0, 1])
         )
 
-    def _terms(
+    def _estimate(
         self, model: Program, guide: Program, args: Any, kwargs: Any, structure: Structure
     ) -> tuple[Tensor, Tensor, float]:
         drawn = draw(model, guide, args, kwargs, structure, self.num_particles, score="still")
@@ -160,7 +160,7 @@ class TVO(Objective):
         betas = self.betas.to(log_weights.device)[:, None, None]
         normalised = (betas[:-1] * log_weights.detach()).softmax(1)
         means = (normalised * log_weights.detach()).sum(1, keepdim=True)
-        # A covariance by S draws of which one is the mean: unbiased at beta = 0.
+        # The covariance of S draws around their own mean is unbiased at beta = 0.
         freedom = self.num_particles / (self.num_particles - 1)
         away = freedom * normalised * (log_weights.detach() - means)
         surrogate = normalised * log_weights + away * (

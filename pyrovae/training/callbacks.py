@@ -1,15 +1,14 @@
 """Callbacks of :func:`pyrovae.fit`.
 
-A callback is any function of :class:`pyrovae.training.state.Training`, called after each epoch; one
-that returns True ends the training. An object may have more:
+A callback is a function of :class:`pyrovae.training.state.Training`, called after each epoch. One that
+returns True ends the training. It may be an object with further methods:
 
 - ``step(training)``, called after each step of the optimiser.
-- ``applied()``, a context that is entered for the validation and for the callbacks after it.
-- ``state_dict()`` and ``load_state_dict(state, training)``: what it remembers, as numbers, strings, tensors,
-  lists and dicts, for a run that is resumed. A callback without them is taken to remember nothing: what it
-  kept of the epochs before is not there when the run goes on in another process.
+- ``applied()``, a context manager around the validation and the callbacks after it.
+- ``state_dict()`` and ``load_state_dict(state, training)``: its state, of numbers, strings, tensors, lists
+  and dicts, for a run that is resumed. Without them, what it knew of earlier epochs is lost on resuming.
 
-A :class:`pyrovae.loggers.Logger` among the callbacks is logged to, by :class:`Log`.
+A :class:`pyrovae.loggers.Logger` among the callbacks is wrapped in :class:`Log`.
 """
 
 from __future__ import annotations
@@ -43,15 +42,15 @@ def as_callbacks(given: Iterable[Any]) -> list[Callable[[Training], bool | None]
 class KeepBest:
     """Remember the weights of the epoch with the best plain ELBO of the validation data.
 
-    Whatever the loss is, the criterion is the ELBO: a bound that changes with the epoch (a weight on
-    the KL) or with K does not compare one epoch with another.
+    The criterion is the ELBO whatever the loss is: a bound with a changing weight on the KL, or another K,
+    does not compare epochs.
 
     Args:
-        patience: Epochs without a better ELBO after which training stops; never if not given.
+        patience: Epochs without a better ELBO after which training stops; by default it does not.
 
     Attributes:
-        epoch: The best so far.
-        elbo: Its ELBO, nats per datum.
+        epoch: The best epoch so far.
+        elbo: The best validation ELBO so far, nats per datum.
 
     Raises:
         ValueError: When called without validation data; ``patience`` below 1.
@@ -59,12 +58,9 @@ class KeepBest:
     Example:
         >>> import pyrovae as pv
         >>> from pyrovae import guides, likelihoods, networks, priors
-        >>> vae = pv.VAE(
-        ...     priors.StandardNormal(2),
-        ...     likelihoods.Bernoulli(networks.MLP(2, 9)),
-        ...     guides.Normal(networks.MLP(9, 4)),
-        ... )
-        >>> best, x = KeepBest(patience=3), torch.eye(9)
+        >>> q, p = guides.Normal(networks.MLP(9, 4)), likelihoods.Bernoulli(networks.MLP(2, 9))
+        >>> vae, x = pv.VAE(priors.StandardNormal(2), p, q), torch.eye(9)
+        >>> best = KeepBest(patience=3)
         >>> arguments = dict(num_epochs=50, validation=x, callbacks=[best], progress=False)
         >>> history = pv.fit(vae.model, vae.guide, x, **arguments)
         >>> best.restore()
@@ -80,7 +76,7 @@ class KeepBest:
         self._kept: list[tuple[Tensor, Tensor]] = []
 
     def __call__(self, training: Training) -> bool:
-        """Look at an epoch; whether training may stop."""
+        """Compare an epoch with the best one; return whether training may stop."""
         if not training.history.validation_elbo:
             raise ValueError("KeepBest: there is no validation ELBO: pass fit validation data, validation=")
         elbo = training.history.validation_elbo[-1]
@@ -91,18 +87,18 @@ class KeepBest:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put the best epoch's weights back where they were trained."""
+        """Copy the best epoch's weights back into the model."""
         if not self._kept:
             raise RuntimeError("KeepBest: there is nothing to restore: pass it to fit, callbacks=[...]")
         for tensor, value in self._kept:
             tensor.copy_(value)
 
     def state_dict(self) -> dict[str, Any]:
-        """The best so far, for a run that is resumed."""
+        """The best epoch so far, for a run that is resumed."""
         return {"epoch": self.epoch, "elbo": self.elbo, "kept": [value for _, value in self._kept]}
 
     def load_state_dict(self, state: dict[str, Any], training: Training) -> None:
-        """Take up what :meth:`state_dict` gave, for the same model."""
+        """Restore what :meth:`state_dict` returned, for the same model."""
         self.epoch, self.elbo = state["epoch"], state["elbo"]
         tensors = _tensors(training) if state["kept"] else []
         values = [value.to(tensor.device) for tensor, value in zip(tensors, state["kept"], strict=True)]
@@ -110,7 +106,7 @@ class KeepBest:
 
 
 class Averaged:
-    r"""Average the weights over the steps; validation and what follows it see the averages.
+    r"""Average the weights over the steps; validation and the callbacks after it see the averages.
 
     .. math:: \bar\theta_t = \beta \, \bar\theta_{t-1} + (1 - \beta) \, \theta_t
 
@@ -120,7 +116,7 @@ class Averaged:
         decay: beta, within (0, 1); the average is over about ``1 / (1 - decay)`` steps.
 
     Raises:
-        ValueError: Another decay.
+        ValueError: ``decay`` outside (0, 1).
 
     References:
         Polyak and Juditsky, Acceleration of Stochastic Approximation by Averaging, 1992.
@@ -128,12 +124,9 @@ class Averaged:
     Example:
         >>> import pyrovae as pv
         >>> from pyrovae import guides, likelihoods, networks, priors
-        >>> vae = pv.VAE(
-        ...     priors.StandardNormal(2),
-        ...     likelihoods.Bernoulli(networks.MLP(2, 9)),
-        ...     guides.Normal(networks.MLP(9, 4)),
-        ... )
-        >>> averaged, x = Averaged(0.9), torch.eye(9)
+        >>> q, p = guides.Normal(networks.MLP(9, 4)), likelihoods.Bernoulli(networks.MLP(2, 9))
+        >>> vae, x = pv.VAE(priors.StandardNormal(2), p, q), torch.eye(9)
+        >>> averaged = Averaged(0.9)
         >>> _ = pv.fit(vae.model, vae.guide, x, num_epochs=3, callbacks=[averaged], progress=False)
         >>> averaged.restore()
     """
@@ -147,24 +140,22 @@ class Averaged:
         self._averages: list[Tensor] = []
 
     def __call__(self, training: Training) -> None:
-        """Nothing more at an epoch's end."""
+        """Do nothing at the end of an epoch."""
 
     def step(self, training: Training) -> None:
-        """Take the weights after a step into the average."""
+        """Add the weights after a step to the average."""
         if not self._averages:
-            self._parameters = _held(training)
+            self._parameters = _trained(training)
             self._averages = [each.detach().clone() for each in self._parameters]
             return
         with torch.no_grad():
             self._update(self._averages, [each.detach() for each in self._parameters], 1)
 
-    @torch.no_grad()
     def restore(self) -> None:
-        """Put the averages in the place of the weights."""
+        """Replace the weights by the averages."""
         if not self._averages:
             raise RuntimeError("Averaged: there is nothing to restore: pass it to fit, callbacks=[...]")
-        for parameter, average in zip(self._parameters, self._averages, strict=True):
-            parameter.copy_(average)
+        self._set(self._averages)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -174,38 +165,34 @@ class Averaged:
         try:
             yield
         finally:
-            with torch.no_grad():
-                for parameter, value in zip(self._parameters, before, strict=True):
-                    parameter.copy_(value)
+            self._set(before)
+
+    @torch.no_grad()
+    def _set(self, values: list[Tensor]) -> None:
+        for parameter, value in zip(self._parameters, values, strict=True):
+            parameter.copy_(value)
 
     def state_dict(self) -> dict[str, Any]:
         """The averages, for a run that is resumed."""
         return {"decay": self.decay, "averages": self._averages}
 
     def load_state_dict(self, state: dict[str, Any], training: Training) -> None:
-        """Take up what :meth:`state_dict` gave, for the same model.
-
-        Raises:
-            ValueError: It is of another decay.
-        """
+        """Restore what :meth:`state_dict` returned, for the same model and decay."""
         if state["decay"] != self.decay:
             raise ValueError(
                 f"Averaged: decay is {state['decay']:g} there and {self.decay:g} here: use the same"
             )
-        self._parameters = _held(training)
+        self._parameters = _trained(training)
         pairs = zip(state["averages"], self._parameters, strict=False)
         self._averages = [value.to(parameter, copy=True) for value, parameter in pairs]
 
 
 class Log:
-    """Hand each epoch's row to a logger; where that fails there is one warning, and training goes on.
-
-    It remembers nothing of its own, so that a run may go on with another logger, or with none.
+    """Give each epoch's row to a logger; if that fails there is one warning, and training goes on.
 
     Args:
-        logger: Takes a dict of the epoch's numbers, as ``wandb.log`` does; or a
-            :class:`pyrovae.loggers.Logger`, which is also told where a run goes on. :func:`pyrovae.fit`
-            takes loggers as they are, among its callbacks.
+        logger: A function of the dict of an epoch's numbers, such as ``wandb.log``, or a
+            :class:`pyrovae.loggers.Logger`, which :func:`pyrovae.fit` wraps by itself.
 
     Example:
         >>> from pyrovae.training.history import History
@@ -221,7 +208,7 @@ class Log:
         self.failed = self._opened = False
 
     def __call__(self, training: Training) -> None:
-        """Write the latest row, before the first those that the log lacks; of several processes, one does."""
+        """Write the latest row on the first process, and once the earlier rows that the log lacks."""
         if not is_first():
             return
         history, latest = training.history, len(training.history) - 1
@@ -235,19 +222,18 @@ class Log:
                 self.logger(history.row())
         except Exception as error:
             if not self.failed:
-                said = (
+                message = (
                     f"Log: the logger fails ({type(error).__name__}: {error}), and training goes on without"
                 )
-                warnings.warn(said, UserWarning, stacklevel=2)
+                warnings.warn(message, UserWarning, stacklevel=2)
             self.failed = True
 
 
-def _held(training: Training) -> list[Tensor]:
-    """What the optimiser moves."""
+def _trained(training: Training) -> list[Tensor]:
     return [tensor for group in training.optimizer.param_groups for tensor in group["params"]]
 
 
 def _tensors(training: Training) -> list[Tensor]:
-    """Everything that training moves: what the optimiser holds, and the modules' running statistics."""
+    """The optimiser's parameters and the modules' running statistics."""
     buffers = [b for module in modules_of(training.model, training.guide) for b in module.buffers()]
-    return [*_held(training), *buffers]
+    return [*_trained(training), *buffers]

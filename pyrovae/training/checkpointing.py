@@ -1,4 +1,4 @@
-"""When a training is kept in its folder, and whether it is the same one that goes on there."""
+"""When checkpoints are written, and whether a resumed run matches the one on disk."""
 
 from __future__ import annotations
 
@@ -13,33 +13,30 @@ from typing import Any
 from pyrovae.core.checks import diff_settings
 from pyrovae.core.distributed import check_shared, collective, is_first, world
 from pyrovae.core.signals import Interrupts, noticed
-from pyrovae.storage import files as durable
 from pyrovae.storage.checkpoints import CHECKPOINTS, Checkpoints
-from pyrovae.storage.files import check_writable
+from pyrovae.storage.files import check_writable, sweep
 from pyrovae.storage.locks import locked
 from pyrovae.storage.tensors import flatten
 from pyrovae.training.state import TrainState
 
-__all__ = ["CheckpointPolicy", "keeping"]
+__all__ = ["CheckpointPolicy", "checkpoint_policy"]
 
 MOST = 12
-"""Differences that are listed: another network has as many as it has layers."""
+"""Most differences that an error lists."""
 
 SHARE = 0.05
-"""Of the time, at most, goes into keeping what short epochs gave."""
+"""Largest share of the time that checkpoints after short epochs take."""
 
 
 @contextmanager
-def keeping(folder: str | os.PathLike[str] | None, every: float) -> Iterator[CheckpointPolicy | None]:
-    """Keep a training in a folder meanwhile: locked, swept, and with Ctrl-C and SIGTERM noticed.
-
-    Args:
-        folder: Made if it is not there; None keeps nothing.
-        every: Seconds.
+def checkpoint_policy(
+    folder: str | os.PathLike[str] | None, every: float
+) -> Iterator[CheckpointPolicy | None]:
+    """Lock a folder for a run's checkpoints, and defer Ctrl-C and SIGTERM; None for no folder.
 
     Raises:
-        OSError: It cannot be written, or another process is at work in it.
-        ValueError: It holds something else; a negative time.
+        OSError: The folder cannot be written, or another process uses it.
+        ValueError: ``every``, in seconds, is negative.
     """
     if folder is None:
         yield None
@@ -58,8 +55,8 @@ def keeping(folder: str | os.PathLike[str] | None, every: float) -> Iterator[Che
         check_shared(folder)
         with collective():
             if is_first():
-                durable.sweep(folder, "weights.safetensors", "history.json", "recipe.json")
-                durable.sweep(folder / CHECKPOINTS)
+                sweep(folder, "weights.safetensors", "history.json", "recipe.json")
+                sweep(folder / CHECKPOINTS)
         with collective():
             checkpoints = checkpoints or Checkpoints(folder / CHECKPOINTS)
         yield CheckpointPolicy(checkpoints, every, interrupts)
@@ -74,62 +71,55 @@ def _make(folder: Path) -> None:
 
 
 class CheckpointPolicy:
-    """Keeps a course: amid an epoch every so many seconds, at an epoch's end more often if that is cheap.
+    """Write checkpoints amid an epoch after so many seconds, and at its end more often if that is cheap.
 
-    At the end of an epoch it is kept where the time since it last was is ``every``, or twenty times what
-    keeping takes, whichever is less: short epochs cost a twentieth, and long ones lose nothing.
+    A checkpoint at the end of an epoch follows the last one after ``every`` seconds, or after twenty times
+    what writing takes if that is less: short epochs cost a twentieth, and long ones lose nothing.
 
     Args:
-        checkpoints: Where.
-        every: Seconds.
-        interrupts: After the step at which one came it is kept, and left.
+        checkpoints: The folder's checkpoints.
+        every: Largest number of seconds between checkpoints.
+        interrupts: Signals; the run is saved and left after the step in which one came.
     """
 
     def __init__(self, checkpoints: Checkpoints, every: float, interrupts: Interrupts) -> None:
         self.checkpoints, self.every, self.interrupts = checkpoints, every, interrupts
-        self.said: dict[str, Any] = {}
+        self.run: dict[str, Any] = {}
         self.latest, self.cost = time.monotonic(), 0.0
         self.kept: tuple[int, ...] | None = None
         self._warned: set[str] = set()
 
     def take_up(
-        self, course: TrainState, said: dict[str, Any], environment: dict[str, Any], num_epochs: int
+        self, state: TrainState, settings: dict[str, Any], environment: dict[str, Any], num_epochs: int
     ) -> None:
-        """Bring the course to where the folder's is, if it holds one.
-
-        Args:
-            course: At its start.
-            said: What the run is of.
-            environment: What it runs on.
-            num_epochs: To come to.
+        """Restore the newest checkpoint, if there is one.
 
         Raises:
-            ValueError: The folder's is of something else (the differences are listed), or further on.
-            TypeError: The course holds what cannot be kept.
+            ValueError: It is of other settings (they are listed), or has more epochs.
+            TypeError: The state holds something that cannot be saved.
         """
-        self.said = flatten({"said": said, "environment": environment})[0]  # as it is read back
-        flatten(course.state())
-        state = self.checkpoints.newest()
-        if state is None:
+        self.run = flatten({"said": settings, "environment": environment})[0]  # as it is read back
+        flatten(state.state())
+        stored, folder = self.checkpoints.newest(), self.checkpoints.folder.parent
+        if stored is None:
             return
-        folder = self.checkpoints.folder.parent
-        there = state["run"]["said"]
+        there = stored["run"]["said"]
         if there["compile"] == "auto":  # of earlier versions, which decided by the time of the first steps
-            there["compile"] = state["stepper"]["compile"] = self.said["said"]["compile"]
-        different = diff_settings(there, self.said["said"])
+            there["compile"] = stored["stepper"]["compile"] = self.run["said"]["compile"]
+        different = diff_settings(there, self.run["said"])
         if different:
             more = f" and {len(different) - MOST} more" if len(different) > MOST else ""
             raise ValueError(
                 f"fit: {folder} holds another run: {'; '.join(different[:MOST])}{more}: name another folder, "
                 f"or set these back"
             )
-        epochs = state["position"]["epoch"]
+        epochs = stored["position"]["epoch"]
         if epochs > num_epochs:
             raise ValueError(
                 f"fit: {folder} has {epochs} epochs already, and num_epochs is {num_epochs}: ask for as many "
                 f"at least, or name another folder"
             )
-        different = diff_settings(state["run"]["environment"], self.said["environment"])
+        different = diff_settings(stored["run"]["environment"], self.run["environment"])
         if different:
             warnings.warn(
                 f"fit: {folder} goes on elsewhere ({'; '.join(different)}): bits may differ from those of a "
@@ -137,56 +127,50 @@ class CheckpointPolicy:
                 UserWarning,
                 stacklevel=4,
             )
-        course.restore(state)
-        self.kept = _moment(course)
+        state.restore(stored)
+        self.kept = _moment(state)
 
-    def after_step(self, course: TrainState) -> None:
-        """Keep the course if it is time; leave if a signal came."""
+    def after_step(self, state: TrainState) -> None:
+        """Save the state if it is time; leave if a signal came."""
         if self.interrupts.caught is not None:
-            self.leave(course)
+            self.leave(state)
         if time.monotonic() - self.latest >= self.every:
-            self.keep(course)
+            self.save(state)
 
-    def after_epoch(self, course: TrainState, *, last: bool) -> None:
-        """Keep the course if it is time, and at the end; leave if a signal came."""
+    def after_epoch(self, state: TrainState, *, last: bool) -> None:
+        """Save the state if it is time, and at the end; leave if a signal came."""
         if last or time.monotonic() - self.latest >= min(self.every, self.cost / SHARE):
-            self.keep(course)
+            self.save(state)
         if self.interrupts.caught is not None:
-            self.leave(course)
+            self.leave(state)
 
-    def leave(self, course: TrainState) -> None:
-        """Keep the course, and raise what the signal asks for."""
-        self.keep(course)
+    def leave(self, state: TrainState) -> None:
+        """Save the state, and raise what the signal asks for."""
+        self.save(state)
         self.interrupts.look()
 
-    def keep(self, course: TrainState) -> None:
-        """Write a checkpoint, unless this moment has one; a full disk is a warning, and training goes on.
-
-        Of several processes the first one writes.
-        """
-        if self.kept == _moment(course) or not is_first():
+    def save(self, state: TrainState) -> None:
+        """Write a checkpoint on the first process, unless this step has one; a full disk is a warning."""
+        if self.kept == _moment(state) or not is_first():
             return
-        course.stepper.finish()
+        state.stepper.finish()
         started = time.monotonic()
-        scores = course.history.validation_elbo
+        scores = state.history.validation_elbo
+        score = scores[-1] if scores and not state.step else None
         try:
-            self.checkpoints.add(
-                course.state() | {"run": self.said}, scores[-1] if scores and not course.step else None
-            )
-            self.kept = _moment(course)
+            self.checkpoints.add(state.state() | {"run": self.run}, score)
+            self.kept = _moment(state)
         except OSError as error:
-            self._warn(
+            message = (
                 f"fit: no checkpoint could be written in {self.checkpoints.folder} "
                 f"({error.strerror or error}): those before are as they were, and training goes on: make room"
             )
+            if message not in self._warned:
+                self._warned.add(message)
+                warnings.warn(message, UserWarning, stacklevel=4)
         self.latest = time.monotonic()
         self.cost = self.latest - started
 
-    def _warn(self, message: str) -> None:
-        if message not in self._warned:
-            self._warned.add(message)
-            warnings.warn(message, UserWarning, stacklevel=4)
 
-
-def _moment(course: TrainState) -> tuple[int, ...]:
-    return course.failures, course.epoch, course.step
+def _moment(state: TrainState) -> tuple[int, ...]:
+    return state.failures, state.epoch, state.step

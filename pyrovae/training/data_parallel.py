@@ -1,10 +1,9 @@
-r"""A batch shared among processes: the loss of each one's rows, and the gradient of the whole batch.
+r"""A batch shared among processes: each one's loss of its rows, and the gradient of the whole batch.
 
 .. math:: L = \sum_r L_r, \qquad \nabla L = \frac1W \sum_{r=1}^W \nabla (W L_r)
 
-DistributedDataParallel takes the mean on the right. What a plate says that subsamples, N/B, is of the whole
-batch, and what lies outside the plate of the data counts once and not once for each process. A process
-without rows takes part with a loss of nought.
+DistributedDataParallel takes the mean on the right. The scale N/B of a subsampling plate is that of the whole
+batch, and sites outside the data plate count once, not once for each process.
 """
 
 from __future__ import annotations
@@ -24,65 +23,57 @@ from pyrovae.core.distributed import raise_together, share_buffers, total, trans
 from pyrovae.core.signals import Interrupts
 from pyrovae.training.loss import TrackedLoss
 
-__all__ = ["SharedLoss", "weighing"]
+__all__ = ["SharedLoss", "scaled_to_batch"]
 
 Value = TypeVar("Value")
 
 
 class SharedLoss:
-    """What the processes do together in a step.
+    """The part of a step in which all processes work together.
 
     Args:
-        meter: The loss.
-        parameters: What is trained; the first process's values go to the others.
-        interrupts: Signals, which all have to notice at the same step.
+        tracked: The loss.
+        parameters: The trained parameters; all processes start from the first one's values.
+        interrupts: Signals, which all processes act on at the same step.
     """
 
-    def __init__(self, meter: TrackedLoss, parameters: list[Tensor], interrupts: Interrupts | None) -> None:
-        self.meter, self.interrupts = meter, interrupts
+    def __init__(self, tracked: TrackedLoss, parameters: list[Tensor], interrupts: Interrupts | None) -> None:
+        self.tracked, self.interrupts = tracked, interrupts
         device = parameters[0].device
-        share_buffers(meter.module)
+        share_buffers(tracked.module)
         with translate_errors():
             self.parallel = DistributedDataParallel(
-                _Holding(parameters),
+                _Parameters(parameters),
                 device_ids=[device] if device.type == "cuda" else None,
                 find_unused_parameters=True,
             )
 
     def run(self, compute: Callable[[], tuple[Tensor, Tensor]], *, rows: int) -> tuple[Tensor, Tensor]:
-        """Loss, to be differentiated, and sums of this process's rows."""
-        return self.parallel(compute if rows else self._nothing)
+        """The differentiable loss and the sums of this process's rows; zeros where it has none."""
+        return self.parallel(compute if rows else self._without_rows)
 
     def settle(self, sums: Tensor | None, error: Exception | None) -> Tensor:
-        """The sums of all; an error of one is raised on all, and a signal to one is one to all.
-
-        Args:
-            sums: Of this process's rows.
-            error: Of its run.
-        """
+        """The sums of all processes; an error or a signal of one is raised or noted on all."""
         here = torch.zeros(7, dtype=torch.float64)
         if sums is not None:
             here[:4] = sums
         flags = (False, False) if self.interrupts is None else self.interrupts.flags
         here[4:] = torch.tensor([error is not None, *flags])
-        found = total(here)
-        if found[4]:
+        everywhere = total(here)
+        if everywhere[4]:
             raise_together(error)
         if self.interrupts is not None:
-            self.interrupts.agree(*(found[5:] > 0).tolist())
-        return found[:4] if sums is None else found[:4].to(sums)
+            self.interrupts.agree(*(everywhere[5:] > 0).tolist())
+        return everywhere[:4] if sums is None else everywhere[:4].to(sums)
 
     def backward(self, loss: Tensor) -> None:
-        """The gradient of the whole batch, into every parameter that it depends on, on every process.
-
-        Buffers, such as running statistics, become the first process's.
-        """
+        """The gradient of the whole batch on every process; buffers become the first process's."""
         with translate_errors():
             (world().size * loss).backward()
-        share_buffers(self.meter.module)
+        share_buffers(self.tracked.module)
 
     def fetched(self, batches: Iterator[Value]) -> Iterator[Value]:
-        """The batches; where one process cannot make its part, all have its error."""
+        """The batches; an error in making one is raised on all processes."""
         while True:
             try:
                 batch = next(batches, None)
@@ -95,39 +86,37 @@ class SharedLoss:
                 return
             yield batch
 
-    def _nothing(self) -> tuple[Tensor, Tensor]:
-        """Of no rows: a gradient of nought for what the others have one of."""
-        loss = sum((0.0 * leaf.sum() for leaf in self.meter.reached), torch.zeros(()))
+    def _without_rows(self) -> tuple[Tensor, Tensor]:
+        """A loss of zero, whose gradient is zero for all parameters that the others have gradients of."""
+        loss = sum((0.0 * leaf.sum() for leaf in self.tracked.reached), torch.zeros(()))
         return torch.as_tensor(loss), torch.zeros(4, dtype=torch.float64)
 
 
-class _Holding(nn.Module):
-    """The parameters that are trained, for DDP to find: those of no module too, and no buffers.
+class _Parameters(nn.Module):
+    """The trained parameters as one module for DDP, those of no module too.
 
-    Which DDP would send round before each run, when a process that failed to make its batch is not there.
+    Buffers are left out: DDP would send them before each run, when a process that failed may be missing.
     """
 
     def __init__(self, parameters: list[Tensor]) -> None:
         super().__init__()
-        # Never used: which of the others have no gradient may change from step to step, so DDP looks each
-        # time, and where it finds none it writes a warning from C++.
+        # Never used, since DDP warns from C++ if find_unused_parameters finds none in some step.
         self.spare = nn.Parameter(torch.zeros_like(parameters[0].detach().flatten()[:1]))
-        for i, each in enumerate(parameters):  # in a closure, or in Pyro's store: a leaf, and no nn.Parameter
+        for i, each in enumerate(parameters):  # in a closure or in Pyro's store it is no nn.Parameter
             self._parameters[f"parameter_{i}"] = each  # type: ignore[assignment]
 
     def forward(self, compute: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """The loss and the sums of the rows here."""
         return compute()
 
 
 @contextmanager
-def weighing(plates: frozenset[str], rows: int, whole: int) -> Iterator[None]:
-    """Inside, programs run on a part of a batch say what adds up to the loss of the whole.
+def scaled_to_batch(plates: frozenset[str], rows: int, whole: int) -> Iterator[None]:
+    """Inside, the losses that processes compute of their rows are scaled to add up to the batch's.
 
     Args:
-        plates: Names of the plates of the data.
-        rows: Of the part.
-        whole: Of the batch.
+        plates: Names of the data's plates.
+        rows: Rows of this process.
+        whole: Rows of the batch.
     """
     sharers = min(world().size, whole)
     if sharers == 1:
@@ -135,14 +124,14 @@ def weighing(plates: frozenset[str], rows: int, whole: int) -> Iterator[None]:
         return
     token = in_parts.set(True)
     try:
-        with _Weighing(plates, rows / whole, 1 / sharers):
+        with _Scaling(plates, rows / whole, 1 / sharers):
             yield
     finally:
         in_parts.reset(token)
 
 
-class _Weighing(Messenger):
-    """N/B of the whole batch in place of the part's, and what no datum has divided among the processes."""
+class _Scaling(Messenger):
+    """Scale N/B to the whole batch, and divide sites outside the data's plates among the processes."""
 
     def __init__(self, plates: frozenset[str], share: float, each: float) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a training came to, epoch by epoch."""
+"""The history of a training."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ __all__ = ["History"]
 
 @dataclass
 class History:
-    """What each epoch came to, a list per quantity; the quantities are nats per datum.
+    """A list per quantity, with a value per epoch, in nats per datum.
 
-    The training columns are means over the epoch's batches, each at the parameters it met; the
-    validation columns are of the epoch's end. ``elbo = reconstruction - kl``: E_q[log p(x|z)] less
-    KL(q || p(z)), both as drawn and unscaled; ``loss`` is the loss with all its scales. ``seconds``
-    count from the start of training, less the time between a run's end and its resumption;
-    ``compile_seconds`` of them went into compiling: nought where steps ran eagerly.
+    The training columns are means over the epoch's batches, each at its own parameters; the validation
+    columns are of the epoch's end. ``elbo = reconstruction - kl``: E_q[log p(x|z)] less KL(q || p(z)), both
+    unscaled; ``loss`` has all its scales. ``seconds`` count from the start of training, without pauses before
+    a resumption; ``compile_seconds`` of them went into compiling.
 
     Example:
         >>> history = History()
@@ -45,7 +44,7 @@ class History:
             getattr(self, name).append(value)
 
     def row(self, index: int = -1) -> dict[str, float]:
-        """One epoch's numbers by name, the latest if no other is asked for.
+        """One epoch's numbers by name, by default the latest.
 
         Example:
             >>> History(epoch=[0, 1], elbo=[-90.0, -80.0]).row(0)

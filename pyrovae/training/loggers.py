@@ -1,7 +1,7 @@
-"""Where the numbers of a training go, epoch by epoch: a file, TensorBoard, Weights & Biases. No torch.
+"""Where the numbers of each epoch go: a JSON file, TensorBoard, Weights & Biases. No torch.
 
-Pass them to fit among its callbacks; a logger of one's own is any object with the three methods of
-:class:`Logger`, and a plain function of a row is :class:`pyrovae.callbacks.Log`'s.
+Pass loggers to fit among its callbacks. Any object with the three methods of :class:`Logger` is one; wrap a
+plain function of a row in :class:`pyrovae.callbacks.Log`.
 """
 
 from __future__ import annotations
@@ -22,42 +22,39 @@ __all__ = ["JSONLines", "Logger", "TensorBoard", "WandB", "needs", "of_run"]
 
 @runtime_checkable
 class Logger(Protocol):
-    """What takes the rows of a training.
+    """What takes the rows of a training: an epoch's numbers by their names in :class:`pyrovae.History`.
 
-    A row has the epoch's numbers by their names in :class:`pyrovae.History`, ``epoch`` among them; a row is
-    complete when it is written, and a killed process loses none that was. A run that is killed goes on from
-    its last checkpoint, and repeats what came after: ``open`` sees to it that no epoch is there twice. A
-    logger has no part in what is trained. One that raises is warned of once, and training goes on.
+    A run that was killed repeats the epochs after its last checkpoint; ``open`` keeps them from being there
+    twice. A logger that raises is warned of once, and training goes on.
     """
 
     def open(self, epoch: int) -> int:
-        """Called once, before the first row: drop what is there of this epoch and of later ones.
+        """Called once, before the first row: drop rows of this epoch and of later ones.
 
         Returns:
-            The first epoch whose row the log lacks, this one at most: rows are written from there on.
+            The first epoch whose row the log lacks, this one at most; rows are written from there on.
         """
 
     def write(self, row: dict[str, float]) -> None:
-        """Write one epoch's row."""
+        """Write one epoch's row, so that a kill does not lose it."""
 
     def close(self) -> None:
-        """Let go of files and connections. Rows that were written are there without it."""
+        """Close files and connections."""
 
 
 class JSONLines:
-    """A line of JSON for each epoch, appended, with every digit: the log that each run folder has.
+    """Append each epoch to a file as a line of JSON, with every digit; each run folder has such a log.
 
     Args:
-        path: The file; its folder is there.
+        path: The file, in a folder that exists.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     log = JSONLines(Path(folder) / "log.jsonl")
-        ...     log.open(0)
+        ...     first = log.open(0)
         ...     log.write({"epoch": 0, "elbo": -90.5})
         ...     print(log.path.read_text(), end="")
-        0
         {"epoch": 0, "elbo": -90.5}
     """
 
@@ -65,18 +62,18 @@ class JSONLines:
         self.path = Path(path)
 
     def open(self, epoch: int) -> int:
-        """Keep the lines of the epochs before, as far as they follow one another; one cut short goes."""
+        """Keep the complete lines of the epochs before, as far as these follow one another."""
         lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
         kept: list[bytes] = []
-        for line in lines:
-            if len(kept) == epoch or _epoch(line) != len(kept):
+        for line in lines[:epoch]:
+            if _epoch(line) != len(kept):
                 break
             kept.append(line + b"\n")
         write_file(self.path, b"".join(kept))
         return len(kept)
 
     def write(self, row: dict[str, float]) -> None:
-        """Append a line, and see to it that it is on the disk."""
+        """Append a line, and wait until it is on the disk."""
         with self.path.open("ab") as file:
             file.write(json.dumps(row).encode() + b"\n")
             file.flush()
@@ -87,10 +84,10 @@ class JSONLines:
 
 
 class TensorBoard:
-    """Scalars for TensorBoard, at the epoch as step, float32; by PyTorch's own writer.
+    """Write scalars for TensorBoard, float32, with the epoch as step, by PyTorch's SummaryWriter.
 
     Args:
-        folder: Of its event files, one training's: ``tensorboard --logdir`` on it, or above it.
+        folder: Folder of one training's event files, for ``tensorboard --logdir``.
 
     Raises:
         ImportError: TensorBoard is not installed.
@@ -102,12 +99,12 @@ class TensorBoard:
         self._writer: SummaryWriter | None = None
 
     def open(self, epoch: int) -> int:
-        """Begin a file of events; readers pass over what older ones have of this epoch and later ones."""
+        """Begin a file of events; readers skip this epoch and later ones in older files."""
         from torch.utils.tensorboard import SummaryWriter
 
-        there = any(self.folder.glob("events.out.tfevents.*"))
-        self._writer = SummaryWriter(str(self.folder), purge_step=epoch if there else None)
-        return epoch if there else 0
+        exists = any(self.folder.glob("events.out.tfevents.*"))
+        self._writer = SummaryWriter(str(self.folder), purge_step=epoch if exists else None)
+        return epoch if exists else 0
 
     def write(self, row: dict[str, float]) -> None:
         """Write a scalar for each number, and flush."""
@@ -123,19 +120,18 @@ class TensorBoard:
 
 
 class WandB:
-    """Rows for Weights & Biases, at the epoch as step.
+    """Write rows to Weights & Biases, with the epoch as step.
 
-    A run of theirs begins at once, so that a missing login is told of before anything is trained. Without
-    a network: ``WANDB_MODE=offline``, and ``wandb sync`` later.
+    The W&B run begins at once, so that a missing login is noticed before training. Without a network set
+    ``WANDB_MODE=offline``, and run ``wandb sync`` later.
 
     Args:
-        folder: Where its files go. The run's id is kept there, so that a training that goes on is the same
-            run; of an epoch that comes again W&B keeps the row that it has.
-        options: Of ``wandb.init``, such as ``project``, ``name`` and ``config``.
+        folder: Folder of its files and of the run's id, by which a resumed training is the same W&B run.
+        options: Options of ``wandb.init``, such as ``project``, ``name`` and ``config``.
 
     Raises:
         ImportError: wandb is not installed.
-        OSError: It does not start.
+        OSError: wandb does not start.
     """
 
     def __init__(self, folder: str | os.PathLike[str], **options: Any) -> None:
@@ -156,7 +152,7 @@ class WandB:
         write_file(path, identity + "\n")
 
     def open(self, epoch: int) -> int:
-        """All rows, of a run that is new; else from this epoch on."""
+        """Write all rows of a new run, or those from this epoch on."""
         return epoch if self._known else 0
 
     def write(self, row: dict[str, float]) -> None:
@@ -164,39 +160,28 @@ class WandB:
         self._run.log(row, step=int(row["epoch"]))
 
     def close(self) -> None:
-        """End their run."""
+        """End the W&B run."""
         self._run.finish()
 
 
 def of_run(folder: Path, name: str | None, config: dict[str, Any]) -> list[Logger]:
-    """The loggers of a run folder: ``log.jsonl``, and the one that was asked for, in ``logs/``.
-
-    Args:
-        folder: Of the run.
-        name: "tensorboard", "wandb" or None.
-        config: What is trained.
-    """
-    found: list[Logger] = [JSONLines(folder / "log.jsonl")]
+    """The loggers of a run folder: ``log.jsonl``, and "tensorboard" or "wandb" in ``logs/`` if asked for."""
+    loggers: list[Logger] = [JSONLines(folder / "log.jsonl")]
     if name == "tensorboard":
-        found.append(TensorBoard(folder / "logs" / name))
+        loggers.append(TensorBoard(folder / "logs" / name))
     if name == "wandb":
-        project = os.environ.get("WANDB_PROJECT", "pyrovae")
-        about = {"project": project, "name": folder.absolute().name, "config": config}
-        found.append(WandB(folder / "logs" / name, **about))
-    return found
+        options = {"project": os.environ.get("WANDB_PROJECT", "pyrovae"), "name": folder.absolute().name}
+        loggers.append(WandB(folder / "logs" / name, config=config, **options))
+    return loggers
 
 
 def needs(name: str) -> None:
-    """Make sure that a logger's package is there.
-
-    Raises:
-        ImportError: It is not; the extra is named.
-    """
+    """Raise an ImportError that names the extra, unless a logger's package is installed."""
     try:
-        found = import_module(name).__file__  # None of a folder of that name, as wandb leaves them
+        file = import_module(name).__file__  # None for a folder of that name, as wandb leaves them
     except ImportError:
-        found = None
-    if found is None:
+        file = None
+    if file is None:
         raise ImportError(f"logging to {name} needs {name}: pip install 'pyrovae[{name}]'")
 
 

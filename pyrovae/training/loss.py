@@ -1,4 +1,4 @@
-"""A loss that also tells the ELBO and its parts, from the sites its own run went through."""
+"""Wrap a loss so that each evaluation also reports the ELBO, reconstruction and KL."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["TrackedLoss"]
 
 
 class TrackedLoss:
-    """A loss over a pair of programs, with what one wants to know of each of its runs.
+    """A loss of a pair of programs, which records their traces.
 
     Args:
         model: Pyro program of p(x, z).
@@ -42,12 +42,12 @@ class TrackedLoss:
         self.module: nn.Module = objective(self.model, self.guide)
         self.particles = getattr(objective, "num_particles", 1)
         self.runs = 1 if getattr(objective, "vectorize_particles", False) else self.particles
-        self.reached: list[Tensor] = []  # what the loss of the first run depends on
-        self.plates: frozenset[str] = frozenset()  # of the data, by name
+        self.reached: list[Tensor] = []  # the leaves of the first run's loss
+        self.plates: frozenset[str] = frozenset()  # names of the data's plates
 
     def forward(self, *batch: Tensor) -> Tensor:
-        """The loss, differentiable; with gradients already added where Pyro's loss gives no graph."""
-        self._forget()
+        """The differentiable loss; where Pyro's loss has no graph its gradients are added already."""
+        self._clear()
         if hasattr(self.objective, "differentiable_loss"):
             return self.module(*batch)
         loss = self.objective.loss_and_grads(self.model, self.guide, *batch)
@@ -55,38 +55,35 @@ class TrackedLoss:
 
     @torch.no_grad()
     def value(self, *batch: Tensor) -> Tensor:
-        """The loss, for its value alone."""
-        self._forget()
+        """The loss without gradients."""
+        self._clear()
         return torch.as_tensor(self.objective.loss(self.model, self.guide, *batch), dtype=torch.float64)
 
     @torch.no_grad()
     def sums(self, loss: Tensor) -> Tensor:
-        """Over the batch of the last run: loss, plain ELBO, E_q[log p(x|z)], KL(q || p(z)).
+        """Sums over the last run's batch: loss, plain ELBO, E_q[log p(x|z)], KL(q || p(z)).
 
-        The two parts are nan under enumeration, and the ELBO then is the loss with its sign turned.
+        Under enumeration the last two are nan, and the ELBO is minus the loss.
         """
         loss = _wide(loss.detach())
         enumerated = any(site["infer"].get("_enumerate_dim") is not None for site in self.model.sites())
         if enumerated or len(self.model.traces) != self.runs:  # in parallel, or a run for each value
             unknown = torch.full_like(loss, torch.nan)
             return torch.stack([loss, -loss, unknown, unknown])
-        observed, prior, guide = (
-            sum(
-                (_wide(_share(site)) for site in sites),
-                torch.zeros_like(loss),
-            )
-            for sites in (
-                [site for site in self.model.sites() if site["is_observed"]],
-                [site for site in self.model.sites() if not site["is_observed"]],
-                list(self.guide.sites(self.runs)),
-            )
-        )
+        observed = prior = guide = torch.zeros_like(loss)
+        for site in self.model.sites():
+            if site["is_observed"]:
+                observed = observed + _wide(_share(site))
+            else:
+                prior = prior + _wide(_share(site))
+        for site in self.guide.sites(self.runs):
+            guide = guide + _wide(_share(site))
         bound = observed + prior - guide
         parts = (part / self.particles for part in (bound, observed, guide - prior))
-        return torch.stack([loss.to(bound.device), *parts])  # a loss that is a number is of no device
+        return torch.stack([loss.to(bound.device), *parts])  # a loss that was a number is on the CPU
 
     def parameters(self, batch: tuple[Tensor, ...]) -> list[Tensor]:
-        """Every parameter a step moves: of the modules, met by the programs, or in the loss's graph."""
+        """Every trainable parameter: of the modules, of Pyro's store, or a leaf of the loss."""
         buffers = [(buffer, buffer.clone()) for buffer in self.module.buffers()]
         self.model.finished = self._check_supports  # before the loss asks for a density
         with stream("first run"), poutine.trace(param_only=True) as capture, plain_errors():
@@ -111,22 +108,44 @@ class TrackedLoss:
         return list(unique.values())
 
     def name(self, parameter: Tensor) -> str:
-        """What a parameter is called in its module."""
+        """The name of a parameter in its module."""
         for name, candidate in self.module.named_parameters():
             if candidate is parameter:
                 return name.removeprefix("model.program.").removeprefix("guide.program.")
         return f"a tensor of shape {tuple(parameter.shape)}"
 
-    def blame(self) -> str:
-        """The first site with a log density that is not finite, in the order of execution."""
+    def _blame(self) -> str:
+        """The first site, in the order of execution, whose log density is not finite."""
         for program, kind in ((self.guide, "guide"), (self.model, "model")):
             for site in program.sites():
                 if not log_density(site).isfinite().all():
                     return f"site '{site['name']}' of the {kind} has no finite log density"
         return "each site is finite, the loss is not"
 
+    def check(self, loss: Tensor, where: str) -> None:
+        """Raise a FloatingPointError that names the site, unless the last run's loss is finite."""
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"fit: the loss is {loss.item()} at {where}: {self._blame()}; "
+                f"try a smaller learning rate, or look at the data of this batch"
+            )
+
+    def check_gradients(self, parameters: list[Tensor], where: str) -> Tensor:
+        """The norm of all gradients; a FloatingPointError names one that is not finite."""
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if norm.isfinite():
+            return norm
+        for parameter in parameters:
+            if parameter.grad is not None and not parameter.grad.isfinite().all():
+                raise FloatingPointError(
+                    f"fit: the gradient of '{self.name(parameter)}' is not finite at {where}, though the "
+                    f"loss is: look for a square root, a logarithm or a division at zero"
+                )
+        return norm
+
     def _plates(self, rows: int) -> frozenset[str]:
-        """The plates of so many rows that the last run went through; of several, the one called "data"."""
+        """The plates with so many rows in the last run; only "data" if that is one of them."""
         sites = [*self.model.sites(), *self.guide.sites()]
         names = {frame.name for site in sites for frame in site["cond_indep_stack"] if frame.size == rows}
         return frozenset({"data"} & names or names)
@@ -134,24 +153,24 @@ class TrackedLoss:
     def _check_supports(self) -> None:
         check_supports(list(self.model.sites()), self.guide.sites(), bound=True)
 
-    def _forget(self) -> None:
+    def _clear(self) -> None:
         self.model.traces.clear()
         self.guide.traces.clear()
 
 
 def _share(site: Site) -> Tensor:
-    """A site's log density, summed; of what several processes have in common, this one's share."""
+    """A site's summed log density; this process's share, if it is common to several."""
     density = log_density(site).sum()
     return density * site["infer"]["_share"] if "_share" in site["infer"] else density
 
 
 def _wide(value: Tensor) -> Tensor:
-    """In float64, where the device has it."""
+    """In float64, on the CPU where the device has none."""
     return value.cpu().double() if value.device.type == "mps" else value.double()
 
 
 class _Recorded(nn.Module):
-    """A program that keeps the traces of its runs, and its parameters in sight of the optimiser."""
+    """A program that records the traces of its runs; as a module it holds the program's parameters."""
 
     def __init__(self, program: Program) -> None:
         super().__init__()
@@ -168,6 +187,6 @@ class _Recorded(nn.Module):
         return result
 
     def sites(self, runs: int | None = None) -> Iterator[Site]:
-        """Of all runs, or of the first few: an objective may score the guide again on its own draws."""
+        """The sites of all runs, or of the first ones: an objective may score the guide again."""
         for trace in self.traces[:runs]:
             yield from sample_sites(trace)

@@ -1,4 +1,4 @@
-"""The optimiser and the schedule of fit: made if they must be, checked, and slowed down."""
+"""Optimisers and learning-rate schedules of fit."""
 
 from __future__ import annotations
 
@@ -33,14 +33,15 @@ MakeScheduler = Callable[[torch.optim.Optimizer], LRScheduler]
 def make_optimizer(
     optimizer: torch.optim.Optimizer | MakeOptimizer | None, parameters: list[Tensor], meter: TrackedLoss
 ) -> torch.optim.Optimizer:
-    """The optimiser, made if it must be, and sure to move every parameter."""
+    """The optimiser, made if need be; one that lacks a parameter is refused."""
     if isinstance(optimizer, PyroOptim):
         raise TypeError(
             "fit: optimizer is one of Pyro's: pass torch's, such as torch.optim.Adam(vae.parameters()), "
             "or a function of the list of parameters"
         )
     if optimizer is None:
-        return torch.optim.Adam(parameters, lr=1e-3, fused=_fusible(parameters))
+        fused = all(each.is_floating_point() and each.device.type in ("cpu", "cuda") for each in parameters)
+        return torch.optim.Adam(parameters, lr=1e-3, fused=fused)
     if not isinstance(optimizer, torch.optim.Optimizer):
         return optimizer(parameters)
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
@@ -56,11 +57,7 @@ def make_optimizer(
 
 
 def make_scheduler(scheduler: MakeScheduler | None, optimizer: torch.optim.Optimizer) -> LRScheduler | None:
-    """The schedule of an optimiser, if there is one.
-
-    Raises:
-        TypeError: It is no function that makes one of torch's.
-    """
+    """The torch scheduler that a function makes of the optimiser."""
     if scheduler is None:
         return None
     if isinstance(scheduler, LRScheduler):
@@ -75,7 +72,7 @@ def make_scheduler(scheduler: MakeScheduler | None, optimizer: torch.optim.Optim
 
 
 def advance(scheduler: LRScheduler, history: History) -> None:
-    """Step a schedule at an epoch's end; one that waits for a plateau is told minus the latest ELBO."""
+    """Step a schedule after an epoch; ReduceLROnPlateau gets minus the latest ELBO."""
     if isinstance(scheduler, ReduceLROnPlateau):
         scheduler.step(-(history.validation_elbo or history.elbo)[-1])
     else:
@@ -83,7 +80,7 @@ def advance(scheduler: LRScheduler, history: History) -> None:
 
 
 def slow_down(optimizer: torch.optim.Optimizer, scheduler: LRScheduler | None, factor: float) -> float:
-    """Multiply every learning rate, and what a schedule makes them of; the first one's new value."""
+    """Multiply all learning rates, those that a schedule starts from too; return the first one."""
     for group in optimizer.param_groups:
         for name in ("lr", "initial_lr"):
             if name in group:
@@ -95,31 +92,23 @@ def slow_down(optimizer: torch.optim.Optimizer, scheduler: LRScheduler | None, f
 
 
 def _schedulers(scheduler: Any) -> Iterator[Any]:
-    """A schedule and those that it is made of."""
+    """A schedule and all its parts."""
     if scheduler is not None:
         yield scheduler
         for each in getattr(scheduler, "_schedulers", ()):
             yield from _schedulers(each)
 
 
-def _fusible(parameters: list[Tensor]) -> bool:
-    """Whether torch has one kernel for the whole step."""
-    return all(each.is_floating_point() and each.device.type in ("cpu", "cuda") for each in parameters)
-
-
 Schedule = Callable[[int], float]
-"""The factor of an epoch, which counts from nought."""
+"""The factor of the learning rate in an epoch, which counts from 0."""
 
 
 def constant(num_epochs: int, *, warmup: int = 0) -> Schedule:
-    """The same rate throughout, after a linear warm-up.
+    """A constant rate after a linear warm-up.
 
     Args:
-        num_epochs: Epochs in all.
-        warmup: Epochs in which the rate rises to its whole.
-
-    Raises:
-        ValueError: A warm-up that is less than nought or as long as training.
+        num_epochs: Number of epochs.
+        warmup: Number of epochs in which the rate rises to its full value, less than ``num_epochs``.
 
     Example:
         >>> [constant(4, warmup=1)(epoch) for epoch in range(4)]
@@ -130,17 +119,14 @@ def constant(num_epochs: int, *, warmup: int = 0) -> Schedule:
 
 
 def cosine(num_epochs: int, *, warmup: int = 0, final: float = 0.0) -> Schedule:
-    r"""Half a cosine from the whole rate down, after a linear warm-up of w epochs.
+    r"""Half a cosine from the full rate down, after a linear warm-up of w epochs.
 
     .. math:: f + \frac{1 - f}2 \Big(1 + \cos \pi \frac{t - w}{T - w}\Big)
 
     Args:
-        num_epochs: Epochs in all, T.
-        warmup: Epochs in which the rate rises to its whole, w.
-        final: What it comes down to after T epochs, f.
-
-    Raises:
-        ValueError: A warm-up that is less than nought or as long as training; ``final`` outside [0, 1].
+        num_epochs: Number of epochs, T.
+        warmup: Number of epochs in which the rate rises to its full value, w, less than T.
+        final: Factor after T epochs, f, within [0, 1].
 
     References:
         Loshchilov and Hutter, SGDR, 2017. arXiv:1608.03983
@@ -166,7 +152,7 @@ def burda(num_epochs: int) -> Schedule:
     """The rate of the importance-weighted autoencoder: 10^(-i/7) for 3^i epochs, i = 0 to 7; 3,280 in all.
 
     Args:
-        num_epochs: Epochs in all; the steps are where they are.
+        num_epochs: Number of epochs; it does not move the steps.
 
     References:
         Burda et al., Importance Weighted Autoencoders, 2016. arXiv:1509.00519

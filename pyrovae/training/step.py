@@ -3,46 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyrovae.compiler.backend import CompiledGraph, Result
+from pyrovae.compiler.backend import CompiledGraph
 from pyrovae.compiler.graphs import Graphs
 from pyrovae.compiler.loss import Differentiable
 from pyrovae.core.precision import Precision
 from pyrovae.core.programs import plain_errors
 from pyrovae.training.adam import DirectStep
-from pyrovae.training.ahead import Ahead, runs_ahead
-from pyrovae.training.data_parallel import SharedLoss, weighing
+from pyrovae.training.data_parallel import SharedLoss, scaled_to_batch
 from pyrovae.training.loss import TrackedLoss
 
 __all__ = ["TrainStep"]
 
 
 class TrainStep:
-    """Takes the steps of a run.
+    """Take the optimiser steps of a run; each refuses a loss or a gradient that is not finite.
 
-    Batches of the first one's shape go through a graph, others (the last of an epoch) eagerly: the two
-    give the same on the same noise, up to rounding.
-
-    Args:
-        meter: The loss.
-        optimizer: It steps.
-        parameters: What it steps.
-        compile: Whether steps go through a compiled graph.
-        precision: Of the networks.
-        clip: Norm that the gradients, all together, are brought down to where theirs is larger.
-        shared: What other processes do in each step, where they have rows of the same batch.
-        say: Told what takes long.
+    With ``compile``, batches of the first one's shape go through a graph. Others (the last of an epoch) run
+    eagerly, with the same result on the same noise, up to rounding. ``say`` is told what takes long.
     """
 
     def __init__(
         self,
-        meter: TrackedLoss,
+        tracked: TrackedLoss,
         optimizer: torch.optim.Optimizer,
         parameters: list[Tensor],
         *,
@@ -54,226 +44,189 @@ class TrainStep:
     ) -> None:
         if not isinstance(compile, bool):
             raise ValueError(f"fit: compile is {compile!r}: pass True or False")
-        self.meter, self.optimizer, self.parameters = meter, optimizer, parameters
-        programs = meter.model.program, meter.guide.program
-        self.graphs = Graphs(self._run, programs, meter.objective, precision=precision, finite=True)
-        self.compile, self.clip, self.say = compile, clip, say
-        self.shared, self.rows = shared, 0
-        self.shape: Any = None
+        self.tracked, self.optimizer, self.parameters = tracked, optimizer, parameters
+        programs = tracked.model.program, tracked.guide.program
+        self.graphs = Graphs(self._run, programs, tracked.objective, precision=precision, finite=True)
+        self.compile, self.clip, self.shared, self.say = compile, clip, shared, say
+        self.rows = 0
+        self.shape: list[list[int]] | None = None
         self.layout: Any = None
-        self.code: CompiledGraph | None = None
+        self.graph: CompiledGraph | None = None
         self.direct = DirectStep(optimizer)
-        ahead = shared is None and runs_ahead(optimizer, parameters)
-        self.watched = Ahead(optimizer) if ahead else None
+        # A GPU runs ahead of Python if the check of one step waits until the next one has been launched.
+        can_skip = getattr(optimizer, "_step_supports_amp_scaling", False)
+        self.deferred = shared is None and parameters[0].is_cuda and can_skip
+        self.unchecked: tuple[Any, ...] | None = None
 
     def step(self, batch: tuple[Tensor, ...], where: str, *, check: bool, rows: int | None = None) -> Tensor:
-        """Take one; the batch's sums of loss, ELBO, reconstruction and KL.
+        """Take one step; return the batch's sums of loss, ELBO, reconstruction and KL.
 
         Args:
-            batch: Arguments of the programs; this process's part of them.
-            where: For errors.
-            check: Look whether the programs were edited.
-            rows: Of the whole batch, where it is another number.
+            batch: Arguments of the programs, this process's part of them.
+            where: Place in the training, for errors.
+            check: Whether to look for edits of programs and optimiser.
+            rows: Rows of the whole batch, on all processes.
 
         Raises:
-            FloatingPointError: Loss or gradients are not finite; the parameters are those before.
-            ConnectionError: Another process is gone; likewise.
+            FloatingPointError: Loss or gradients are not finite; the parameters are those before the step.
+            ConnectionError: Another process is gone; the parameters are those before the step.
         """
         self.rows = len(batch[0]) if rows is None else rows
-        shape = [torch.Size([self.rows, *tensor.shape[1:]]) for tensor in batch]
-        if self.shape is None:
-            self.shape = shape
-        if shape != self.shape or not self.compile or not len(batch[0]):
-            return self._eagerly(batch, where)
-        code = self._code(batch, where, check=check)
-        if code is None:
-            return self._eagerly(batch, where)
-        return self._compiled(code, batch, where, check)
-
-    def _compiled(self, code: CompiledGraph, batch: tuple[Tensor, ...], where: str, check: bool) -> Tensor:
-        state = _random_state(self.parameters[0].device)
+        shape = [[self.rows, *tensor.shape[1:]] for tensor in batch]
+        self.shape = self.shape or shape
+        graph = None
+        if self.compile and shape == self.shape and len(batch[0]):
+            graph = self._graph(batch, where, check=check)
         if self.shared is not None:
-            run, blame = partial(self._known, code, batch), partial(self._blame, batch, where, state)
-            return self._together(self.shared, run, blame, batch, where)
-        return self._taken(self.graphs.take(code, batch, fresh=False), batch, where, state, check=check)
+            return self._step_together(self.shared, graph, batch, where)
+        if graph is not None:
+            return self._step_compiled(graph, batch, where, check=check)
+        self.finish()
+        sums = self._backward(batch, where)
+        self._update(where)
+        return sums
 
-    def _code(self, batch: tuple[Tensor, ...], where: str, *, check: bool) -> CompiledGraph | None:
-        """The graph for this batch, looked up where it may be another than for the last."""
+    def finish(self) -> None:
+        """Make the check of the last step, where that was deferred."""
+        if self.unchecked is not None:
+            bad, *step = self.unchecked
+            self.unchecked = self.optimizer.found_inf = None  # type: ignore[attr-defined]
+            if bad.item():
+                self._raise_cause(*step)
+
+    def forget(self) -> None:
+        """Start from parameters and an optimiser that were restored to an earlier state."""
+        self.direct = DirectStep(self.optimizer)
+        self.unchecked = None
+        if self.deferred:
+            self.optimizer.found_inf = None  # type: ignore[attr-defined]
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs to take its steps in the same way."""
+        return {"compile": self.compile, "shape": self.shape}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take further steps as the run of this state would."""
+        self.compile, self.shape = state["compile"], state["shape"]
+
+    def _run(self, *batch: Tensor) -> tuple[Tensor, ...]:
+        with scaled_to_batch(self.tracked.plates, len(batch[0]), self.rows):
+            loss = self.tracked.forward(*batch)
+        return loss, self.tracked.sums(loss)
+
+    def _graph(self, batch: tuple[Tensor, ...], where: str, *, check: bool) -> CompiledGraph | None:
+        """The graph for this batch, looked up only where it may differ from the last one's."""
         layout = [(tensor.stride(), tensor.dtype, tensor.device) for tensor in batch]
-        outdated = self.code is not None and self.code.guards_failed()
+        outdated = self.graph is not None and self.graph.guards_failed()
         if check or outdated or layout != self.layout:
             self.layout = layout
             if not self.graphs.seconds:
                 self.say("compile")
             with plain_errors(where):
-                self.code = self.graphs.prepare(batch, {}, gradients=True, check=check or outdated)
+                self.graph = self.graphs.prepare(batch, {}, gradients=True, check=check or outdated)
             self.say("train")
         if self.graphs.cause is not None:
             self.compile = False
-        return self.code
+        return self.graph
 
-    def finish(self) -> None:
-        """Look at the steps that were not looked at yet."""
-        if self.watched is not None:
-            self.watched.look(self._blame)
-
-    def forget(self) -> None:
-        """Take up from another state of parameters and optimiser than the last step left."""
-        self.direct = DirectStep(self.optimizer)
-        if self.watched is not None:
-            self.optimizer.found_inf = None  # type: ignore[attr-defined]
-            self.watched = Ahead(self.optimizer)
-
-    def state(self) -> dict[str, Any]:
-        """What a run that goes on elsewhere needs to take its steps in the same way."""
-        shape = None if self.shape is None else [list(each) for each in self.shape]
-        return {"compile": self.compile, "shape": shape}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on as the stepper of this state would."""
-        self.compile = state["compile"]
-        self.shape = None if state["shape"] is None else [torch.Size(each) for each in state["shape"]]
-
-    def _run(self, *batch: Tensor) -> tuple[Tensor, ...]:
-        with weighing(self.meter.plates, len(batch[0]), self.rows):
-            loss = self.meter.forward(*batch)
-        return loss, self.meter.sums(loss)
-
-    def _taken(
-        self, result: Result, batch: tuple[Tensor, ...], where: str, state: Tensor, *, check: bool
+    def _step_compiled(
+        self, graph: CompiledGraph, batch: tuple[Tensor, ...], where: str, *, check: bool
     ) -> Tensor:
+        noise = _random_state(self.parameters[0].device)
+        result = self.graphs.take(graph, batch, fresh=False)
+        self.finish()
+        if self.deferred:  # the optimiser's kernel does nothing where found_inf is 1
+            bad = 1 - torch.as_tensor(result.finite).isfinite().float()
+            self.unchecked = bad, batch, where, noise
+            self.optimizer.found_inf = bad  # type: ignore[attr-defined]
+        elif not math.isfinite(result.finite):
+            self._raise_cause(batch, where, noise)
         for parameter in self.parameters:
             parameter.grad = None
         for leaf, gradient in zip(result.leaves, result.gradients, strict=True):
             leaf.grad = gradient
-        total: Any = result.finite
-        if self.watched is not None:
-            self.watched.step(total, (batch, where, state), self._blame)
-        elif not math.isfinite(total):
-            self._blame(batch, where, state)
         if self.clip is not None:
-            self._own_gradients()
+            for parameter in self.parameters:  # a graph may give two gradients as one tensor
+                parameter.grad = None if parameter.grad is None else parameter.grad.clone()
             torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
         self.direct(check=check)
         return result.more[0]
 
-    def _own_gradients(self) -> None:
-        """Tell gradients apart that a graph gives as one tensor: what is clipped in place is clipped once."""
-        seen = set()
-        for parameter in self.parameters:
-            if parameter.grad is not None:
-                place = parameter.grad.untyped_storage().data_ptr()
-                if place in seen:
-                    parameter.grad = parameter.grad.clone()
-                seen.add(place)
+    def _raise_cause(self, batch: tuple[Tensor, ...], where: str, noise: Tensor) -> None:
+        """Repeat a compiled step eagerly, on its noise, and raise what was not finite in it."""
+        clock = getattr(self.tracked.objective, "clock", None)
+        with _noise_from(noise, self.parameters[0].device):
+            self._backward(batch, where)
+        if clock is not None:
+            self.tracked.objective.clock = clock
+        self.tracked.check_gradients(self.parameters, where)
 
-    def _blame(self, batch: tuple[Tensor, ...], where: str, state: Tensor) -> None:
-        """Say what of a compiled step was not finite, by further runs at its parameters and on its noise."""
-        device = self.parameters[0].device
-        clock = getattr(self.meter.objective, "clock", None)
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else ()):
-            _set_random_state(device, state)
-            result: Any = self.graphs.run(batch, {}, gradients=True, check=False)
-            if clock is not None:
-                self.meter.objective.clock = clock
-            if not torch.isfinite(result.loss):
-                _set_random_state(device, state)
-                with torch.no_grad():
-                    self._run(*batch)
-                self._refuse_loss(result.loss, where)
-        for leaf, gradient in zip(result.leaves, result.gradients, strict=True):
-            leaf.grad = gradient
-        self._check_gradients(where)
-
-    def _eagerly(self, batch: tuple[Tensor, ...], where: str) -> Tensor:
+    def _backward(self, batch: tuple[Tensor, ...], where: str) -> Tensor:
+        """The gradients of an eager step; its sums."""
         self.optimizer.zero_grad()
-        if self.shared is not None:
-            run = partial(self._differentiable, batch)
-            return self._together(self.shared, run, None, batch, where)
         with plain_errors(where):
-            loss, sums = self.graphs.eager(*batch)  # the sums at the parameters of the loss: before the step
-        if not torch.isfinite(loss):
-            self._refuse_loss(loss, where)
+            loss, sums = self.graphs.eager(*batch)
+        self.tracked.check(loss, where)
         if loss.requires_grad:
             loss.backward()
-        norm = self._check_gradients(where)
+        return sums
+
+    def _update(self, where: str) -> None:
+        """Check the gradients, clip them and step the optimiser."""
+        norm = self.tracked.check_gradients(self.parameters, where)
         if self.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
         self.optimizer.step()
-        return sums
 
-    def _together(
-        self,
-        shared: SharedLoss,
-        run: Callable[[], tuple[Tensor, Tensor]],
-        blame: Callable[[], None] | None,
-        batch: tuple[Tensor, ...],
-        where: str,
+    def _step_together(
+        self, shared: SharedLoss, graph: CompiledGraph | None, batch: tuple[Tensor, ...], where: str
     ) -> Tensor:
-        """A step with other processes: each on its rows, with sums and gradients of the whole batch."""
+        """A step of several processes, each on its rows, with sums and gradients of the whole batch."""
         self.optimizer.zero_grad()
+        noise = _random_state(self.parameters[0].device)
         loss = sums = error = None
         try:
             with plain_errors(where):
-                loss, sums = shared.run(run, rows=len(batch[0]))
-            if not torch.isfinite(loss):
-                if blame is not None:
-                    blame()
-                self._refuse_loss(loss, where)
+                loss, sums = shared.run(partial(self._differentiable, graph, batch), rows=len(batch[0]))
+            if graph is not None and not torch.isfinite(loss):
+                with _noise_from(noise, loss.device), torch.no_grad():
+                    self._run(*batch)  # eagerly, to see the sites
+            self.tracked.check(loss, where)
         except ConnectionError:
             raise
-        except Exception as caught:  # of this process alone, it may be: the others wait
+        except Exception as caught:  # perhaps of this process alone, for which the others wait
             error = caught
         sums = shared.settle(sums, error)
         shared.backward(loss)  # type: ignore[arg-type]
-        norm = self._check_gradients(where)
-        if self.clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
-        self.optimizer.step()
+        self._update(where)
         return sums
 
-    def _differentiable(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """The loss with a graph, also where Pyro adds the gradients itself, and the sums."""
+    def _differentiable(
+        self, graph: CompiledGraph | None, batch: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """A loss to call ``backward`` on, also of a graph and of a loss that adds its gradients itself."""
+        if graph is not None:
+            result = self.graphs.take(graph, batch, fresh=True)
+            return Differentiable.apply(result.loss, result.gradients, *result.leaves), result.more[0]
         loss, sums = self.graphs.eager(*batch)
         if not loss.requires_grad:
-            having = [each for each in self.parameters if each.grad is not None]
-            gradients = [each.grad for each in having]
+            with_gradient = [each for each in self.parameters if each.grad is not None]
+            gradients = [each.grad for each in with_gradient]
             self.optimizer.zero_grad()
-            loss = Differentiable.apply(loss, gradients, *having)
+            loss = Differentiable.apply(loss, gradients, *with_gradient)
         return loss, sums
-
-    def _known(self, code: CompiledGraph, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """The same by a graph."""
-        result = self.graphs.take(code, batch, fresh=True)
-        return Differentiable.apply(result.loss, result.gradients, *result.leaves), result.more[0]
-
-    def _refuse_loss(self, loss: Tensor, where: str) -> None:
-        raise FloatingPointError(
-            f"fit: the loss is {loss.item()} at {where}: {self.meter.blame()}; "
-            f"try a smaller learning rate, or look at the data of this batch"
-        )
-
-    def _check_gradients(self, where: str) -> Tensor:
-        """Refuse a gradient that is not finite, by name, before the optimiser takes it; the norm of all."""
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if norm.isfinite():
-            return norm
-        for parameter in self.parameters:
-            if parameter.grad is not None and not parameter.grad.isfinite().all():
-                raise FloatingPointError(
-                    f"fit: the gradient of '{self.meter.name(parameter)}' is not finite at {where}, though "
-                    f"the loss is: look for a square root, a logarithm or a division at zero"
-                )
-        return norm
 
 
 def _random_state(device: torch.device) -> Tensor:
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
-def _set_random_state(device: torch.device, state: Tensor) -> None:
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state, device)
-    else:
-        torch.set_rng_state(state)
+@contextmanager
+def _noise_from(state: Tensor, device: torch.device) -> Iterator[None]:
+    """Inside, draws are those that followed this random state."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else ()):
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(state, device)
+        else:
+            torch.set_rng_state(state)
+        yield

@@ -191,9 +191,9 @@ def test_gradients_are_clipped_by_torchs_own_norm(x, compile, monkeypatch):
     taken = TrainStep.step
 
     def measured(self, *args, **keywords):
-        before = weights_of(self.meter.module)
+        before = weights_of(self.tracked.module)
         sums = taken(self, *args, **keywords)
-        steps.append((weights_of(self.meter.module) - before).norm().item())
+        steps.append((weights_of(self.tracked.module) - before).norm().item())
         return sums
 
     monkeypatch.setattr(TrainStep, "step", measured)

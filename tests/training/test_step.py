@@ -18,6 +18,8 @@ from pyrovae.compiler.backend import CompiledGraph
 from pyrovae.compiler.loss import Compiled
 from pyrovae.core.random import generator
 from pyrovae.objectives import ELBO, IWAE, kl_weight, warmup
+from pyrovae.training.loss import TrackedLoss
+from pyrovae.training.step import TrainStep
 
 
 @pytest.fixture
@@ -204,6 +206,62 @@ def test_a_gradient_that_is_not_finite_is_named_before_the_step(x):
 def test_steps_are_eager_unless_compiled_ones_are_asked_for(x):
     vae = a_vae()
     assert pv.fit(vae.model, vae.guide, x, num_epochs=1, progress=False).compile_seconds == 0
+
+
+def deferred(optimizer=None, clip=None):
+    """A compiled step whose check waits for the next one, as on a GPU; here on the CPU."""
+    vae = a_vae("standard_normal", "normal", "normal")
+    tracked = TrackedLoss(vae.model, vae.guide, Trace_ELBO())
+    parameters = tracked.parameters((torch.zeros(16, FEATURES),))
+    adam = (optimizer or torch.optim.Adam)(parameters, fused=True)
+    step = TrainStep(tracked, adam, parameters, compile=True, precision="float32", clip=clip)
+    assert not step.deferred  # a CPU runs no further than Python
+    step.deferred = True
+    return vae, step
+
+
+@pytest.mark.usefixtures("as_captured")
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+@pytest.mark.parametrize("clip", [None, 1.0])
+@pytest.mark.parametrize("after", ["a step", "an eager step", "nothing"])
+def test_a_deferred_check_names_the_step_and_leaves_the_parameters_as_before_it(clip, after):
+    vae, step = deferred(clip=clip)
+    good, bad = torch.randn(16, FEATURES), torch.full((16, FEATURES), math.inf)
+    for i in range(3):
+        step.step((good,), f"batch {i}", check=False)
+    before = weights_of(vae)
+    step.step((bad,), "batch 3", check=False)
+    assert torch.equal(weights_of(vae), before)
+    go_on = {
+        "a step": lambda: step.step((good,), "batch 4", check=False),
+        "an eager step": lambda: step.step((good[:3],), "batch 4", check=False),
+        "nothing": step.finish,
+    }
+    with pytest.raises(FloatingPointError, match=r"the loss is \w+ at batch 3: site 'z' of the"):
+        go_on[after]()
+    assert torch.equal(weights_of(vae), before)
+    assert step.optimizer.found_inf is None
+    step.forget()
+    step.step((good,), "batch 5", check=False)
+    step.finish()
+    assert not torch.equal(weights_of(vae), before)
+
+
+@pytest.mark.usefixtures("as_captured")
+def test_deferred_checks_change_no_step():
+    x, found = torch.randn(4, 16, FEATURES), []
+    start = None
+    for defer in (False, True):
+        vae, step = deferred()
+        start = {k: v.clone() for k, v in (start or vae.state_dict()).items()}
+        vae.load_state_dict(start)
+        step.deferred = defer
+        torch.manual_seed(1)
+        for i, batch in enumerate(x):
+            step.step((batch,), f"batch {i}", check=i == 0)
+        step.finish()
+        found.append(weights_of(vae))
+    assert torch.equal(*found)
 
 
 @pytest.mark.usefixtures("as_captured")
