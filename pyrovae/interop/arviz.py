@@ -25,7 +25,7 @@ from pyrovae.evaluation.evaluate import made_with
 from pyrovae.evaluation.resampling import resample
 from pyrovae.evaluation.results import FIELDS, Evaluation
 from pyrovae.evaluation.tiles import ROWS_IN_A_TILE, look, tiles
-from pyrovae.evaluation.weights import khat_threshold
+from pyrovae.evaluation.weights import classify_khat, khat_threshold
 from pyrovae.interop.groups import Column, Columns, columns_of, datasets, joined
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def to_elpd(result: Evaluation, *, relative_to: Evaluation | None = None) -> Any
         An ``arviz.ELPDData``.
 
     Warns:
-        UserWarning: A log p(x) whose exponential is nought.
+        UserWarning: A log p(x) whose exponential is zero.
 
     Raises:
         ValueError: ``relative_to`` is of other data or conventions.
@@ -231,24 +231,24 @@ def to_elpd(result: Evaluation, *, relative_to: Evaluation | None = None) -> Any
     if bool((values < SMALLEST_LOG).any()):
         warnings.warn(
             f"to_elpd: log p(x) is below {SMALLEST_LOG:g} nats, where the exp() of arviz.compare's stacking "
-            f"is nought and its weights are wrong: pass relative_to=, the same result for all models",
+            f"is zero and its weights are wrong: pass relative_to=, the same result for all models",
             stacklevel=2,
         )
     about = {"units": "nat", "long_name": note, "conventions": json.dumps(result.conventions)}
     pointwise = xarray.DataArray(values.numpy(), dims="datum", name="log_evidence", attrs=about)
     khat = xarray.DataArray(result.khat.numpy(), dims="datum", name="khat")
-    threshold = khat_threshold(result.num_samples)
+    classes = classify_khat(result.khat, result.draws)
     return _elpd(
         elpd=values.sum().item(),
         se=math.sqrt(len(values) * values.var(correction=0).item()),
         p=math.nan,
         n_samples=result.num_samples,
         n_data_points=len(values),
-        warning=bool((result.khat > threshold).any()),
+        warning=bool((classes.doubtful | classes.beyond).any()),
         elpd_i=pointwise,
         pareto_k=khat,
         scale="log",
-        good_k=threshold,
+        good_k=khat_threshold(result.num_samples),
     )
 
 
