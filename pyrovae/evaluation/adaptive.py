@@ -1,4 +1,4 @@
-r"""A proposal that each datum's own weighted draws have shaped: adaptive importance sampling for any pair."""
+r"""Adaptive importance sampling: a proposal fitted to each datum by rounds of weighted draws."""
 
 from __future__ import annotations
 
@@ -23,14 +23,9 @@ from pyrovae.models.distributions import MultivariateStudentT
 
 __all__ = ["Adapted"]
 
-ENOUGH = 0.25
-"""Effective share of a round's draws with which a datum's density is left as it is."""
-
-LEAST = 3
-"""Effective draws for each coordinate that weights are tempered to have, while there are fewer."""
-
-FORGET = 0.7
-"""What the draws of one round count for in the next, where weights are tempered less."""
+ENOUGH = 0.25  # effective share of a round's draws at which a datum's fit stops
+LEAST = 3  # effective draws per coordinate that tempering aims at
+FORGET = 0.7  # weight of a round's draws in the next round
 
 
 class Adapted(nn.Module):
@@ -40,26 +35,23 @@ class Adapted(nn.Module):
         w_s \propto \Big( \frac{p(x, z_s)}{q_r(z_s)} \Big)^{\tau_r}, \qquad
         m_{r+1} = \sum_s w_s z_s, \quad S_{r+1} = \sum_s w_s (z_s - m) (z_s - m)^\top
 
-    The first m and S are of draws of the guide. Matching moments makes KL(p || q) small, so that q covers
-    the posterior, where the ELBO's q is narrower; the tempering tau, as near to 1 as leaves three effective
-    draws a coordinate, gets there from a bad start. All latent sites are fitted together, in coordinates
-    without bounds. The fit is a function of the data and the seed, and none of its draws is used again:
-    weights of q's draws average to p(x) whatever q is. One density with one mode: a mode far from the
-    guide's draws stays unseen, which :func:`pyrovae.certify` looks for.
-
-    A program like any other, to evaluate with. It has nothing to train: the rounds cost a few thousand
-    draws of each datum. Some 30 coordinates are what so many draws can fit.
+    The first m and S are of draws of the guide. Matching moments makes KL(p || q) small, so that q covers the
+    posterior. The tempering tau is as near to 1 as leaves three effective draws per coordinate. All latent
+    sites are fitted together, in unconstrained coordinates. The fit depends on the data and the seed only,
+    and its draws are discarded, so weights of q's draws average to p(x). A mode far from the guide's draws
+    stays unseen; :func:`pyrovae.certify` looks for one. The rounds cost a few thousand draws of each datum,
+    which can fit some 30 coordinates. There is nothing to train.
 
     Args:
         model: Pyro program of p(x, z).
         guide: Pyro program of q(z | x), where the fit starts; latents continuous.
-        rounds: Most rounds; a datum whose draws are good enough stops earlier.
-        num_samples: Draws of a round; 30 for each coordinate, and at least 300, if not given.
-        df: nu, degrees of freedom of the tails.
-        seed: Of the rounds' draws.
+        rounds: Most rounds; a datum stops earlier when its draws are good enough.
+        num_samples: Draws of a round; by default 30 per coordinate, and at least 300.
+        df: Degrees of freedom of the tails, nu.
+        seed: Seed of the rounds' draws.
 
     Raises:
-        ValueError: A discrete latent, by name; as :func:`pyrovae.log_weights`.
+        ValueError: A discrete latent, by name; any error of :func:`pyrovae.log_weights`.
 
     References:
         Cappe et al., Adaptive Importance Sampling in General Mixture Classes, 2008. arXiv:0710.4242;
@@ -70,10 +62,9 @@ class Adapted(nn.Module):
         >>> import pyrovae as pv
         >>> from pyrovae.testing import LinearGaussian
         >>> oracle = LinearGaussian(torch.ones(3, 2), shift=1.0, widen=0.5)
+        >>> guides = oracle.guide, Adapted(oracle.model, oracle.guide)
         >>> x = oracle.sample(4)
-        >>> better = Adapted(oracle.model, oracle.guide)
-        >>> plain = pv.log_weights(oracle.model, oracle.guide, x, num_samples=400)
-        >>> fitted = pv.log_weights(oracle.model, better, x, num_samples=400)
+        >>> plain, fitted = (pv.log_weights(oracle.model, q, x, num_samples=400) for q in guides)
         >>> bool((pv.ess(fitted) > 5 * pv.ess(plain)).all())
         True
     """
@@ -92,7 +83,7 @@ class Adapted(nn.Module):
         check_count("Adapted: rounds", rounds)
         check_count("Adapted: num_samples", 1 if num_samples is None else num_samples)
         check_positive("Adapted: df", df)
-        self._pair = model, guide  # in a tuple: their parameters stay their own
+        self._pair = model, guide  # in a tuple, so that they are no submodules
         self.rounds, self.num_samples, self.df, self.seed = rounds, num_samples, df, seed
 
     def forward(self, *args: Any) -> None:
@@ -107,11 +98,11 @@ class Adapted(nn.Module):
 
     @torch.no_grad()
     def _fit(self, args: tuple[Any, ...]) -> tuple[Path, Structure, MultivariateStudentT]:
-        """The path that was fitted on, the pair's structure, and the density of all latents together."""
+        """The path, the pair's structure, and the fitted density of all latents together."""
         model, guide = self._pair
         with pyro.poutine.block(), moving(model, guide), stream("adapt", self.seed):
             structure = inspect(model, guide, *args)
-            # A dim further left than the draws' own: this runs inside of theirs.
+            # This runs inside a plate of draws, so its own draws go one dim further left.
             inner = structure._replace(draws_dim=structure.draws_dim - 1)
             at_once = default_chunk_size(inner, args)
             path = Path(model, guide, args, inner, chunk_size=at_once, plate="_adapting")
@@ -122,7 +113,7 @@ class Adapted(nn.Module):
 
 
 def fit(path: Path, rounds: int, num_samples: int | None, df: float) -> tuple[Tensor, Tensor]:
-    """Loc ``[rows, d]`` and scale ``[rows, d, d]`` of a t for each datum, float64."""
+    """Location ``[rows, d]`` and scale ``[rows, d, d]`` of a Student t for each datum, float64."""
     width = sum(scale.numel() for scale in path.scale) // path.structure.rows
     num_samples = max(30 * width, 300) if num_samples is None else num_samples
     start = _flat(path, path.draw(num_samples)).double()
@@ -141,7 +132,7 @@ def fit(path: Path, rounds: int, num_samples: int | None, df: float) -> tuple[Te
         size = 1 / weights.square().sum(0)[:, None, None]
         mean = (weights[..., None] * z).sum(0)
         spread = torch.einsum("sb,sbi,sbj->bij", weights, z - mean, z - mean)
-        keep = (FORGET * tau)[:, None, None]  # nothing of rounds that were far off
+        keep = (FORGET * tau)[:, None, None]  # little of rounds that were far off
         count = keep * count + size
         first = keep[..., 0] * first + size[..., 0] * mean
         second = keep * second + size * (spread + mean[:, :, None] * mean[:, None])
@@ -160,7 +151,7 @@ def fit(path: Path, rounds: int, num_samples: int | None, df: float) -> tuple[Te
 
 
 def _temper(log_weights: Tensor, least: float) -> Tensor:
-    """The largest tau in (0, 1] that leaves so many effective draws of each datum, by bisection."""
+    """The largest tau in (0, 1] that leaves ``least`` effective draws of each datum, by bisection."""
     low, high = torch.full_like(log_weights[0], 1e-6), torch.ones_like(log_weights[0])
     fine = ess(log_weights) >= least
     for _ in range(20):
@@ -171,9 +162,8 @@ def _temper(log_weights: Tensor, least: float) -> Tensor:
 
 
 def _target(path: Path, z: Tensor) -> Tensor:
-    """Log p(x, z) and the volume of the coordinates, ``[draws, rows]``, some draws at a time."""
-    (found,) = path.by_chunks(lambda chunk: (path.target(chunk),), _points(path, z))
-    return found
+    """Log density of the target in unconstrained coordinates, ``[draws, rows]``, by chunks of draws."""
+    return path.by_chunks(lambda chunk: (path.target(chunk),), _points(path, z))[0]
 
 
 def _flat(path: Path, points: Point) -> Tensor:
@@ -184,7 +174,7 @@ def _flat(path: Path, points: Point) -> Tensor:
 
 
 def _points(path: Path, flat: Tensor) -> Point:
-    """What :func:`_flat` laid side by side."""
+    """The inverse of :func:`_flat`."""
     place, points, start = path.structure.dim - path.structure.draws_dim, [], 0
     for scale in path.scale:
         shape = scale.movedim(place, 1).shape[2:]
@@ -195,7 +185,7 @@ def _points(path: Path, flat: Tensor) -> Point:
 
 
 def _is_plain(path: Path) -> bool:
-    """Whether the one latent is a real vector, which needs no coordinates."""
+    """Whether the only latent is a real vector, which needs no transform."""
     if len(path.space.names) > 1 or path.frames[path.space.names[0]]:
         return False
     (transform,) = path.space.transforms
@@ -205,14 +195,14 @@ def _is_plain(path: Path) -> bool:
 
 
 def _set(path: Path, drawn: Tensor, draws_dim: int) -> None:
-    """Every latent, a function of what was drawn: ``[..., rows, 1 for each plate within, d]``."""
+    """Sample every latent as a function of the draw, ``[..., rows, 1 for each inner plate, d]``."""
     missing = -draws_dim - (drawn.dim() - 1)
     rows = drawn[(None,) * missing].movedim(path.structure.dim - 1, 1).flatten(2)
-    points = [point[:, 0] for point in _points(path, rows)]  # less the dim that the fit's draws were in
+    points = [point[:, 0] for point in _points(path, rows)]  # without the dim of the fit's draws
     space = path.space
     for name, transform, point in zip(space.names, space.transforms, points, strict=True):
         frames = path.frames[name]
-        if missing:  # not among draws: no dims left of the site's own plates
+        if missing:  # outside a plate of draws: no dims left of the site's own plates
             depth = max(-path.structure.dim, *(-frame.dim for frame in frames), 1)
             point = point.flatten(0, point.dim() - transform.domain.event_dim - depth)
         value = transform(point)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from pyrovae.core.checks import check_count
 from pyrovae.core.context import caching
 from pyrovae.core.modules import Program
-from pyrovae.core.precision import Precision, check_precision, networks_in
+from pyrovae.core.precision import Precision, networks_in
 from pyrovae.core.random import stream
 from pyrovae.evaluation.annealing_path import (
     Annealed,
@@ -21,7 +22,6 @@ from pyrovae.evaluation.annealing_path import (
     compiled_slopes,
     moving,
     path_between,
-    temperatures,
     tune,
 )
 from pyrovae.evaluation.simulation import simulate
@@ -34,11 +34,11 @@ class Bounds(NamedTuple):
     """Bounds on log p(x) of simulated data, ``[batch]`` each, in nats.
 
     Attributes:
-        lower: By annealing from the start to the posterior; below log p(x) but for noise.
-        upper: By annealing back from the latents that the data were drawn with; above but for noise.
-        data: What was simulated.
-        lower_error: Standard error of the lower bound, by its chains.
-        upper_error: Of the upper.
+        lower: Lower bound, by annealing from the start to the posterior.
+        upper: Upper bound, by annealing back from the latents that the data were drawn with.
+        data: Simulated data.
+        lower_error: Monte Carlo standard error of the lower bound.
+        upper_error: Monte Carlo standard error of the upper bound.
     """
 
     lower: Tensor
@@ -49,14 +49,14 @@ class Bounds(NamedTuple):
 
     @property
     def gap(self) -> Tensor:
-        """Upper less lower, nats: the two estimates' errors together."""
+        """Upper less lower bound, in nats."""
         return self.upper - self.lower
 
 
 def ais_log_weights(model: Program, guide: Program, *args: Any, **keywords: Any) -> Tensor:
-    """The log-weights of :func:`pyrovae.evaluation.annealing.ais` alone, for the same reductions as any.
+    """The log-weights of :func:`pyrovae.evaluation.annealing.ais`: ``[num_samples, batch]`` in nats.
 
-    They are ``[num_samples, batch]``, in nats; the arguments are the same.
+    The arguments are the same, and every reduction of importance weights applies.
 
     Example:
         >>> import torch
@@ -88,33 +88,30 @@ def ais(
     .. math:: \log w = \sum_{t=1}^T (\beta_t - \beta_{t-1}) \log \frac{p(x, z_{t-1})}{q(z_{t-1} \mid x)},
         \qquad z_0 \sim q, \quad z_t \sim K_{\beta_t}(\cdot \mid z_{t-1})
 
-    with Hamiltonian transitions K, Metropolis-corrected, in coordinates without bounds, of every chain and
-    datum at once. E[w] = p(x) whatever the transitions, so all reductions of importance weights apply.
-    Step sizes are tuned for each datum and temperature in a pass of their own, whose draws are thrown
-    away, and then stand still: tuning within the weighted pass would bias it.
+    with Metropolis-corrected Hamiltonian transitions K in unconstrained coordinates. E[w] = p(x) for any
+    transitions, so all reductions of importance weights apply. Step sizes are tuned for each datum and
+    temperature in a separate pass, whose draws are discarded: tuning within the weighted pass would bias it.
 
     Args:
         model: Pyro program of p(x, z).
         guide: Pyro program of q(z | x), with the model's latent sites.
-        args: Of both programs.
+        args: Arguments of both programs.
         num_samples: Chains per datum, S.
-        num_temperatures: T; the error falls with it.
+        num_temperatures: Number of temperatures, T; the error falls with it.
         num_steps: Leapfrog steps of a move.
         schedule: "sigmoid", slow at both ends, or "linear".
-        start: "guide" or "prior"; the prior does without the guide's densities, and takes longer.
-        chunk_size: Chains that the model scores at once, where the usual pass of 1,024 chains times data on
-            the CPU and 16,384 on a GPU is not wanted; larger values change nothing. A pass that memory does
-            not hold is made smaller, with a warning: one of another shape may round otherwise, and a rounding
-            can decide whether a move is accepted.
-        compile: Take gradients through compiled graphs: they take some ten seconds each to make.
-        precision: Of the networks.
-        seed: Of all noise.
+        start: "guide" or "prior"; the prior needs no density of the guide, and more temperatures.
+        chunk_size: Chains that the model scores at once, at most the usual pass of 1,024 chains times data
+            on the CPU and 16,384 on a GPU. Another size may change which moves are accepted, by rounding.
+        compile: Whether to take gradients by compiled graphs, which take some ten seconds to make.
+        precision: Precision of the networks' layers.
+        seed: Seed of the noise.
 
     Returns:
-        Log-weights, and what there is to see of the moves.
+        Log-weights, acceptance rates and step sizes.
 
     Raises:
-        ValueError: A discrete latent, which has no gradient, by name; as :func:`pyrovae.log_weights`.
+        ValueError: A discrete latent, by name; any error of :func:`pyrovae.log_weights`.
 
     References:
         Neal, Annealed Importance Sampling, 2001. arXiv:physics/9803008; Wu et al., On the Quantitative
@@ -132,14 +129,11 @@ def ais(
     """
     check_count("ais: num_samples", num_samples)
     check_count("ais: num_steps", num_steps)
-    check_precision(precision)
-    betas = temperatures(num_temperatures, schedule)
+    betas = _temperatures(num_temperatures, schedule)
     slopes = compiled_slopes(model, guide, start, precision) if compile else None
-    with networks_in(precision):
-        path = path_between(model, guide, args, start, seed, chunk_size, slopes)
+    path = path_between(model, guide, args, start, seed, chunk_size, slopes, precision)
     with moving(model, guide), caching(), networks_in(precision):
-        with stream("ais, tuning", seed):
-            steps = tune(path, betas, num_samples, num_steps)
+        steps = tune(path, betas, num_samples, num_steps, seed)
         with stream("ais", seed):
             return anneal(path, path.draw(num_samples), betas, steps, num_steps)
 
@@ -165,29 +159,29 @@ def bdmc(
         -\log \frac1S \sum_s \frac1{w'_s}
 
     with w the weights of :func:`~pyrovae.evaluation.annealing.ais`, and w' those of chains that start at z*,
-    an exact draw of the posterior, and are annealed back. The gap says how far annealing with these settings
-    is off on data like the model's own, modes that the guide misses included.
+    an exact draw of the posterior, and are annealed back. The gap is the error of annealing with these
+    settings on simulated data, modes that the guide misses included.
 
     Args:
         model: Pyro program of p(x, z).
         guide: Pyro program of q(z | x).
-        args: Of both programs; the first stands for the data, whose number of rows is simulated.
+        args: Arguments of both programs; the first has as many rows as are to be simulated.
         num_samples: Chains per datum, each way.
-        num_temperatures: T.
+        num_temperatures: Number of temperatures, T.
         num_steps: Leapfrog steps of a move.
         schedule: "sigmoid" or "linear".
         start: "guide" or "prior".
         site: The model's site of the data.
-        chunk_size: As in :func:`pyrovae.evaluation.annealing.ais`.
-        compile: Likewise.
-        precision: Likewise.
-        seed: Of all noise.
+        chunk_size: Chains that the model scores at once.
+        compile: Whether to take gradients by compiled graphs.
+        precision: Precision of the networks' layers.
+        seed: Seed of the noise.
 
     Returns:
-        The bounds, and the data.
+        The bounds, their errors and the simulated data.
 
     Raises:
-        ValueError: As :func:`pyrovae.evaluation.annealing.ais`; the model has no such site.
+        ValueError: The model has no such site; any error of :func:`pyrovae.evaluation.annealing.ais`.
 
     References:
         Grosse et al., Sandwiching the Marginal Likelihood Using Bidirectional Monte Carlo, 2015.
@@ -203,15 +197,12 @@ def bdmc(
     """
     check_count("bdmc: num_samples", num_samples)
     check_count("bdmc: num_steps", num_steps)
-    check_precision(precision)
-    betas = temperatures(num_temperatures, schedule)
+    betas = _temperatures(num_temperatures, schedule)
     truth, args = simulate(model, *args, site=site, caller="bdmc", key=(seed,))
     slopes = compiled_slopes(model, guide, start, precision) if compile else None
-    with networks_in(precision):
-        path = path_between(model, guide, args, start, seed, chunk_size, slopes)
+    path = path_between(model, guide, args, start, seed, chunk_size, slopes, precision)
     with moving(model, guide), caching(), networks_in(precision):
-        with stream("ais, tuning", seed):
-            steps = tune(path, betas, num_samples, num_steps)
+        steps = tune(path, betas, num_samples, num_steps, seed)
         with stream("ais", seed):
             forward = anneal(path, path.draw(num_samples), betas, steps, num_steps)
         with stream("ais, back", seed):
@@ -220,3 +211,15 @@ def bdmc(
     lower, upper = (log_evidence(each.log_weights) for each in (forward, back))
     errors = (standard_error(each.log_weights) for each in (forward, back))
     return Bounds(lower, -upper, args[0], *errors)
+
+
+def _temperatures(num_temperatures: int, schedule: str) -> Tensor:
+    """Inverse temperatures from 0 to 1, ``[T + 1]``."""
+    check_count("ais: num_temperatures", num_temperatures)
+    if schedule not in ("sigmoid", "linear"):
+        raise ValueError(f"ais: schedule must be 'sigmoid' or 'linear', got '{schedule}'")
+    even = torch.linspace(0, 1, num_temperatures + 1, dtype=torch.float64)
+    if schedule == "linear":
+        return even
+    bent = (4 * (2 * even - 1)).sigmoid()
+    return (bent - bent[0]) / (bent[-1] - bent[0])

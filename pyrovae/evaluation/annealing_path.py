@@ -1,4 +1,4 @@
-"""What annealing is made of: the path between two densities, and moves that leave its points alone."""
+"""The annealing path, and the HMC transitions that leave each intermediate density invariant."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -15,51 +15,44 @@ from torch import Tensor
 from torch.distributions import Transform
 
 from pyrovae.core.checks import check_count
-from pyrovae.core.context import captured
+from pyrovae.core.context import NotCapturableError, captured
 from pyrovae.core.memory import fitting
 from pyrovae.core.modules import Program, mode, modules_of
-from pyrovae.core.precision import Precision
+from pyrovae.core.precision import Precision, check_precision, networks_in
 from pyrovae.core.programs import Site, Structure, inspect, plain_errors, sample_sites
 from pyrovae.core.random import stream
-from pyrovae.core.scoring import Latents, filled, run_on, sum_by_datum
+from pyrovae.core.scoring import Latents, filled, run_on, sum_by_datum, trace_draws
 from pyrovae.evaluation.importance import pass_size
 from pyrovae.evaluation.scorer import Scorer
 from pyrovae.evaluation.unconstrained import Coordinates, coordinates
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = [
     "Annealed",
     "Path",
     "Slopes",
     "anneal",
+    "auxiliary_site",
     "compiled_slopes",
     "moving",
     "path_between",
-    "temperatures",
     "tune",
 ]
 
-WANTED = 0.65
-"""Share of accepted moves that the step sizes are tuned to."""
-
-TUNING_CHAINS = 4
-"""Chains that are enough to tune by."""
-
+WANTED = 0.65  # acceptance rate that the step sizes are tuned to
+TUNING_CHAINS = 4  # chains that step sizes are tuned on
+# Chains times data in one pass. Fixed where they fit: a rounding can decide whether a move is accepted.
 ROWS_AT_ONCE = {"cpu": 2**10, "cuda": 2**14}
-"""Chains times data of a pass. Fixed, as long as they fit: a rounding decides whether a move is accepted."""
 
 Point = list[Tensor]
 
 
 class Annealed(NamedTuple):
-    """What annealing came to.
+    """Result of annealing.
 
     Attributes:
-        log_weights: ``[S, batch]`` in nats, float64: of each chain.
-        acceptance: ``[batch]``, share of the moves that were accepted.
-        step_size: ``[T - 1, batch]``, by temperature, in standard deviations of the start.
+        log_weights: Log-weight of each chain, ``[S, batch]`` in nats, float64.
+        acceptance: Share of accepted moves, ``[batch]``.
+        step_size: Step size by temperature, ``[T - 1, batch]``, in standard deviations of the start.
     """
 
     log_weights: Tensor
@@ -68,7 +61,7 @@ class Annealed(NamedTuple):
 
 
 class Path:
-    """The densities that annealing goes between, as functions of points in coordinates without bounds."""
+    """The start and target densities as functions of points in unconstrained coordinates."""
 
     def __init__(
         self,
@@ -86,28 +79,30 @@ class Path:
         self.model, self.guide, self.args, self.structure = model, guide, args, structure
         self.from_prior, self.chunk_size, self.usual = start == "prior", chunk_size, chunk_size
         with torch.no_grad():
-            latents, again = (self._latents(self._run(model, self._run(guide, None, 1), 1)) for _ in "ab")
+            latents, again = (self._latents() for _ in range(2))
             self.space: Coordinates = coordinates(latents, again, structure)
             spread = self.draw(64)
-        self.frames = {site["name"]: self._within(site) for site in latents}
+        outer = structure.dim, structure.draws_dim
+        self.frames = {
+            site["name"]: [f for f in site["cond_indep_stack"] if f.vectorized and f.dim not in outer]
+            for site in latents
+        }
         self.scale = [point.std(0, keepdim=True).clamp(min=1e-6) for point in spread]
 
     def draw(self, num_samples: int) -> Point:
-        """Where chains start."""
+        """Starting points of chains."""
         with torch.no_grad():
-            drawn = self._run(self.model if self.from_prior else self.guide, None, num_samples)
-        return self.space.free(self._values(drawn))
+            drawn = self._run(self.model if self.from_prior else self.guide, num_samples)
+        return self._free(drawn)
 
     def at(self, truth: poutine.Trace, num_samples: int) -> Point:
-        """Every chain at the latents of a run of the model."""
-        free = self.space.free(self._values(truth))
-        return [point.expand(num_samples, *point.shape[1:]).clone() for point in free]
+        """The latents of a run of the model, as the point of every chain."""
+        return [point.expand(num_samples, *point.shape[1:]).clone() for point in self._free(truth)]
 
     def by_chunks(self, function: Callable[[Point], Sequence[Tensor]], point: Point) -> list[Tensor]:
-        """What a function gives of each chain, of some at a time, and of as many each time.
+        """A function's values at all chains, some at a time; the last chunk is padded to the others' size.
 
-        Numbers depend in their last bits on the shape of the pass they were computed in: the last chunk is
-        filled up to the size of the others.
+        A pass of another shape would round otherwise.
         """
         chains = len(point[0])
         if chains <= self.chunk_size:
@@ -119,22 +114,19 @@ class Path:
                 stacklevel=2,
             )
             self.usual = self.chunk_size
-        found = []
+        results = []
         for start in range(0, chains, self.chunk_size):
             chunk = [each[start : start + self.chunk_size] for each in point]
-            found.append(function([filled(each, self.chunk_size) for each in chunk]))
-        return [torch.cat(each)[:chains] for each in zip(*found, strict=True)]
+            results.append(function([filled(each, self.chunk_size) for each in chunk]))
+        return [torch.cat(each)[:chains] for each in zip(*results, strict=True)]
 
     def ends(self, point: Point, args: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
         """Log densities of the start and of the target, ``[S, batch]`` each."""
-        latents, log_volume = self._known(point)
-        draws = len(point[0])
-        log_likelihood, log_prior = self.score(latents, args, {}, self.structure, draws, plate=self.plate)
-        start = log_prior
-        if not self.from_prior:
-            sites = run_on(self.guide, latents, args, {}, self.structure, draws, self.plate)
-            start = sum_by_datum(sites, self.structure)
-        return start + log_volume, log_prior + log_likelihood + log_volume
+        latents, log_prior, log_volume, target = self._scored(point, args)
+        if self.from_prior:
+            return log_prior + log_volume, target
+        sites = run_on(self.guide, latents, args, {}, self.structure, len(point[0]), self.plate)
+        return sum_by_datum(sites, self.structure) + log_volume, target
 
     def between(self, point: Point, beta: Tensor, args: tuple[Any, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """The sum of log pi_beta over chains and data, and the two ends."""
@@ -143,14 +135,10 @@ class Path:
 
     def target(self, point: Point) -> Tensor:
         """Log density of the target alone, ``[S, batch]``."""
-        latents, log_volume = self._known(point)
-        log_likelihood, log_prior = self.score(
-            latents, self.args, {}, self.structure, len(point[0]), size=self.chunk_size, plate=self.plate
-        )
-        return log_prior + log_likelihood + log_volume
+        return self._scored(point, self.args, self.chunk_size)[-1]
 
     def fitting(self, most: int) -> int:
-        """Chains that half of the free memory holds at once, with what gradients need, of ``most``."""
+        """Chains, up to ``most``, that half of the free memory holds, gradients included."""
         device = self.scale[0].device
         beta = torch.tensor(0.5, dtype=torch.float64, device=device)
 
@@ -161,37 +149,34 @@ class Path:
 
         return fitting(compute, most, device)
 
-    def _known(self, point: Point) -> tuple[Latents, Tensor]:
-        """The values at a point, and the log volume of the map to them."""
+    def _scored(
+        self, point: Point, args: tuple[Any, ...], size: int | None = None
+    ) -> tuple[Latents, Tensor, Tensor, Tensor]:
+        """Values at a point, their log prior, the log volume of the map to them, and the target."""
         values, log_volume = self.space.bound(point)
-        return {name: (value, {}) for name, value in values.items()}, log_volume
+        latents: Latents = {name: (value, {}) for name, value in values.items()}
+        draws = len(point[0])
+        log_likelihood, log_prior = self.score(
+            latents, args, {}, self.structure, draws, size=size, plate=self.plate
+        )
+        return latents, log_prior, log_volume, log_prior + log_likelihood + log_volume
 
-    def _run(self, program: Program, known: poutine.Trace | None, num_samples: int) -> poutine.Trace:
-        if known is not None:
-            program = poutine.replay(program, trace=known)
-        with pyro.plate(self.plate, num_samples, dim=self.structure.draws_dim):
-            return poutine.trace(program).get_trace(*self.args)
+    def _run(self, program: Program, chains: int, known: poutine.Trace | None = None) -> poutine.Trace:
+        return trace_draws(program, chains, self.structure, self.args, known=known, plate=self.plate)
 
-    def _values(self, trace: Any) -> dict[str, Tensor]:
-        return {name: trace.nodes[name]["value"] for name in self.space.names}
-
-    def _within(self, site: Site) -> list[Any]:
-        """The plates that a site is in, but for the data's and the chains'."""
-        outer = (self.structure.dim, self.structure.draws_dim)
-        return [f for f in site["cond_indep_stack"] if f.vectorized and f.dim not in outer]
-
-    @staticmethod
-    def _latents(trace: poutine.Trace) -> list[dict[str, Any]]:
+    def _latents(self) -> list[Site]:
+        """The model's latent sites, of a run on a draw of the guide."""
+        trace = self._run(self.model, 1, self._run(self.guide, 1))
         return [site for site in sample_sites(trace) if not site["is_observed"]]
 
+    def _free(self, trace: Any) -> Point:
+        return self.space.free({name: trace.nodes[name]["value"] for name in self.space.names})
 
-def _check_no_auxiliary(drawn: poutine.Trace) -> None:
-    for site in sample_sites(drawn):
-        if site["infer"].get("is_auxiliary"):
-            raise ValueError(
-                f"site '{site['name']}' of the guide is auxiliary, so that its latents have no density to "
-                f"anneal from: start from another guide, or with start='prior'"
-            )
+
+def auxiliary_site(program: Program, args: tuple[Any, ...]) -> str | None:
+    """The name of a program's auxiliary site, whose latents have no density of their own."""
+    sites = sample_sites(poutine.trace(program).get_trace(*args))
+    return next((site["name"] for site in sites if site["infer"].get("is_auxiliary")), None)
 
 
 def path_between(
@@ -202,48 +187,44 @@ def path_between(
     seed: int,
     chunk_size: int | None = None,
     slopes: Slopes | None = None,
+    precision: Precision = "float32",
 ) -> Path:
-    """The path from the guide, or the prior, to p(x, z), of a pair that was looked at first."""
+    """The path from the guide, or the prior, to p(x, z), after an inspection of the pair."""
     check_count("ais: chunk_size", 1 if chunk_size is None else chunk_size)
     if start not in ("guide", "prior"):
         raise ValueError(f"ais: start must be 'guide' or 'prior', got '{start}'")
-    with mode(modules_of(model, guide), training=False), plain_errors(), stream("ais, path", seed):
+    check_precision(precision)
+    still = mode(modules_of(model, guide), training=False)
+    with networks_in(precision), still, plain_errors(), stream("ais, path", seed):
         structure = inspect(model, guide, *args)
         at_once = pass_size(structure, args, ROWS_AT_ONCE)
         path = Path(model, guide, args, structure, chunk_size=at_once, start=start, slopes=slopes)
         path.chunk_size = path.fitting(at_once) if chunk_size is None else min(chunk_size, at_once)
         path.usual = at_once if chunk_size is None else path.chunk_size
-        if start == "guide":
-            _check_no_auxiliary(poutine.trace(guide).get_trace(*args))
+        auxiliary = auxiliary_site(guide, args) if start == "guide" else None
+    if auxiliary is not None:
+        raise ValueError(
+            f"site '{auxiliary}' of the guide is auxiliary, so that its latents have no density to anneal "
+            f"from: start from another guide, or with start='prior'"
+        )
     return path
 
 
 @contextmanager
 def moving(model: Program, guide: Program) -> Iterator[None]:
-    """Without Pyro's validation: a move that runs out of a float's range is refused, not an error."""
+    """Switch Pyro's validation off, so that a move that overflows is rejected and raises no error."""
     with mode(modules_of(model, guide), training=False), plain_errors(), pyro.validation_enabled(False):
         yield
 
 
-def temperatures(num_temperatures: int, schedule: str) -> Tensor:
-    """From 0 to 1, ``[T + 1]``."""
-    check_count("ais: num_temperatures", num_temperatures)
-    if schedule not in ("sigmoid", "linear"):
-        raise ValueError(f"ais: schedule must be 'sigmoid' or 'linear', got '{schedule}'")
-    even = torch.linspace(0, 1, num_temperatures + 1, dtype=torch.float64)
-    if schedule == "linear":
-        return even
-    bent = (4 * (2 * even - 1)).sigmoid()
-    return (bent - bent[0]) / (bent[-1] - bent[0])
-
-
-def tune(path: Path, betas: Tensor, num_samples: int, num_steps: int) -> Tensor:
-    """Step sizes by temperature and datum, from a pass whose weights are not used: ``[T - 1, batch]``."""
-    return anneal(path, path.draw(min(num_samples, TUNING_CHAINS)), betas, None, num_steps).step_size
+def tune(path: Path, betas: Tensor, num_samples: int, num_steps: int, seed: int) -> Tensor:
+    """Step sizes by temperature and datum, ``[T - 1, batch]``, from a pass whose weights are discarded."""
+    with stream("ais, tuning", seed):
+        return anneal(path, path.draw(min(num_samples, TUNING_CHAINS)), betas, None, num_steps).step_size
 
 
 def anneal(path: Path, point: Point, betas: Tensor, steps: Tensor | None, num_steps: int) -> Annealed:
-    """Weigh and move by turns; step sizes are tuned on the way where none are given."""
+    """Weigh and move the chains at each temperature, tuning the step sizes where none are given."""
     _, start, target = _slope(path, point, 0.0)
     log_weights, moves, used = torch.zeros_like(start), [], []
     log_step = torch.full_like(start[0], 0.25).log()
@@ -269,9 +250,9 @@ def _slope(path: Path, point: Point, beta: float) -> tuple[Point, Tensor, Tensor
     def of_chunk(chunk: Point) -> list[Tensor]:
         leaves = [each.detach().requires_grad_() for each in chunk]
         if path.slopes is not None:
-            found = path.slopes(path, leaves, at)
-            if found is not None:
-                return found
+            result = path.slopes(path, leaves, at)
+            if result is not None:
+                return result
         with torch.enable_grad():
             total, start, target = path.between(leaves, at, path.args)
             slope = torch.autograd.grad(total, leaves)
@@ -284,10 +265,10 @@ def _slope(path: Path, point: Point, beta: float) -> tuple[Point, Tensor, Tensor
 def _move(
     path: Path, point: Point, start: Tensor, target: Tensor, beta: float, step: Tensor, num_steps: int
 ) -> tuple[Point, Tensor, Tensor, Tensor]:
-    """One Hamiltonian move of every chain, accepted or refused chain by chain."""
+    """One HMC transition of every chain: points, densities of start and target, acceptance probability."""
     space = path.space
     sizes = [space.spread(step[None], each) * scale for each, scale in zip(point, path.scale, strict=True)]
-    # Contiguous: which number is whose depends on how it lies in memory.
+    # Contiguous, since the order of random numbers follows the memory layout.
     momentum = [torch.randn_like(each, memory_format=torch.contiguous_format) for each in point]
     kinetic = space.square(momentum)
     there = point
@@ -307,22 +288,16 @@ def _move(
 
 
 class Slopes:
-    """The gradient of log pi_beta by a graph that serves every temperature and every tile of the data.
-
-    Args:
-        model: Pyro program of p(x, z).
-        guide: Pyro program of q(z | x).
-        precision: Of the networks.
-    """
+    """The gradient of log pi_beta by one compiled graph for all temperatures and tiles."""
 
     def __init__(self, model: Program, guide: Program, precision: Precision) -> None:
-        from pyrovae.compiler.graphs import Graphs  # which the objectives import, and they the densities here
+        from pyrovae.compiler.graphs import Graphs  # loads torch's compiler
 
         self.graphs = Graphs(self._between, (model, guide), None, precision=precision, parameters=False)
         self._path: Path | None = None
 
     def __call__(self, path: Path, point: list[Tensor], beta: Tensor) -> list[Tensor] | None:
-        """Gradients of the point's tensors and the densities of the two ends; None where no graph can be."""
+        """Gradients of the point's tensors and the densities of the two ends; None without a graph."""
         looked, self._path = self._path is path, path
         result = self.graphs.run((point, beta, path.args), {}, gradients=True, check=not looked)
         if result is None:
@@ -333,14 +308,12 @@ class Slopes:
         assert self._path is not None
         for name, transform in zip(self._path.space.names, self._path.space.transforms, strict=True):
             if captured.get() and _has_tensors(transform):
-                from pyrovae.core.context import NotCapturableError
-
                 raise NotCapturableError(f"the bounds of site '{name}' are tensors, and may follow the data")
         return self._path.between(point, beta, args)
 
 
 def _has_tensors(transform: Any) -> bool:
-    """Whether a map, or what it is made of, has more to it than its kind."""
+    """Whether a transform, or one of its parts, holds a tensor."""
     parts = [part for name, part in vars(transform).items() if name != "_inv"]  # which points back
     parts += [each for part in parts if isinstance(part, list) for each in part]
     return any(
@@ -350,5 +323,5 @@ def _has_tensors(transform: Any) -> bool:
 
 @lru_cache(maxsize=4)
 def compiled_slopes(model: Program, guide: Program, start: str, precision: Precision) -> Slopes:
-    """Those of a pair, kept until four others were asked for: making graphs takes seconds."""
+    """The compiled gradients of a pair, cached since a graph takes seconds to make."""
     return Slopes(model, guide, precision)

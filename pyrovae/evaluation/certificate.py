@@ -1,4 +1,4 @@
-"""What certify found, and what it lets one say: known within so many nats, or not known, and why."""
+"""Certificate: the mean log p(x) within a stated number of nats, or the reason why it is not known."""
 
 from __future__ import annotations
 
@@ -13,22 +13,19 @@ from pyrovae.evaluation.results import Evaluation
 
 __all__ = ["Certificate", "Check"]
 
-SURE = 2.0
-"""Standard errors that count as certain."""
-
-FEW = 0.1
-"""Share of doubtful data above which a mean of all is not known."""
+SURE = 2.0  # standard errors that count as certain
+FEW = 0.1  # largest share of doubtful data at which the mean is still called known
 
 
 @dataclass(frozen=True)
 class Check:
-    """By how much another estimate exceeds importance sampling's, ``[rows]`` in nats, paired.
+    """Paired differences of another estimate from importance sampling's, ``[rows]`` in nats.
 
     Attributes:
-        name: What was done.
+        name: Name of the other estimate.
         excess: The other estimate less importance sampling's, of each datum.
-        errors: Its Monte Carlo standard errors.
-        seconds: What it took.
+        errors: Monte Carlo standard errors of the excess.
+        seconds: Time that the other estimate took.
     """
 
     name: str
@@ -38,32 +35,32 @@ class Check:
 
     @property
     def mean(self) -> float:
-        """Over the data."""
+        """Mean excess over the data."""
         return self.excess.mean().item()
 
     @property
     def error(self) -> float:
-        """Standard error of the mean; infinite for a single datum, which tells nothing of others."""
+        """Standard error of the mean; infinite for a single datum."""
         rows = len(self.excess)
         return self.excess.std().item() / rows**0.5 if rows > 1 else math.inf
 
     @property
     def least(self) -> float:
-        """What the mean excess surely is at least."""
+        """Lower confidence bound of the mean excess."""
         return self.mean - SURE * self.error
 
     @property
     def most(self) -> float:
-        """What it surely is at most."""
+        """Upper confidence bound of the mean excess."""
         return self.mean + SURE * self.error
 
     @property
     def beyond(self) -> Tensor:
-        """Data, by place, of which noise cannot explain the excess: above half a nat and four errors."""
+        """Positions of data whose excess noise cannot explain: above half a nat and four errors."""
         return (self.excess > (4 * self.errors).clamp(min=0.5)).nonzero()[:, 0]
 
     def summary(self) -> dict[str, Any]:
-        """The numbers of its row."""
+        """The numbers of its row in the table."""
         return {
             "name": self.name,
             "rows": len(self.excess),
@@ -74,26 +71,24 @@ class Check:
         }
 
     def __str__(self) -> str:
-        found = self.summary()
-        error = f"± {found['error']:.3f}"
-        row = f"{found['mean']:>+11.3f}{error:>10}{found['most']:>+10.3f}{found['seconds']:>9.0f}"
-        return f"{found['name']:<46}{found['rows']:>6}{row}"
+        error, most = f"± {self.error:.3f}", self.excess.max().item()
+        row = f"{self.mean:>+11.3f}{error:>10}{most:>+10.3f}{self.seconds:>9.0f}"
+        return f"{self.name:<46}{len(self.excess):>6}{row}"
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What :func:`certify` found; printed, the verdict and the table behind it.
+    """Result of :func:`pyrovae.certify`; printed, the verdict and the table behind it.
 
     Attributes:
-        evaluation: By importance sampling, of all data.
+        evaluation: Importance sampling of all data.
         annealed: Annealing from the prior against it, on some of the data.
-        lower: Annealing's lower bound against it, on data of the model's own.
-        upper: The upper bound against it, on the same: it is above log p(x), so that the excess bounds
-            what importance sampling misses there.
+        lower: Lower bound by annealing against it, on simulated data.
+        upper: Upper bound on log p(x) against it, on the same simulated data.
         tolerance: Nats within which the mean counts as known.
-        unchecked: Why there was no annealing, if there was none.
-        seconds: What importance sampling took.
-        rows: Of the data that were annealed.
+        unchecked: Reason why a check is missing, or an empty string.
+        seconds: Time that importance sampling took.
+        rows: Rows of the data that were annealed.
     """
 
     evaluation: Evaluation
@@ -107,30 +102,30 @@ class Certificate:
 
     @property
     def doubtful(self) -> Tensor:
-        """Rows whose k-hat is not reliable, or whose error missed the target."""
+        """Rows whose k-hat is not reliable, or whose standard error is above the target."""
         return (~self._fine).nonzero()[:, 0]
 
     @property
     def _fine(self) -> Tensor:
-        found = self.evaluation
-        target = found.conventions.get("target_se", math.inf)
-        fine = found.reliable & (found.standard_error <= target)
-        return fine | (found.standard_error <= 1e-3 * min(target, 1.0))
+        result = self.evaluation
+        target = result.conventions.get("target_se", math.inf)
+        fine = result.reliable & (result.standard_error <= target)
+        return fine | (result.standard_error <= 1e-3 * min(target, 1.0))
 
     @property
     def mean(self) -> float:
-        """Mean log p(x) of the data that are not doubtful, nats."""
+        """Mean log p(x) of the data that are not doubtful, in nats."""
         return self.evaluation.log_evidence[self._fine].mean().item()
 
     @property
     def statistical(self) -> float:
-        """Two Monte Carlo errors of that mean and its expected bias, nats."""
+        """Two Monte Carlo errors of that mean and its expected bias, in nats."""
         error = self.evaluation.standard_error[self._fine]
         return SURE * error.norm().item() / max(len(error), 1) + error.square().mean().item() / 2
 
     @property
     def within(self) -> float:
-        """How far off that mean may be, nats: by the draws, and by what the checks leave open."""
+        """Bound on the error of that mean, in nats: statistical, plus the excess that the checks allow."""
         checks = [check for check in (self.annealed, self.upper) if check is not None]
         return self.statistical + max(0.0, *(check.most for check in checks), 0.0)
 
@@ -151,8 +146,7 @@ class Certificate:
                 )
             if len(check.beyond):
                 worst = int(check.excess.argmax())
-                of_the_data = check is self.annealed
-                where = f"datum {int(self.rows[worst])}" if of_the_data else "one of them"
+                where = f"datum {int(self.rows[worst])}" if check is self.annealed else "one of them"
                 return (
                     f"{check.name} finds up to {check.excess[worst]:.2f} nats more than importance sampling, "
                     f"of {where}, so that its draws miss a part of that posterior"
@@ -166,14 +160,15 @@ class Certificate:
         return f"{doubtful:,} of {rows:,} data are doubtful: draw more, or look for a better proposal"
 
     def _powerless(self) -> str:
-        if self.annealed is not None and self.annealed.most < -self.tolerance:
+        annealed, upper = self.annealed, self.upper
+        if annealed is not None and annealed.most < -self.tolerance:
             return (
-                f"{self.annealed.name} falls {-self.annealed.mean:.2f} ± {self.annealed.error:.2f} nats "
+                f"{annealed.name} falls {-annealed.mean:.2f} ± {annealed.error:.2f} nats "
                 f"short of importance sampling, too few temperatures to check it"
             )
-        if self.upper is not None and self.upper.most < -self.tolerance:
+        if upper is not None and upper.most < -self.tolerance:
             return (
-                f"the upper bound lies {-self.upper.mean:.2f} ± {self.upper.error:.2f} nats below importance "
+                f"the upper bound lies {-upper.mean:.2f} ± {upper.error:.2f} nats below importance "
                 f"sampling: one of the densities is not what it says"
             )
         return ""
@@ -196,51 +191,42 @@ class Certificate:
 
     @property
     def verdict(self) -> str:
-        """One sentence."""
-        found, doubtful = self.evaluation, len(self.doubtful)
+        """The verdict in one sentence."""
+        result, doubtful = self.evaluation, len(self.doubtful)
         left = " and left out" if doubtful and self.known else ""
-        rest = f"{doubtful:,} of {len(found):,} data doubtful{left}"
+        rest = f"{doubtful:,} of {len(result):,} data doubtful{left}"
         if self.known:
             within = math.ceil(100 * self.within) / 100
             return f"mean log p(x) = {self.mean:.2f}, known to within {within:.2f} nats; {rest}"
-        drawn = SURE * found.standard_error.nan_to_num(nan=1.0).norm().item() / len(found)
-        least = found.log_evidence.mean().item() - drawn
+        drawn = SURE * result.standard_error.nan_to_num(nan=1.0).norm().item() / len(result)
+        least = result.log_evidence.mean().item() - drawn
         return f"mean log p(x) is not known, at least {least:.2f}; {rest}: {self.reason}"
 
     def summary(self) -> dict[str, Any]:
-        """The verdict and what is behind it, as ``pyrovae evaluate --certify --json`` writes them.
+        """The verdict and the numbers behind it, as ``pyrovae evaluate --certify --json`` writes them.
 
         Returns:
             - ``verdict``, a sentence; ``known``; ``reason``, empty where it is known.
             - ``mean`` log p(x) of the data that are not doubtful, known ``within`` so many nats, of which
               ``statistical`` are of the draws; ``tolerance``.
-            - ``doubtful``: how many data are.
-            - ``checks``, of ``annealed``, ``lower`` and ``upper``: ``name``, ``rows``, ``mean`` excess and
-              its ``error``, the ``most`` of a datum, ``seconds``; None where there was none.
-            - ``seconds``: of importance sampling.
+            - ``doubtful``: number of doubtful data.
+            - ``checks``, ``annealed``, ``lower`` and ``upper``: :meth:`Check.summary`, or None.
+            - ``seconds`` that importance sampling took.
             - ``evaluation``: :meth:`Evaluation.summary`.
         """
+        names = ("verdict", "known", "reason", "mean", "within", "statistical", "tolerance", "seconds")
         checks = {name: getattr(self, name) for name in ("annealed", "lower", "upper")}
         return {
-            "verdict": self.verdict,
-            "known": self.known,
-            "reason": self.reason,
-            "mean": self.mean,
-            "within": self.within,
-            "statistical": self.statistical,
-            "tolerance": self.tolerance,
+            **{name: getattr(self, name) for name in names},
             "doubtful": len(self.doubtful),
             "checks": {name: None if check is None else check.summary() for name, check in checks.items()},
-            "seconds": self.seconds,
             "evaluation": self.evaluation.summary(),
         }
 
     def __str__(self) -> str:
-        header = (
-            f"{'beside importance sampling':<46}{'data':>6}{'excess':>11}{'error':>10}{'most':>10}{'s':>9}"
-        )
         checks = [check for check in (self.annealed, self.lower, self.upper) if check is not None]
-        table = ["", header, *map(str, checks)] if checks else []
+        columns = f"{'data':>6}{'excess':>11}{'error':>10}{'most':>10}{'s':>9}"
+        table = ["", f"{'beside importance sampling':<46}{columns}", *map(str, checks)] if checks else []
         if checks and not self._missed():
             clean = len(checks[-1].excess)
             table.append(f"of {clean} data none is off: up to {min(3 / clean, 1):.0%} of all may be (at 95%)")

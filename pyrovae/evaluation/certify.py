@@ -150,12 +150,7 @@ def _proposal(
 
 
 def _annealed(
-    model: Program,
-    guide: Program,
-    some: tuple[Tensor, ...],
-    result: Evaluation,
-    rows: Tensor,
-    **options: Any,
+    model: Program, guide: Program, some: tuple[Tensor, ...], result: Evaluation, rows: Tensor, **options: Any
 ) -> Check:
     """Annealing from the prior on some rows, against importance sampling."""
     weights, seconds = _timed(lambda: ais_log_weights(model, guide, *some, start="prior", **options))

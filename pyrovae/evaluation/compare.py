@@ -1,4 +1,4 @@
-"""compare: paired differences of log p(x) between models, with their errors kept apart."""
+"""compare: paired differences of log p(x) between models, with each source of error apart."""
 
 from __future__ import annotations
 
@@ -10,44 +10,37 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.core.tables import precision_of, shown, transformations
-from pyrovae.evaluation.results import Evaluation
+from pyrovae.core.tables import shown
+from pyrovae.evaluation.results import Evaluation, table_head
+from pyrovae.evaluation.weights import classify_khat
 
 __all__ = ["Comparison", "Difference", "compare"]
 
+# Conventions that may differ between the results compared.
 PRIVATE = ("seed", "torch", "weights", "proposal", "chosen", "compiled")
-"""Conventions that may differ between results that are compared."""
-
-ROUNDING = 1e-4
-"""Nats by which float32 alone may set two results apart."""
-
+ROUNDING = 1e-4  # difference in nats that float32 rounding alone can make
+# Conventions of older files, which do not record them.
 UNSAID = {"dequantisation": "none", "precision": "float32"}
-"""What a file that does not say is of: such files were written before these were always said."""
-
+# Order in which conventions are compared.
 FIRST = ("dataset", "split", "binarisation", "dequantisation", "rows", "fingerprint", "method", "target_se")
-"""Conventions in the order in which a difference is told."""
-
-MOST_BEYOND = 0.5
-"""Share of the rows whose log p(x) is a lower bound alone, above which a difference says nothing."""
-
-SURE = 2.0
-"""Errors by which two models must differ to be called different."""
+MOST_BEYOND = 0.5  # largest share of rows with k-hat beyond 1 at which a difference is still judged
+SURE = 2.0  # standard errors by which two models must differ to be called different
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One model against the reference: nats per datum, less than nought where it is worse.
+    """One model against the reference: nats per datum, negative where the model is worse.
 
     Attributes:
-        mean: Of log p(x) over data, and over trainings where there are several.
+        mean: Mean log p(x) over data, and over trainings where there are several.
         difference: Mean paired difference from the reference; nan for the reference itself.
-        test_set: Its standard error by the choice of test data.
-        monte_carlo: Its standard error by the importance draws.
-        training: Its standard error by the seed of training; nan where one model was trained once.
-        bias: Expected bias of the difference, from each estimate's own.
-        degrees: Degrees of freedom of the errors together, after Welch and Satterthwaite.
-        reference: Whether it is what the others are held against.
-        beyond: Share of the rows, in either model, whose k-hat is above 1: there log p(x) is a lower bound.
+        test_set: Standard error of the difference by the choice of test data.
+        monte_carlo: Standard error of the difference by the importance draws.
+        training: Standard error of the difference by the seed of training; nan for single trainings.
+        bias: Expected bias of the difference.
+        beyond: Share of rows, in either model, whose k-hat is beyond 1: log p(x) is a lower bound there.
+        degrees: Degrees of freedom of the combined error, after Welch and Satterthwaite.
+        reference: Whether this model is the reference.
     """
 
     mean: float
@@ -62,16 +55,15 @@ class Difference:
 
     @property
     def error(self) -> float:
-        """Of the three together; that of training counts where it is known."""
+        """Combined standard error of the known sources."""
         parts = (self.test_set, self.monte_carlo, self.training)
         return math.sqrt(sum(part**2 for part in parts if not math.isnan(part)))
 
     @property
     def verdict(self) -> str:
-        """Called "better" or "worse" where the difference, less its bias, is beyond chance at 4.6%.
+        """Either "better" or "worse" if the difference, less its bias, is beyond chance at 4.6% (two errors).
 
-        That is twice the error where it is of many data and trainings, and more where it is of few. "Too
-        close to call" otherwise, and "cannot be told" where half the rows of either have lower bounds alone.
+        "Too close to call" if not, and "cannot be told" if k-hat is beyond 1 for half the rows of either.
         """
         if self.reference:
             return "reference"
@@ -79,7 +71,7 @@ class Difference:
             return "cannot be told"
         if math.isnan(self.test_set):
             return "too close to call"
-        from scipy.stats import norm, t  # a second, which the command line would wait for
+        from scipy.stats import norm, t  # takes a second to import
 
         sure = t.ppf(norm.cdf(SURE), self.degrees)
         if abs(self.difference) - abs(self.bias) <= max(sure * self.error, ROUNDING):
@@ -89,13 +81,13 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What :func:`compare` found; printed, a table, the best model first.
+    """Result of :func:`pyrovae.compare`; printed, a table, the best model first.
 
     Attributes:
-        differences: By model, the best first.
-        reference: The model that the others are held against.
+        differences: Difference of each model from the reference, the best first.
+        reference: Name of the reference model.
         conventions: What all results are of.
-        trainings: Results by model.
+        trainings: Number of results of each model.
     """
 
     differences: dict[str, Difference]
@@ -110,39 +102,31 @@ class Comparison:
         """The numbers of the table, as ``pyrovae compare --json`` writes them.
 
         Returns:
-            - ``reference``: the model that the others are held against.
+            - ``reference``: name of the reference model.
             - ``models``: by name, the best first, the attributes of
-              :class:`~pyrovae.evaluation.compare.Difference`, its ``error`` and ``verdict``, and
-              ``trainings``, how many results it is of.
-            - ``conventions``: what all of it is of.
+              :class:`~pyrovae.evaluation.compare.Difference`, its ``error`` and ``verdict``, and the number
+              of its ``trainings``.
+            - ``conventions``: what all results are of.
         """
         models = {
-            name: {
-                **asdict(found),
-                "error": found.error,
-                "verdict": found.verdict,
-                "trainings": self.trainings[name],
-            }
-            for name, found in self.differences.items()
+            name: asdict(each)
+            | {"error": each.error, "verdict": each.verdict, "trainings": self.trainings[name]}
+            for name, each in self.differences.items()
         }
         return {"reference": self.reference, "models": models, "conventions": self.conventions}
 
     def __str__(self) -> str:
-        said = self.conventions
-        what = [f"{said['dataset']} {said['split']}" if "dataset" in said else "data of unrecorded origin"]
-        what += [f"{said['rows']:,} rows"] if "rows" in said else []
-        what += transformations(said)
-        what += [f"K = {said['num_samples']:,} draws", str(said["method"])]
-        what += precision_of(said)
+        draws = f"K = {self.conventions['num_samples']:,} draws"
+        head = table_head(self.conventions, self.conventions.get("rows"), draws)
         width = max(20, *(len(name) + 2 for name in self.differences))
         columns = f"{'log p(x)':>10}{'difference':>12}{'test set':>11}{'Monte Carlo':>13}{'training':>10}"
-        lines = [f"{', '.join(what)}; nats per datum", f"{'':<{width}}{columns}"]
-        for name, found in self.differences.items():
-            row = f"{name:<{width}}{found.mean:>10.3f}"
+        lines = [f"{head}; nats per datum", f"{'':<{width}}{columns}"]
+        for name, each in self.differences.items():
+            row = f"{name:<{width}}{each.mean:>10.3f}"
             if name != self.reference:
-                row += f"{found.difference:>+12.3f}{shown(found.test_set):>11}{shown(found.monte_carlo):>13}"
-                row += f"{shown(found.training):>10}"
-            lines.append(f"{row}  {found.verdict}".rstrip())
+                row += f"{each.difference:>+12.3f}{shown(each.test_set):>11}{shown(each.monte_carlo):>13}"
+                row += f"{shown(each.training):>10}"
+            lines.append(f"{row}  {each.verdict}".rstrip())
         return "\n".join([*lines, *self._notes()])
 
     def _notes(self) -> list[str]:
@@ -150,11 +134,10 @@ class Comparison:
         once = [name for name, count in self.trainings.items() if count == 1]
         if once:
             notes.append(f"trained once, so that the error of training is unknown: {', '.join(once)}")
-        beyond = max(found.beyond for found in self.differences.values())
+        beyond = max(each.beyond for each in self.differences.values())
         if beyond > 0:
-            notes.append(
-                f"up to {beyond:.0%} of the rows have k-hat above 1: a difference is then of two lower bounds"
-            )
+            share = f"up to {beyond:.0%} of the rows"
+            notes.append(f"{share} have k-hat beyond 1, where log p(x) is only a lower bound")
         return notes
 
 
@@ -168,13 +151,12 @@ def compare(
         \underbrace{\frac{1}{n^2} \sum_i (SE_{a,i}^2 + SE_{b,i}^2)}_{\text{Monte Carlo}} +
         \underbrace{\frac{s_a^2}{m_a} + \frac{s_b^2}{m_b}}_{\text{training}}
 
-    Both models see the same data, so what makes a datum hard for both cancels. The spread of the
-    differences is that of the data plus that of the draws, which is taken off. s^2 is the variance of the
-    mean log p(x) over m trainings. This is held-out log p(x), and no cross-validation.
+    Both models see the same data, so what makes a datum hard for both cancels. The variance of the draws is
+    subtracted from that of the differences. s^2 is the variance of the mean log p(x) over m trainings.
 
     Args:
-        results: By name, what :func:`pyrovae.evaluate` returned; of several trainings a list.
-        reference: The name to hold the others against; the first if not given.
+        results: Result of :func:`pyrovae.evaluate` by name, or a list of results of several trainings.
+        reference: Name of the model to compare the others with; the first if not given.
 
     Returns:
         Differences with their errors; printed, a table with a verdict for each model.
@@ -182,7 +164,7 @@ def compare(
     Raises:
         ValueError: Fewer than two models, an unknown reference, or results of different data, split,
             binarisation, dequantisation, K, method or precision.
-        TypeError: Something else than results: a tensor does not say whether it is an ELBO.
+        TypeError: Anything but results, such as a tensor.
 
     References:
         Vehtari and Ojanen, A Survey of Bayesian Predictive Methods for Model Assessment, Selection and
@@ -193,11 +175,8 @@ def compare(
         >>> from pyrovae.testing import LinearGaussian
         >>> right, wrong = LinearGaussian(torch.ones(3, 1)), LinearGaussian(torch.zeros(3, 1))
         >>> x = right.sample(200)
-        >>> found = {
-        ...     name: evaluate(model.model, model.guide, x, num_samples=2, progress=False)
-        ...     for name, model in (("right", right), ("wrong", wrong))
-        ... }
-        >>> compare(found)["wrong"].verdict
+        >>> pair = [evaluate(m.model, m.guide, x, num_samples=2, progress=False) for m in (right, wrong)]
+        >>> compare({"right": pair[0], "wrong": pair[1]})["wrong"].verdict
         'worse'
     """
     runs = {name: _runs(name, result) for name, result in results.items()}
@@ -210,14 +189,13 @@ def compare(
     for name, several in runs.items():
         for result in several:
             _check_same(reference, first, name, result)
-    found = {
+    differences = {
         name: _difference(several, None if name == reference else runs[reference])
         for name, several in runs.items()
     }
-    ranked = dict(sorted(found.items(), key=lambda item: -item[1].mean))
-    return Comparison(
-        ranked, reference, dict(first.conventions), {n: len(several) for n, several in runs.items()}
-    )
+    ranked = dict(sorted(differences.items(), key=lambda item: -item[1].mean))
+    trainings = {name: len(several) for name, several in runs.items()}
+    return Comparison(ranked, reference, dict(first.conventions), trainings)
 
 
 def _runs(name: str, result: Any) -> list[Evaluation]:
@@ -231,11 +209,11 @@ def _runs(name: str, result: Any) -> list[Evaluation]:
 
 
 def _check_same(reference: str, first: Evaluation, name: str, result: Evaluation) -> None:
-    """Refuse results whose difference would be of something else than the models."""
+    """Refuse results that differ in more than the model."""
     ours, theirs = (
         {k: v for k, v in (UNSAID | each.conventions).items() if k not in PRIVATE} for each in (first, result)
     )
-    one, other = (said.pop("measure", None) for said in (ours, theirs))  # older files do not say
+    one, other = (each.pop("measure", None) for each in (ours, theirs))  # older files have none
     if one and other and one != other:
         raise ValueError(
             f"compare: p(x) is a {one} for '{reference}' and a {other} for '{name}', which have no scale in "
@@ -252,7 +230,8 @@ def _check_same(reference: str, first: Evaluation, name: str, result: Evaluation
 
 def _difference(runs: list[Evaluation], against: list[Evaluation] | None) -> Difference:
     value, noise = _averaged(runs)
-    beyond = max(float((run.khat > 1).double().mean()) for run in runs + (against or []))
+    masks = [classify_khat(run.khat, run.draws).beyond for run in runs + (against or [])]
+    beyond = max(mask.double().mean().item() for mask in masks)
     mean, nan = value.mean().item(), math.nan
     if against is None:
         return Difference(mean, nan, nan, nan, nan, nan, beyond, reference=True)
@@ -277,14 +256,14 @@ def _difference(runs: list[Evaluation], against: list[Evaluation] | None) -> Dif
 
 
 def _degrees(parts: list[tuple[float, int]], certain: float) -> float:
-    """Of a sum of variances, each with degrees of its own, and of one that is certain."""
+    """Degrees of freedom of a sum of variances, of which one is certain."""
     total = sum(part for part, _ in parts) + certain
     spread = sum(part**2 / degrees for part, degrees in parts if degrees > 0)
     return total**2 / spread if spread > 0 else math.inf
 
 
 def _averaged(runs: list[Evaluation]) -> tuple[Tensor, Tensor]:
-    """Log p(x) by datum, averaged over trainings, and the variance that the draws give it."""
+    """Log p(x) by datum, averaged over trainings, and its Monte Carlo variance."""
     value = torch.stack([run.log_evidence for run in runs]).mean(0)
     return value, torch.stack([run.standard_error for run in runs]).square().sum(0) / len(runs) ** 2
 

@@ -28,11 +28,8 @@ __all__ = ["FEWEST_TO_STOP", "METHODS", "Estimator", "Settings"]
 
 METHODS = {"is": "importance sampling", "ais": "annealed importance sampling"}
 
-FEWEST_TO_STOP = 100
-"""Fewest draws from which it is decided whether a datum needs more."""
-
-ROW_CHUNK = 1024
-"""Draws of a single datum that a compiled graph scores at once."""
+FEWEST_TO_STOP = 100  # fewest draws from which it is decided whether a datum needs more
+ROW_CHUNK = 1024  # draws of a single datum that a compiled graph scores at once
 
 
 @dataclass(frozen=True)
@@ -51,31 +48,27 @@ class Settings:
 
     def check(self) -> None:
         """Raise a ValueError where settings are out of range or contradict one another."""
-        check_count("num_samples", self.num_samples)
+        count, most = self.num_samples, self.max_samples
+        check_count("num_samples", count)
         check_count("chunk_size", 1 if self.chunk_size is None else self.chunk_size)
-        self._check_target()
-        if self.method not in METHODS or (self.method == "ais" and self.target_se is not None):
-            reason = " takes no target_se" if self.method in METHODS else " is not known"
+        if self.target_se is None and most is not None:
             raise ValueError(
-                f"evaluate: method '{self.method}'{reason}: use 'is', importance sampling, or 'ais', annealed"
+                "evaluate: max_samples limits what target_se asks for: pass target_se, or num_samples"
+            )
+        if self.target_se is not None:
+            check_positive("evaluate: target_se", self.target_se)
+            if count < FEWEST_TO_STOP:
+                needed = f"num_samples of {FEWEST_TO_STOP} or more"
+                raise ValueError(f"evaluate: target_se needs {needed}, got {count}")
+            if most is not None and most < count:
+                raise ValueError(f"evaluate: max_samples is {most:,}, below num_samples, {count:,}")
+        if self.method not in METHODS or (self.method == "ais" and self.target_se is not None):
+            reason = "takes no target_se" if self.method in METHODS else "is not known"
+            raise ValueError(
+                f"evaluate: method '{self.method}' {reason}: use 'is', importance sampling, or 'ais', "
+                f"annealed"
             )
         check_precision(self.precision)
-
-    def _check_target(self) -> None:
-        count, most = self.num_samples, self.max_samples
-        if self.target_se is None:
-            if most is not None:
-                raise ValueError(
-                    "evaluate: max_samples limits what target_se asks for: pass target_se, or num_samples"
-                )
-            return
-        check_positive("evaluate: target_se", self.target_se)
-        if count < FEWEST_TO_STOP:
-            raise ValueError(
-                f"evaluate: target_se needs num_samples of {FEWEST_TO_STOP} or more, got {count}"
-            )
-        if most is not None and most < count:
-            raise ValueError(f"evaluate: max_samples is {most:,}, below num_samples, {count:,}")
 
     @property
     def most(self) -> int:
@@ -99,24 +92,13 @@ class Settings:
 
 @dataclass
 class Estimator:
-    """How every tile is evaluated.
-
-    Attributes:
-        model: Pyro program of p(x, z).
-        guide: Pyro program of q(z | x), whose ELBO is estimated.
-        proposal: The program that log p(x) is estimated with, and how it was chosen.
-        structure: The structure of the pair.
-        first: The tile that the pair was inspected on.
-        memory: The number of draws scored at once.
-        score: The model's densities.
-        settings: The arguments of evaluate.
-    """
+    """How every tile is evaluated."""
 
     model: Program
-    guide: Program
-    proposal: Proposal
+    guide: Program  # whose ELBO is estimated
+    proposal: Proposal  # that log p(x) is estimated with
     structure: Structure
-    first: Tile
+    first: Tile  # that the pair was inspected on
     memory: Memory
     score: Scorer
     settings: Settings
@@ -133,7 +115,7 @@ class Estimator:
     ) -> Estimator:
         """Inspect the pair on a first tile, measure what memory holds, and choose the proposal.
 
-        An "auto" proposal is chosen on rows from all over the data, where these fill a tile.
+        An "auto" proposal is tried on rows from all over the data, where these fill a tile.
         """
         with plain_errors(first.name), networks_in(settings.precision):
             structure, first = look(model, guide, first)

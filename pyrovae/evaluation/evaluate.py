@@ -103,15 +103,7 @@ def evaluate(
         True
     """
     settings = Settings(
-        num_samples,
-        method,
-        target_se,
-        max_samples,
-        num_temperatures,
-        chunk_size,
-        compile,
-        precision,
-        seed,
+        num_samples, method, target_se, max_samples, num_temperatures, chunk_size, compile, precision, seed
     )
     with distributed.collective():
         settings.check()

@@ -1,10 +1,9 @@
-r"""Importance weights of any (model, guide) pair, and every quantity that is a reduction of them.
+r"""Importance weights of any (model, guide) pair: ``[num_samples, batch]``.
 
 .. math:: \log w_s = \log p(x, z_s) - \log q(z_s \mid x), \qquad z_s \sim q(z \mid x)
 
-There is one estimator in this library, and this is it. The bound, log p(x), its error and the
-diagnostics are functions of the tensor ``[num_samples, batch]``, found in
-:mod:`pyrovae.evaluation.weights` and :mod:`pyrovae.evaluation.weights`.
+The bound, log p(x), its error and the diagnostics are reductions of them, in
+:mod:`pyrovae.evaluation.weights`.
 """
 
 from __future__ import annotations
@@ -13,9 +12,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
-import pyro
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from pyrovae.core.checks import check_count
@@ -24,29 +21,13 @@ from pyrovae.core.memory import fitting
 from pyrovae.core.modules import Program
 from pyrovae.core.precision import Precision, check_precision, networks_in
 from pyrovae.core.programs import Structure, inspect, sample_sites
-from pyrovae.core.scoring import by_datum, expand_to_site, latents_of, sum_by_datum
+from pyrovae.core.scoring import latents_of, sum_by_datum, trace_draws
 from pyrovae.evaluation.scorer import Scorer, compiled_scorer
-from pyrovae.evaluation.weights import WeightSums, elbo, ess, log_evidence, pareto_khat, standard_error
 
-__all__ = [
-    "WeightSums",
-    "by_datum",
-    "default_chunk_size",
-    "elbo",
-    "ess",
-    "expand_to_site",
-    "fitting_chunk_size",
-    "log_evidence",
-    "log_weights",
-    "pareto_khat",
-    "pass_size",
-    "standard_error",
-    "sum_by_datum",
-    "weigh",
-]
+__all__ = ["default_chunk_size", "fitting_chunk_size", "log_weights", "pass_size", "weigh"]
 
+# Draws times data in one pass of the guide. Fixed, so that the noise depends on no memory setting.
 ROWS_IN_A_PASS = {"cpu": 2**13, "cuda": 2**19}
-"""Draws times data that the guide makes in one pass. Fixed: the noise depends on no memory setting."""
 
 
 def log_weights(
@@ -63,20 +44,19 @@ def log_weights(
 
     .. math:: \log w_s = \log p(x, z_s) - \log q(z_s \mid x), \quad z_s \sim q(z \mid x)
 
-    Densities are unscaled (a plate's N/B and ``poutine.scale`` are left out), masks count, and
-    gradients flow as the caller's grad mode has it.
+    Scales (a plate's N/B and ``poutine.scale``) are left out and masks are applied. Gradients flow if the
+    caller's grad mode is on.
 
     Args:
         model: Pyro program of p(x, z), any callable.
         guide: Pyro program of q(z | x), with the model's latent sites.
         args: Arguments of both programs; the data plate has one row per datum.
         num_samples: Draws per datum, S.
-        chunk_size: Draws that the model scores at once. It bounds the memory and changes nothing
-            else; 1 runs the model without a draws dimension, for networks that refuse one. Without
-            gradients as many as half of the free memory holds, if not given, and no more than is fast.
-        compile: Score draws by a compiled graph of the model, which takes some ten seconds to make and
-            rounds otherwise; no gradients flow then.
-        precision: Of the networks.
+        chunk_size: Draws that the model scores at once, which bounds the memory; 1 runs the model without a
+            draws dimension. Without gradients the default is what half of the free memory holds.
+        compile: Whether to score draws by a compiled graph of the model, without gradients. It takes some
+            ten seconds to make and changes the last bits.
+        precision: Precision of the networks' layers.
         kwargs: Keyword arguments of both programs.
 
     Returns:
@@ -99,10 +79,9 @@ def log_weights(
     """
     check_precision(precision)
     score = compiled_scorer(model, precision) if compile else Scorer(model, precision=precision)
-    settled = torch.no_grad() if compile else nullcontext()
-    with caching(), networks_in(precision), settled:
+    with caching(), networks_in(precision), torch.no_grad() if compile else nullcontext():
         structure = inspect(model, guide, *args, **kwargs)
-        if chunk_size is None and not torch.is_grad_enabled():  # a graph keeps all draws in any case
+        if chunk_size is None and not torch.is_grad_enabled():  # autograd keeps all draws in any case
             most = min(default_chunk_size(structure, args), num_samples)
             chunk_size = fitting_chunk_size(model, guide, args, kwargs, structure, most)
         pieces = weigh(score, guide, args, kwargs, structure, num_samples, chunk_size)
@@ -130,8 +109,7 @@ def weigh(
     size = min(chunk_size, at_once, num_samples)
     for start in range(0, num_samples, at_once):
         num_draws = min(at_once, num_samples - start)
-        with pyro.plate("_draws", num_draws, dim=structure.draws_dim):
-            drawn = poutine.trace(guide).get_trace(*args, **kwargs)
+        drawn = trace_draws(guide, num_draws, structure, args, kwargs)
         log_q = sum_by_datum(list(sample_sites(drawn)), structure)
         for first in range(0, num_draws, chunk_size):
             rows = slice(first, min(first + chunk_size, num_draws))
@@ -144,8 +122,9 @@ def weigh(
 
 
 def default_chunk_size(structure: Structure, args: tuple[Any, ...]) -> int:
-    """Draws of each datum that the model scores at once, where nobody asked for another number."""
-    return min(chunk_limit.get() or pass_size(structure, args), pass_size(structure, args))
+    """Draws of each datum that the model scores at once by default."""
+    most = pass_size(structure, args)
+    return min(chunk_limit.get() or most, most)
 
 
 def fitting_chunk_size(
@@ -156,12 +135,11 @@ def fitting_chunk_size(
     structure: Structure,
     most: int,
 ) -> int:
-    """Draws of each datum that half of the free memory holds at once, of ``most``: measured on a few."""
+    """Draws of each datum, up to ``most``, that half of the free memory holds, measured on a few."""
     score = Scorer(model)
 
     def compute(draws: int) -> None:
-        with pyro.plate("_draws", draws, dim=structure.draws_dim):
-            drawn = poutine.trace(guide).get_trace(*args, **kwargs)
+        drawn = trace_draws(guide, draws, structure, args, kwargs)
         score(latents_of(drawn, slice(draws)), args, kwargs, structure, draws)
 
     with torch.no_grad():
@@ -171,10 +149,10 @@ def fitting_chunk_size(
 def pass_size(
     structure: Structure, args: tuple[Any, ...], rows_at_once: dict[str, int] = ROWS_IN_A_PASS
 ) -> int:
-    """Draws of each datum in a pass of so many rows, by the device that the data are on."""
+    """Draws of each datum in one pass, by the number of rows that the data's device takes at once."""
     return max(rows_at_once.get(_device(args).type, rows_at_once["cpu"]) // structure.rows, 1)
 
 
 def _device(args: tuple[Any, ...]) -> torch.device:
-    """Of the first tensor among the arguments."""
+    """The device of the first tensor among the arguments."""
     return next((each.device for each in args if isinstance(each, Tensor)), torch.device("cpu"))

@@ -1,7 +1,6 @@
-r"""Better densities than the guide to estimate log p(x) with, and the choice of one.
+r"""Proposals: densities other than the guide to estimate log p(x) with, and the choice of one.
 
-Each is a program called as the guide is. The weights of its draws average to p(x) whatever it is: a better
-one makes them equal. For a VAE's own programs these are
+Each is a program called as the guide is, and the weights of its draws average to p(x). For a VAE these are
 
 ==========  ================================================================================
 adapted     a Student t with a full covariance, fitted to each datum by draws
@@ -10,7 +9,7 @@ widened     :class:`pyrovae.guides.Widened`, by 1.2
 defensive   :class:`pyrovae.guides.Defensive`, with a tenth of the prior
 ==========  ================================================================================
 
-and for hand-written ones "adapted" alone.
+and for hand-written programs "adapted" only.
 """
 
 from __future__ import annotations
@@ -19,50 +18,32 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from pyrovae.core.context import caching
 from pyrovae.core.modules import Program
-from pyrovae.core.programs import sample_sites
 from pyrovae.core.random import stream
 from pyrovae.evaluation.adaptive import Adapted
+from pyrovae.evaluation.annealing_path import auxiliary_site
 from pyrovae.evaluation.importance import log_weights
-from pyrovae.evaluation.weights import khat_threshold, log_evidence, pareto_khat
+from pyrovae.evaluation.weights import classify_khat, log_evidence, pareto_khat
 from pyrovae.models.guides import Defensive, Refined, Widened
 from pyrovae.models.vae import Guide, Model
 
 __all__ = ["PROPOSALS", "Proposal", "choose", "has_a_density"]
 
-TRIED = 256
-"""Draws of each datum that a proposal is tried with."""
-
-LOWEST = -1e9
-"""Nats: what a datum counts for that no draw has weight for."""
-
-CLOSE = 0.01
-"""Nats that a simpler proposal may fall short of the best by."""
-
-
-def _widened(model: Program, guide: Any) -> Program:
-    return Guide(Widened(guide.part, 1.2))
-
-
-def _defensive(model: Any, guide: Any) -> Program:
-    return Guide(Defensive(guide.part, model.prior, 0.1))
-
-
-def _refined(model: Program, guide: Any) -> Program:
-    return Guide(Widened(Refined(guide.part, model), 1.2))
+TRIED = 256  # draws per datum in the trial of a proposal
+LOWEST = -1e9  # Nats that a datum without any weight counts for
+CLOSE = 0.01  # nats by which a cheaper proposal may fall short of the best
 
 
 PROPOSALS: dict[str, Callable[[Any, Any], Program]] = {
-    "widened": _widened,
-    "defensive": _defensive,
+    "widened": lambda model, guide: Guide(Widened(guide.part, 1.2)),
+    "defensive": lambda model, guide: Guide(Defensive(guide.part, model.prior, 0.1)),
     "adapted": Adapted,
-    "refined": _refined,
+    "refined": lambda model, guide: Guide(Widened(Refined(guide.part, model), 1.2)),
 }
-"""How each is made of a model and a guide, by what it costs, the least first."""
+"""Constructors of a proposal from a model and a guide, the cheapest first."""
 
 
 class Proposal(NamedTuple):
@@ -81,56 +62,46 @@ def choose(
     *,
     to_start_from: bool = False,
 ) -> Proposal:
-    """The proposal that was asked for, or of all the best on some data.
+    """The wanted proposal; for "auto" the best of all, tried on some data, ``arguments`` of the programs.
 
-    The mean of the estimated log p(x) is a lower bound for each of them, so the highest is the nearest,
-    unless its k-hat is unreliable where the guide's is not. Of those within two paired standard errors of
-    it, or 0.01 nats, that leave no more data with an unreliable k-hat, the cheapest is taken. The draws are
-    used for nothing else, so that the choice biases nothing.
-
-    Args:
-        model: Pyro program of p(x, z).
-        guide: Pyro program of q(z | x).
-        wanted: None for the guide, "auto", a name in :data:`PROPOSALS`, or a program.
-        arguments: Of the programs: the data to try on.
-        seed: Of the draws.
-        to_start_from: Whether annealing is to start from it, which needs the density of each latent.
+    Of each the mean estimated log p(x) is a lower bound, so the highest is the best, unless its k-hat is less
+    often reliable than the guide's. The cheapest is chosen of those within two paired standard errors of it,
+    or 0.01 nats, with k-hat about as often reliable. The draws are discarded, so the choice adds no bias.
+    A proposal to start annealing from (``to_start_from``) needs a density of each latent.
 
     Raises:
-        ValueError: No such name, or a proposal that cannot be made for this pair.
+        ValueError: An unknown name, or a proposal that cannot be made for this pair.
     """
     if wanted is None:
         return Proposal(guide, {})
     if not isinstance(wanted, str):
         return Proposal(wanted, {"proposal": "given"})
+    if wanted != "auto" and wanted not in PROPOSALS:
+        raise ValueError(
+            f"evaluate: proposal '{wanted}' is not known: use 'auto', {', '.join(map(repr, PROPOSALS))}, "
+            f"or a program"
+        )
     if wanted != "auto":
-        if wanted not in PROPOSALS:
-            raise ValueError(
-                f"evaluate: proposal '{wanted}' is not known: use 'auto', {', '.join(map(repr, PROPOSALS))}, "
-                f"or a program"
-            )
         return Proposal(_make(wanted, model, guide), {"proposal": wanted})
-    tried = {"guide": _Tried.of(model, guide, arguments, seed)}
+    trials = {"guide": _Trial.of(model, guide, arguments, seed)}
     programs: dict[str, Program] = {"guide": guide}
     for name in PROPOSALS:
         try:
             programs[name] = _make(name, model, guide)
-            if to_start_from and not has_a_density(programs[name], arguments):
-                continue
-            tried[name] = _Tried.of(model, programs[name], arguments, seed)
-        except ValueError:  # it is none for this pair: discrete, on a sphere, without a mean
+            if not to_start_from or has_a_density(programs[name], arguments):
+                trials[name] = _Trial.of(model, programs[name], arguments, seed)
+        except ValueError:  # it cannot be made for this pair, of discrete latents for example
             continue
-    sound = {name: each for name, each in tried.items() if each.reliable >= tried["guide"].reliable - 0.05}
+    sound = {name: each for name, each in trials.items() if each.reliable >= trials["guide"].reliable - 0.05}
     best = max(sound.values(), key=lambda each: each.mean)
     name = next((name for name, each in sound.items() if each.as_good_as(best)), "guide")
-    return Proposal(programs[name], {"proposal": name, "chosen": tried[name].reason(name, tried["guide"])})
+    return Proposal(programs[name], {"proposal": name, "chosen": trials[name].reason(name, trials["guide"])})
 
 
 def has_a_density(program: Program, arguments: tuple[Any, ...]) -> bool:
-    """Whether each latent has one: an auxiliary site has, and what it sets has not."""
+    """Whether each latent has a density; those that an auxiliary site determines have none."""
     with stream("proposals, a look"):
-        trace = poutine.trace(program).get_trace(*arguments)
-    return not any(site["infer"].get("is_auxiliary") for site in sample_sites(trace))
+        return auxiliary_site(program, arguments) is None
 
 
 def _make(name: str, model: Program, guide: Program) -> Program:
@@ -142,40 +113,40 @@ def _make(name: str, model: Program, guide: Program) -> Program:
     return PROPOSALS[name](model, guide)
 
 
-class _Tried(NamedTuple):
-    """What a proposal came to on the data it was tried on."""
+class _Trial(NamedTuple):
+    """Estimates of a proposal on the data it was tried on."""
 
-    log_evidence: Tensor
+    log_evidence: Tensor  # at least LOWEST
     khat: Tensor
 
     @classmethod
-    def of(cls, model: Program, program: Program, arguments: tuple[Any, ...], seed: int) -> _Tried:
+    def of(cls, model: Program, program: Program, arguments: tuple[Any, ...], seed: int) -> _Trial:
         with stream("proposals", seed), caching():
             weights = log_weights(model, program, *arguments, num_samples=TRIED)
-        return cls(log_evidence(weights).nan_to_num(nan=-torch.inf), pareto_khat(weights))
+        estimate = log_evidence(weights).nan_to_num(nan=-torch.inf).clamp(min=LOWEST)
+        return cls(estimate, pareto_khat(weights))
 
     @property
     def mean(self) -> float:
-        return self.log_evidence.clamp(min=LOWEST).mean().item()
+        return self.log_evidence.mean().item()
 
     @property
     def reliable(self) -> float:
-        """Share of the data with a k-hat to be believed."""
-        return (self.khat < khat_threshold(TRIED)).double().mean().item()
+        """Share of the data with a reliable k-hat."""
+        return classify_khat(self.khat, TRIED).reliable.double().mean().item()
 
-    def less(self, other: _Tried) -> tuple[float, float]:
-        """Mean paired difference from another, and its standard error."""
-        difference = self.log_evidence.clamp(min=LOWEST) - other.log_evidence.clamp(min=LOWEST)
-        rows = len(difference)
+    def difference(self, other: _Trial) -> tuple[float, float]:
+        """Mean paired difference from another trial, and its standard error."""
+        difference, rows = self.log_evidence - other.log_evidence, len(self.khat)
         return difference.mean().item(), difference.std().item() / rows**0.5 if rows > 1 else 0.0
 
-    def as_good_as(self, best: _Tried) -> bool:
-        short, error = best.less(self)
+    def as_good_as(self, best: _Trial) -> bool:
+        short, error = best.difference(self)
         return short <= max(2 * error, CLOSE) and self.reliable >= best.reliable - 0.05
 
-    def reason(self, name: str, guide: _Tried) -> str:
-        said = f"on {len(self.khat)} rows, {TRIED} draws each: k-hat reliable on {self.reliable:.0%}"
+    def reason(self, name: str, guide: _Trial) -> str:
+        basis = f"on {len(self.khat)} rows, {TRIED} draws each: k-hat reliable on {self.reliable:.0%}"
         if name == "guide":
-            return f"{said}, and nothing tried is better"
-        gain, error = self.less(guide)
-        return f"{said} (guide {guide.reliable:.0%}), log p(x) {gain:+.2f} ± {error:.2f} above the guide's"
+            return f"{basis}, and nothing tried is better"
+        gain, error = self.difference(guide)
+        return f"{basis} (guide {guide.reliable:.0%}), log p(x) {gain:+.2f} ± {error:.2f} above the guide's"

@@ -1,7 +1,7 @@
-r"""Expectations under p(z | x) of draws from the guide, and the smoothed weights that tame their tails.
+r"""Expectations under p(z | x) from draws of the guide, and Pareto-smoothed weights.
 
-Smoothing is for expectations alone. It trades the largest weights for what a fitted tail expects of
-them, so their mean is no longer an unbiased estimate of p(x): log p(x) has one estimator, of raw weights.
+Smoothing is for expectations only: the mean of smoothed weights is no unbiased estimate of p(x), and
+log p(x) is always estimated from raw weights.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["Expectation", "expectation", "psis"]
 
 
 class Expectation(NamedTuple):
-    """A mean under p(z | x) of each datum, and its Monte Carlo standard error: ``[batch, *event]`` each."""
+    """Mean under p(z | x) of each datum and its Monte Carlo standard error, ``[batch, *event]`` each."""
 
     mean: Tensor
     standard_error: Tensor
@@ -30,17 +30,17 @@ def expectation(log_weights: Tensor, values: Tensor, *, smooth: bool = True) -> 
         \mathrm{SE}^2 = \frac{S}{S - 1} \sum_s \bar w_s^2 (f(z_s) - \mu)^2, \qquad
         \bar w_s = \frac{w_s}{\sum_t w_t}
 
-    Believe it where :func:`pyrovae.pareto_khat` is reliable, and, where f has a tail of its own, that of
-    ``log_weights + f.abs().log()`` as well. The bias is of the order of 1 / ESS.
+    It is reliable where :func:`pyrovae.pareto_khat` is, of the log-weights and, where f has a heavy tail, of
+    ``log_weights + f.abs().log()``. The bias is of the order of 1 / ESS.
 
     Args:
         log_weights: ``[S, batch]`` log-weights in nats.
-        values: ``[S, batch, *event]``, f of the same draws. Where a weight is nought they may be anything.
-        smooth: Weigh by :func:`psis`; by the raw weights if not.
+        values: ``[S, batch, *event]``, f of the same draws; anything where a weight is zero.
+        smooth: Whether to use the weights of :func:`psis`, not the raw ones.
 
     Returns:
         Mean and standard error, ``[batch, *event]`` each in the unit of f, float64. The error is nan for a
-        single draw; both are nan where no weights are known, as in :func:`psis`.
+        single draw; both are nan where :func:`psis` is.
 
     Raises:
         ValueError: There are not as many values as weights.
@@ -75,17 +75,16 @@ def psis(log_weights: Tensor) -> Tensor:
     .. math:: \log \tilde w_{(j)} = \log \min\big( u + F^{-1}\big( (j - \tfrac12) / M \big), \max_s w_s \big),
         \quad j = 1, \dots, M
 
-    F is the generalised Pareto distribution of shape k-hat fitted to the M draws above the cutoff u. For
-    expectations only, :func:`expectation`: their mean is no estimate of p(x), which is why they come
-    normalised. :func:`pyrovae.pareto_khat` of the raw weights says how far they can be believed.
+    F is the generalised Pareto distribution of shape k-hat, fitted to the M draws above the cutoff u. The
+    result is for expectations only, :func:`expectation`, and therefore normalised.
 
     Args:
         log_weights: ``[S, batch]`` log-weights in nats.
 
     Returns:
-        ``[S, batch]``, float64, in the order of the draws; the weights of each datum add up to 1. Raw
-        weights, normalised, where there is no tail to fit: fewer than 25 draws, the largest weights
-        equal, or all weight in a few draws. Nan where a weight is nan or inf, or all are nought.
+        ``[S, batch]``, float64, in the order of the draws; each datum's weights sum to 1. They are the raw
+        weights where there is no tail to fit (fewer than 25 draws, the largest weights equal, or all weight
+        in a few draws), and nan where a weight is nan or inf, or all are zero.
 
     References:
         Vehtari et al., Pareto Smoothed Importance Sampling, 2024. arXiv:1507.02646

@@ -1,4 +1,4 @@
-"""Draws of p(z | x): those of the guide, resampled by their weights; and what the model says of them."""
+"""Draws of p(z | x), resampled from the guide's by their weights, and the model's values at them."""
 
 from __future__ import annotations
 
@@ -19,23 +19,22 @@ __all__ = ["Resampled", "Values", "resample"]
 
 
 class Values(NamedTuple):
-    """What a site drew, ``[draws, batch, *plates, *event]``, and the names of its plates but the data's."""
+    """Values of a site, ``[draws, batch, *plates, *event]``, and the names of its inner plates."""
 
     values: Tensor
     plates: tuple[str, ...]
 
 
 class Resampled(NamedTuple):
-    """What :func:`resample` found.
+    """Result of :func:`resample`.
 
     Attributes:
-        log_weights: Of the guide's draws, before resampling: ``[num_samples, batch]`` in nats.
-        log_ratio: Log q(z | x) - log p(z) of them.
-        latents: By site, draws of p(z | x).
-        log_likelihood: By observed site, log p(x | z) of these draws, ``[num_draws, batch]`` in nats, summed
-            over plates.
-        predictive: By observed site, a draw of p(x | z) for each.
-        observed: By observed site, the data: ``[1, batch, ...]``.
+        log_weights: Log-weights of the guide's draws, before resampling: ``[num_samples, batch]`` in nats.
+        log_ratio: Log q(z | x) - log p(z) of these draws.
+        latents: Draws of p(z | x) by site.
+        log_likelihood: Log p(x | z) by observed site, summed over plates: ``[num_draws, batch]`` in nats.
+        predictive: A draw of p(x | z) for each draw, by observed site.
+        observed: The data by observed site: ``[1, batch, ...]``.
     """
 
     log_weights: Tensor
@@ -57,26 +56,26 @@ def resample(
     chunk_size: int | None = None,
     predictive: bool = True,
 ) -> Resampled:
-    r"""Sampling-importance-resampling: draws of the guide, taken again with the odds of their weights.
+    r"""Sampling-importance-resampling: draws of the guide, drawn again with the odds of their weights.
 
     .. math:: z_s \sim q(z \mid x), \quad s = 1, \dots, S, \qquad
         P(\text{draw } d \text{ is } z_s) = \bar w_s
 
-    The weights are Pareto-smoothed, :func:`pyrovae.psis`. As S grows the draws become those of p(z | x); of
-    few effective draws they are the same few over and over.
+    The weights are Pareto-smoothed, :func:`pyrovae.psis`. With large S the draws are of p(z | x); few
+    effective draws are repeated many times.
 
     Args:
         model: Pyro program of p(x, z).
         guide: Pyro program of q(z | x).
         args: Arguments of both programs.
-        structure: Of the pair.
-        num_samples: Draws of the guide for each datum, S.
-        num_draws: Draws to take of them, with replacement.
+        structure: Structure of the pair.
+        num_samples: Draws of the guide per datum, S.
+        num_draws: Draws taken of these per datum, with replacement.
         chunk_size: Draws that the model scores at once.
         predictive: Whether to draw data of p(x | z).
 
     Raises:
-        ValueError: A datum has no weight at all, or its weights are nan.
+        ValueError: All weights of a datum are zero, or one is nan.
 
     References:
         Rubin, Using the SIR Algorithm to Simulate Posterior Distributions, 1988. Smith and Gelfand, Bayesian
@@ -103,20 +102,20 @@ def resample(
     drawn = _choose(passes, chosen, structure)
     step = min(chunk_size, pass_size(structure, args))
     chunks = [slice(first, min(first + step, num_draws)) for first in range(0, num_draws, step)]
-    said = [_ask(model, args, drawn, rows, structure, predictive) for rows in chunks]
-    latents = [site for site in sample_sites(drawn) if site["name"] in said[0].latent]
+    parts = [_values_at(model, args, drawn, rows, structure, predictive) for rows in chunks]
+    latents = [site for site in sample_sites(drawn) if site["name"] in parts[0].latent]
     return Resampled(
         log_weights,
         log_ratio,
         {site["name"]: _values(site, structure) for site in latents},
-        _joined([part.log_likelihood for part in said]),
-        _joined([part.predictive for part in said]),
-        said[0].observed,
+        _joined([part.log_likelihood for part in parts]),
+        _joined([part.predictive for part in parts]),
+        parts[0].observed,
     )
 
 
-class _Said(NamedTuple):
-    """What the model says of some of the draws."""
+class _Part(NamedTuple):
+    """The model's values at some of the draws."""
 
     latent: set[str]
     log_likelihood: dict[str, Values]
@@ -124,36 +123,32 @@ class _Said(NamedTuple):
     observed: dict[str, Values]
 
 
-def _ask(
+def _values_at(
     model: Program,
     args: tuple[Any, ...],
     drawn: poutine.Trace,
     rows: slice,
     structure: Structure,
     predictive: bool,
-) -> _Said:
-    count = rows.stop - rows.start
-    sites = {
-        site["name"]: site for site in run_on(model, latents_of(drawn, rows), args, {}, structure, count)
-    }
+) -> _Part:
+    latents, count = latents_of(drawn, rows), rows.stop - rows.start
+    sites = {site["name"]: site for site in run_on(model, latents, args, {}, structure, count)}
     seen = {name: site for name, site in sites.items() if site["is_observed"]}
     data = {name for name, site in seen.items() if not isinstance(site["fn"], Unit)}  # a factor has none
     densities = {name: by_datum(log_density(site), structure) for name, site in seen.items()}
-    made = (
-        run_on(poutine.uncondition(model), latents_of(drawn, rows), args, {}, structure, count)
-        if predictive
-        else []
-    )
-    return _Said(
+    made = []
+    if predictive:
+        made = run_on(poutine.uncondition(model), latents, args, {}, structure, count)
+    return _Part(
         set(sites) - set(seen),
-        {name: Values(each.expand(rows.stop - rows.start, -1), ()) for name, each in densities.items()},
+        {name: Values(each.expand(count, -1), ()) for name, each in densities.items()},
         {site["name"]: _values(site, structure) for site in made if site["name"] in data},
         {name: _values(seen[name], structure) for name in seen if name in data},
     )
 
 
 def _joined(parts: list[dict[str, Values]]) -> dict[str, Values]:
-    """Chunks of draws, one after the other."""
+    """Chunks of draws, concatenated."""
     return {
         name: Values(torch.cat([part[name].values for part in parts]), plates)
         for name, (_, plates) in parts[0].items()
@@ -161,7 +156,7 @@ def _joined(parts: list[dict[str, Values]]) -> dict[str, Values]:
 
 
 def _choose(passes: list[poutine.Trace], chosen: Tensor, structure: Structure) -> poutine.Trace:
-    """The guide's draws of all passes, those that were chosen, ``[draws, batch]``, in one trace."""
+    """The chosen draws, ``[draws, batch]``, of all the guide's passes in one trace."""
     drawn = poutine.Trace()
     for site in sample_sites(passes[0]):
         if site["is_observed"]:  # a factor of the guide
@@ -173,7 +168,7 @@ def _choose(passes: list[poutine.Trace], chosen: Tensor, structure: Structure) -
 
 
 def _values(site: Site, structure: Structure) -> Values:
-    """A site's value with draws and data in front, and of its other plates those that it is in."""
+    """A site's value with the dimensions of draws and data first, then those of its other plates."""
     value, event = site["value"], site["fn"].event_dim
     depth = -structure.draws_dim
     value = value[(None,) * (depth + event - value.dim())].movedim(depth + structure.dim, 1)

@@ -1,4 +1,4 @@
-"""Evaluation: what evaluate found, per datum, and the table that reports it."""
+"""Evaluation: the results of evaluate per datum, and the table that reports them."""
 
 from __future__ import annotations
 
@@ -14,20 +14,17 @@ import torch
 from torch import Tensor
 
 from pyrovae.core.tables import lines, means, precision_of, transformations
-from pyrovae.evaluation.weights import FEWEST_DRAWS, khat_threshold
-from pyrovae.storage.files import what_is
+from pyrovae.evaluation.weights import FEWEST_DRAWS, classify_khat, khat_labels, khat_threshold
+from pyrovae.storage.files import what_is, write_file
 
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["FIELDS", "Evaluation"]
+__all__ = ["FIELDS", "Evaluation", "table_head"]
 
-FEWEST_TOLD = 5
-"""Effective draws below which they do not tell their own error."""
-
-MARKS = {"weights": "weights", "rows": "fingerprint", "computed in": "dtype"}
-"""What two tables can be told by: hashes, and the conventions that they are in."""
-
+FEWEST_TOLD = 5  # smallest effective sample size at which the standard error is meaningful
+# Conventions that identify what was evaluated, by their name in the table.
+MARKS = {"weights hash": "weights", "data hash": "fingerprint", "computed in": "dtype"}
 ROWS = {
     "log_evidence": "log p(x)",
     "elbo": "ELBO",
@@ -35,11 +32,10 @@ ROWS = {
     "kl": "  KL(q(z|x) || p(z))",
     "gap": "gap KL(q(z|x) || p(z|x))",
 }
-"""The table's means, and what it calls them."""
+"""The table's means, and their names in it."""
 
+# The last line of a file of results, absent from older files.
 SEAL = re.compile(rb"\nsha256 [0-9a-f]{64}\n\Z")
-"""The last line of a file of results; older ones have none."""
-
 FIELDS = {
     "log_evidence": ("log p(x), importance-sampled", "nat"),
     "standard_error": ("Monte Carlo standard error of log_evidence", "nat"),
@@ -57,21 +53,21 @@ FIELDS = {
 
 @dataclass(frozen=True)
 class Evaluation:
-    r"""What :func:`pyrovae.evaluate` found, per datum ``[n]`` in nats, float64 on the CPU.
+    r"""Results of :func:`pyrovae.evaluate` per datum: ``[n]`` each, in nats, float64 on the CPU.
 
     Attributes:
-        log_evidence: The importance-sampled log p(x).
-        standard_error: Its Monte Carlo standard error.
+        log_evidence: Importance-sampling estimate of log p(x).
+        standard_error: Monte Carlo standard error of ``log_evidence``.
         elbo: E_q[log p(x, z) - log q(z | x)].
-        elbo_error: Its Monte Carlo standard error.
+        elbo_error: Monte Carlo standard error of ``elbo``.
         reconstruction: E_q[log p(x | z)], which is ``elbo + kl``.
-        reconstruction_error: Its Monte Carlo standard error.
+        reconstruction_error: Monte Carlo standard error of ``reconstruction``.
         kl: KL(q(z | x) || p(z)).
-        kl_error: Its Monte Carlo standard error.
+        kl_error: Monte Carlo standard error of ``kl``.
         ess: Effective sample size, in draws.
-        khat: Pareto shape of the largest weights; see :func:`pyrovae.pareto_khat`.
-        draws: Importance draws that the datum got.
-        num_samples: Draws per datum, K; the fewest, where some got more.
+        khat: Pareto shape of the largest weights, without unit; see :func:`pyrovae.pareto_khat`.
+        draws: Number of importance draws.
+        num_samples: Draws per datum, K; the fewest, where some data got more.
         conventions: What the numbers are of: data set, split, binarisation, K, method, seed.
     """
 
@@ -99,74 +95,67 @@ class Evaluation:
 
     @property
     def bias(self) -> Tensor:
-        r"""What log_evidence falls short of log p(x) by, in expectation: -SE^2 / 2, ``[n]`` in nats."""
+        r"""Expected bias of log_evidence, -SE^2 / 2: ``[n]`` in nats."""
         return -self.standard_error.square() / 2
 
     @property
     def corrected(self) -> Tensor:
-        r"""Log_evidence less its expected bias, ``[n]`` in nats: nearer on average, and no lower bound."""
+        r"""Log_evidence less its expected bias: ``[n]`` in nats, closer on average and no lower bound."""
         return self.log_evidence - self.bias
 
     @property
     def khat_threshold(self) -> Tensor:
-        r"""The k-hat below which each datum's draws give a reliable mean: ``[n]``; the more, the laxer."""
+        r"""The k-hat below which a datum's draws give a reliable mean: ``[n]``, larger for more draws."""
         return torch.tensor([khat_threshold(int(draws)) for draws in self.draws], dtype=self.khat.dtype)
 
     @property
     def reliable(self) -> Tensor:
-        """Whether a datum's k-hat is below its threshold: ``[n]``, bool; never where it is nan.
+        """Whether a datum's k-hat is below its threshold: ``[n]``, bool; False for a k-hat of nan.
 
         Example:
             >>> from pyrovae import evaluate
             >>> from pyrovae.testing import LinearGaussian
-            >>> oracle = LinearGaussian(torch.ones(3, 1), widen=1.5)
-            >>> x = oracle.sample(3)  # of weights that are bounded
+            >>> oracle = LinearGaussian(torch.ones(3, 1), widen=1.5)  # of bounded weights
+            >>> x = oracle.sample(3)
             >>> evaluate(oracle.model, oracle.guide, x, num_samples=500, progress=False).reliable
             tensor([True, True, True])
         """
-        return self.khat < self.khat_threshold
+        return classify_khat(self.khat, self.draws).reliable
 
     def worst(self, count: int = 10) -> Tensor:
-        """Rows whose log p(x) is the least to be believed, the worst first: by k-hat, then by error.
-
-        A k-hat of nan, of fewer draws than it needs, counts for nothing; one of inf, for the most.
-        """
+        """Rows with the least reliable log p(x), the worst first: by k-hat, then by error; nan comes last."""
         order = self.standard_error.nan_to_num(nan=torch.inf).argsort(descending=True, stable=True)
         khat = self.khat[order].nan_to_num(nan=-torch.inf)
         return order[khat.argsort(descending=True, stable=True)][:count]
 
     def summary(self) -> dict[str, Any]:
-        """The numbers of the table, as ``print`` writes them and ``pyrovae evaluate --json`` does.
+        """The numbers of the printed table, as ``pyrovae evaluate --json`` writes them.
 
         Returns:
             - ``rows``; ``num_samples``, K; ``draws`` per datum: ``least``, ``most``, ``mean``.
-            - ``log_evidence``, ``elbo``, ``reconstruction``, ``kl`` and ``gap``, each in nats:
-              ``mean`` with its standard errors ``test_set`` and ``monte_carlo``.
-            - ``bias``: what the mean log p(x) is expected to fall short by, nats.
-            - ``ess``: ``median`` and ``least``; ``untold``, rows of so few that their error is not known.
-            - ``khat``: rows ``reliable``, ``doubtful`` and ``beyond`` (above 1, where log p(x) is a lower
-              bound), and the ``thresholds``, least and most, below which it is reliable; None of fewer draws
-              than it needs.
-            - ``missed``: rows whose standard error is above the target; None where there was none.
-            - ``conventions``: what all of it is of.
+            - ``log_evidence``, ``elbo``, ``reconstruction``, ``kl`` and ``gap``, each in nats: ``mean`` with
+              its standard errors ``test_set`` and ``monte_carlo``.
+            - ``bias``: expected bias of the mean log p(x), in nats.
+            - ``ess``: ``median`` and ``least``; ``untold``, rows with too few effective draws for an error.
+            - ``khat``: rows ``reliable``, ``doubtful`` and ``beyond`` 1, where log p(x) is a lower bound;
+              least and most of the ``thresholds`` below which it is reliable; None for fewer than 25 draws.
+            - ``missed``: rows whose standard error is above the target; None without one.
+            - ``conventions``: what the numbers are of.
         """
+        target = self.conventions.get("target_se")
+        columns = {
+            "log_evidence": (self.log_evidence, self.standard_error),
+            "elbo": (self.elbo, self.elbo_error),
+            "reconstruction": (self.reconstruction, self.reconstruction_error),
+            "kl": (self.kl, self.kl_error),
+            "gap": (self.gap, None),
+        }
+        draws = {"least": self.num_samples, "most": int(self.draws.max()), "mean": self.draws.mean().item()}
         return {
             "rows": len(self),
             "num_samples": self.num_samples,
-            "draws": {
-                "least": self.num_samples,
-                "most": int(self.draws.max()),
-                "mean": self.draws.mean().item(),
-            },
-            **means(
-                {
-                    "log_evidence": (self.log_evidence, self.standard_error),
-                    "elbo": (self.elbo, self.elbo_error),
-                    "reconstruction": (self.reconstruction, self.reconstruction_error),
-                    "kl": (self.kl, self.kl_error),
-                    "gap": (self.gap, None),
-                }
-            ),
+            "draws": draws,
+            **means(columns),
             "bias": self.bias.mean().item(),
             "ess": {
                 "median": self.ess.median().item(),
@@ -174,52 +163,25 @@ class Evaluation:
                 "untold": int((self.ess < FEWEST_TOLD).sum()) if self.num_samples > 1 else 0,
             },
             "khat": self._khats(),
-            "missed": int((self.standard_error > self.conventions["target_se"]).sum())
-            if "target_se" in self.conventions
-            else None,
+            "missed": None if target is None else int((self.standard_error > target).sum()),
             "conventions": self.conventions,
         }
-
-    def __str__(self) -> str:
-        """The table: means with their two errors apart, the expected bias, and what to believe."""
-        said, found = self.conventions, self.summary()
-        what = [f"{said['dataset']} {said['split']}" if "dataset" in said else "data of unrecorded origin"]
-        what += [f"{len(self):,} rows"]
-        what += transformations(said)
-        what += [_spent(found["draws"]), str(said.get("method", "importance sampling"))]
-        what += [f"{said['num_temperatures']:,} temperatures"] if "num_temperatures" in said else []
-        what += precision_of(said)
-        told = [", ".join(what), *lines({label: found[name] for name, label in ROWS.items()})]
-        if self.num_samples > 1:
-            told.append(f"{'expected bias of log p(x)':<34}{found['bias']:>10.2g}")
-        if "proposal" in said:
-            chosen = f", chosen {said['chosen']}" if "chosen" in said else ""
-            told.append(f"proposal: {said['proposal']}{chosen}")
-        ess = found["ess"]
-        told.append(f"effective draws: median {ess['median']:.0f}, least {ess['least']:.1f}")
-        if ess["untold"]:
-            told.append(
-                f"Monte Carlo error: untold of {ess['untold']:,} rows of fewer than {FEWEST_TOLD} effective "
-                f"draws, for which 1 nat is the most that it says"
-            )
-        if found["missed"] is not None:
-            told.append(
-                f"standard error: {found['missed']:,} rows above the target of {said['target_se']:g} nats"
-            )
-        told.append(_khat_line(found["khat"]))
-        marks = [f"{name} {said[key]}" for name, key in MARKS.items() if key in said]
-        return "\n".join([*told, *([", ".join(marks)] if marks else [])])
 
     def _khats(self) -> dict[str, Any] | None:
         if self.num_samples < FEWEST_DRAWS:
             return None
-        good, useless = int(self.reliable.sum()), int((self.khat > 1).sum())
+        classes, threshold = classify_khat(self.khat, self.draws), self.khat_threshold
+        reliable, beyond = int(classes.reliable.sum()), int(classes.beyond.sum())
         return {
-            "reliable": good,
-            "doubtful": len(self) - good - useless,
-            "beyond": useless,
-            "thresholds": [self.khat_threshold.min().item(), self.khat_threshold.max().item()],
+            "reliable": reliable,
+            "doubtful": len(self) - reliable - beyond,
+            "beyond": beyond,
+            "thresholds": [threshold.min().item(), threshold.max().item()],
         }
+
+    def __str__(self) -> str:
+        """The table: means with their two errors apart, the expected bias, and how reliable they are."""
+        return "\n".join(_table(self.summary()))
 
     def to_xarray(self) -> xarray.Dataset:
         """The per-datum results as an xarray Dataset over ``datum``, with units and conventions."""
@@ -233,10 +195,9 @@ class Evaluation:
         return xarray.Dataset(variables, {"datum": range(len(self))}, attributes)
 
     def to_arviz(self, model: Any = None, guide: Any = None, data: Any = None, **options: Any) -> Any:
-        """These results as ArviZ's sample_stats; all its groups with the pair and the data they are of.
+        """These results as ArviZ's sample_stats; with the pair and its data all of ArviZ's groups.
 
-        A result holds no draws, so alone it gives no posterior. The options are those of
-        :func:`pyrovae.interop.to_arviz`.
+        The options are those of :func:`pyrovae.interop.to_arviz`.
         """
         import pyrovae
 
@@ -248,18 +209,11 @@ class Evaluation:
         return pyrovae.interop.to_arviz(model, guide, data, self, **options)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the per-datum results as NetCDF; :meth:`load` reads them back.
-
-        A line with the file's SHA-256 follows, which readers of NetCDF pass over: HDF5 takes a flipped byte
-        for another number, or never comes back from it.
-        """
+        """Write the results as NetCDF, followed by a line with the file's SHA-256, which HDF5 ignores."""
         temporary = Path(f"{os.fspath(path)}.part")
         self.to_xarray().to_netcdf(temporary, engine="h5netcdf")
-        with temporary.open("r+b") as file:
-            file.write(_seal(file.read()))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        content = temporary.read_bytes()
+        write_file(Path(path), content + _seal(content))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Evaluation:
@@ -267,17 +221,17 @@ class Evaluation:
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: It is damaged, or no such file.
+            ValueError: The file is damaged, or holds no results.
         """
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"{path}: there are no results")
         try:
             content = path.read_bytes()
-            if (found := SEAL.search(content)) and found[0] != _seal(content[: found.start()]):
-                raise ValueError("its SHA-256 is another than when it was written")
+            if (seal := SEAL.search(content)) and seal[0] != _seal(content[: seal.start()]):
+                raise ValueError("its SHA-256 has changed since it was written")
             return cls._read(path)
-        except Exception as error:  # h5py raises what it likes of a damaged file
+        except Exception as error:  # h5py raises errors of many kinds for a damaged file
             reason = what_is(path) or f"holds no results that can be read ({' '.join(str(error).split())})"
             raise ValueError(f"{path} {reason}: evaluate again") from error
 
@@ -287,28 +241,70 @@ class Evaluation:
 
         with xarray.open_dataset(path, engine="h5netcdf") as dataset:
             count = int(dataset.attrs["num_samples"])
-            if "draws" not in dataset:  # written when every datum had as many
+            if "draws" not in dataset:  # an older file, where every datum has as many
                 dataset = dataset.assign(draws=("datum", [float(count)] * dataset.sizes["datum"]))
             values = {name: torch.from_numpy(dataset[name].to_numpy().copy()) for name in FIELDS}
-            said = json.loads(dataset.attrs["conventions"])
-            return cls(**values, num_samples=count, conventions=said)
+            conventions = json.loads(dataset.attrs["conventions"])
+            return cls(**values, num_samples=count, conventions=conventions)
 
 
-def _spent(draws: dict[str, Any]) -> str:
-    """How many draws there were."""
-    if draws["most"] == draws["least"]:
-        return f"K = {draws['least']:,} draws"
-    return f"K = {draws['least']:,} to {draws['most']:,} draws, {draws['mean']:,.0f} on average"
+def _table(summary: dict[str, Any]) -> list[str]:
+    """Lines of the printed table."""
+    conventions, ess = summary["conventions"], summary["ess"]
+    table = [_head(summary), *lines({label: summary[name] for name, label in ROWS.items()})]
+    if summary["num_samples"] > 1:
+        table.append(f"{'expected bias of log p(x)':<34}{summary['bias']:>10.2g}")
+    if "proposal" in conventions:
+        chosen = f", chosen {conventions['chosen']}" if "chosen" in conventions else ""
+        table.append(f"proposal: {conventions['proposal']}{chosen}")
+    table.append(f"effective sample size: median {ess['median']:.0f}, least {ess['least']:.1f}")
+    if ess["untold"]:
+        table.append(
+            f"Monte Carlo error unreliable for {ess['untold']:,} rows (fewer than {FEWEST_TOLD} effective "
+            f"draws; the stated error cannot exceed 1 nat)"
+        )
+    if summary["missed"] is not None:
+        target = f"{conventions['target_se']:g} nats"
+        table.append(f"standard error: {summary['missed']:,} rows above the target of {target}")
+    table.append(f"Pareto k-hat: {_khat_counts(summary['khat'])}")
+    marks = [f"{name} {conventions[key]}" for name, key in MARKS.items() if key in conventions]
+    return [*table, *([", ".join(marks)] if marks else [])]
 
 
-def _khat_line(found: dict[str, Any] | None) -> str:
-    if found is None:
-        return f"k-hat: needs {FEWEST_DRAWS} draws or more"
-    least, most = (f"{value:.2f}" for value in found["thresholds"])
-    below = least if least == most else f"{least} to {most}"
+def _head(summary: dict[str, Any]) -> str:
+    draws = summary["draws"]
+    count = f"K = {draws['least']:,} draws"
+    if draws["most"] != draws["least"]:
+        count = f"K = {draws['least']:,} to {draws['most']:,} draws, {draws['mean']:,.0f} on average"
+    return table_head(summary["conventions"], summary["rows"], count)
+
+
+def table_head(conventions: dict[str, Any], rows: int | None, draws: str) -> str:
+    """The first line of a table: the data, the number of draws and the method."""
+    origin = "data of unrecorded origin"
+    if "dataset" in conventions:
+        origin = f"{conventions['dataset']} {conventions['split']}"
+    temperatures = conventions.get("num_temperatures")
+    return ", ".join(
+        [
+            origin,
+            *([] if rows is None else [f"{rows:,} rows"]),
+            *transformations(conventions),
+            draws,
+            str(conventions.get("method", "importance sampling")),
+            *([] if temperatures is None else [f"{temperatures:,} temperatures"]),
+            *precision_of(conventions),
+        ]
+    )
+
+
+def _khat_counts(khat: dict[str, Any] | None) -> str:
+    if khat is None:
+        return f"needs {FEWEST_DRAWS} draws or more"
+    labels = khat_labels(khat["thresholds"])
     return (
-        f"k-hat: {found['reliable']:,} rows reliable (below {below}), {found['doubtful']:,} doubtful, "
-        f"{found['beyond']:,} beyond their draws (above 1): there log p(x) is a lower bound"
+        f"{khat['reliable']:,} rows {labels['reliable']}, {khat['doubtful']:,} {labels['doubtful']}, "
+        f"{khat['beyond']:,} {labels['beyond']}, where log p(x) is only a lower bound"
     )
 
 

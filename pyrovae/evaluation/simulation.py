@@ -16,12 +16,7 @@ __all__ = ["Simulated", "simulate"]
 
 
 class Simulated(NamedTuple):
-    """A run of a model that observed nothing.
-
-    Attributes:
-        trace: With the latents that were drawn.
-        args: What the programs are called with to be given the data that were drawn.
-    """
+    """A run of a model that observes nothing: its trace, and the arguments with the simulated data."""
 
     trace: Any
     args: tuple[Any, ...]
@@ -36,17 +31,11 @@ def simulate(
 ) -> Simulated:
     r"""Draw :math:`(z^*, x) \sim p(x, z)`: z* is then an exact draw of p(z | x).
 
-    Args:
-        model: Pyro program of p(x, z).
-        args: Of the program; those that stand for data tell how many rows to draw, the others are kept.
-        site: The site of the data, the first argument's; of several observed sites all names, in the order
-            of the arguments.
-        caller: Who asks: its name is in the errors, and keys the stream of noise.
-        key: Of the noise, such as a seed and a position.
+    The arguments give the number of rows; those of ``site``, one name or several in the arguments' order, are
+    replaced by the simulated data. ``caller`` is named in errors, and keys the noise together with ``key``.
 
     Raises:
-        ValueError: The model has no such site, or observes others too, whose values would not belong to the
-            latents drawn.
+        ValueError: The model has no such site, or observes others too.
 
     Example:
         >>> from pyrovae.testing import LinearGaussian
@@ -73,7 +62,7 @@ def simulate(
 
 
 def _check_data_are_drawn(model: Program, drawn: Simulated, caller: str) -> None:
-    """Run on what it drew, the model has to say of it what it said when drawing it."""
+    """Check that the model, run on the simulated data, gives them the density that they were drawn with."""
     with mode(modules_of(model, model), training=False), stream(f"{caller}, check"), torch.no_grad():
         again = poutine.trace(poutine.replay(model, trace=_latents(drawn.trace))).get_trace(*drawn.args)
     try:

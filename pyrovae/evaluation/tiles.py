@@ -1,4 +1,4 @@
-"""Data cut into tiles of a fixed number of rows, and computing one with no more memory than there is."""
+"""Tiles of a fixed number of data rows, and chunk sizes that fit into memory."""
 
 from __future__ import annotations
 
@@ -21,37 +21,31 @@ from pyrovae.evaluation.importance import fitting_chunk_size, pass_size
 
 __all__ = ["ROWS_IN_A_TILE", "Memory", "Tile", "look", "tiles"]
 
+# Rows that share a stream of noise. Fixed, so that neither noise nor rounding depends on a batch size.
 ROWS_IN_A_TILE = 64
-"""Rows that share a stream of noise. Fixed: neither noise nor rounding depends on a batch size."""
 
 Value = TypeVar("Value")
 
 
 class Tile(NamedTuple):
-    """Some rows of the data, as arguments of the programs.
+    """Some rows of the data, as arguments of the programs."""
 
-    Attributes:
-        position: Which tile of the data it is.
-        rows: How many of its rows are data; those after them repeat the last one.
-        arguments: Tensors of :data:`ROWS_IN_A_TILE` rows.
-    """
-
-    position: int
-    rows: int
-    arguments: tuple[Tensor, ...]
+    position: int  # index of the tile
+    rows: int  # number of data rows; those after them are padding, which repeats the last one
+    arguments: tuple[Tensor, ...]  # of ROWS_IN_A_TILE rows
 
     @property
     def first(self) -> int:
-        """The place of its first row in the data."""
+        """Index of its first row in the data."""
         return self.position * ROWS_IN_A_TILE
 
     @property
     def name(self) -> str:
-        """Which rows of the data it holds, in words."""
+        """Its rows of the data, in words."""
         return f"data rows {self.first} to {self.first + self.rows - 1}"
 
     def without_padding(self) -> Tile:
-        """Without the rows that fill it up."""
+        """The tile without its padding."""
         return self._replace(arguments=self.data())
 
     def row(self, index: int) -> tuple[Tensor, ...]:
@@ -59,20 +53,14 @@ class Tile(NamedTuple):
         return tuple(tensor[index : index + 1].contiguous() for tensor in self.arguments)
 
     def data(self) -> tuple[Tensor, ...]:
-        """Its rows of data alone."""
+        """Its rows without padding."""
         return tuple(tensor[: self.rows] for tensor in self.arguments)
 
 
 def tiles(
     data: Data, seed: int, *, batch_size: int | None = None, device: torch.device | str | None = None
 ) -> Iterator[Tile]:
-    """The data in tiles, the last one filled up.
-
-    Args:
-        data: As :func:`pyrovae.data.batches.batches` takes it.
-        seed: Of what is random in the data.
-        batch_size: Rows that are fetched at once; a tile if not given.
-        device: Where they go.
+    """The data in tiles, the last one padded; ``batch_size`` rows, a tile by default, are fetched at once.
 
     Raises:
         ValueError: A DataLoader that shuffles.
@@ -83,40 +71,39 @@ def tiles(
     """
     if isinstance(data, DataLoader) and not _is_in_order(data):
         raise ValueError("evaluate: the DataLoader shuffles, so no result would belong to a known row")
-    waiting: list[tuple[Tensor, ...]] = []
+    rest: tuple[Tensor, ...] = ()
     position = 0
     for batch in batches(data, batch_size or ROWS_IN_A_TILE, "evaluate", seed, device=device):
-        waiting.append(batch)
-        if sum(len(rows[0]) for rows in waiting) < ROWS_IN_A_TILE:
-            continue
-        joined = [torch.cat(tensors) for tensors in zip(*waiting, strict=True)]
-        whole = len(joined[0]) // ROWS_IN_A_TILE * ROWS_IN_A_TILE
-        for start in range(0, whole, ROWS_IN_A_TILE):
-            part = tuple(tensor[start : start + ROWS_IN_A_TILE].contiguous() for tensor in joined)
-            yield Tile(position, ROWS_IN_A_TILE, part)
+        rest = _joined([rest, batch]) if rest else batch
+        while len(rest[0]) >= ROWS_IN_A_TILE:
+            whole = tuple(tensor[:ROWS_IN_A_TILE].contiguous() for tensor in rest)
+            yield Tile(position, ROWS_IN_A_TILE, whole)
+            rest = tuple(tensor[ROWS_IN_A_TILE:] for tensor in rest)
             position += 1
-        waiting = [tuple(tensor[whole:] for tensor in joined)] if whole < len(joined[0]) else []
-    if waiting:
-        joined = [torch.cat(tensors) for tensors in zip(*waiting, strict=True)]
-        rows = len(joined[0])
-        filler = torch.arange(ROWS_IN_A_TILE).clamp(max=rows - 1)
-        yield Tile(position, rows, tuple(tensor[filler.to(tensor.device)] for tensor in joined))
+    rows = len(rest[0])
+    if rows:
+        padded = torch.arange(ROWS_IN_A_TILE).clamp(max=rows - 1)
+        yield Tile(position, rows, tuple(tensor[padded.to(tensor.device)] for tensor in rest))
 
 
 def spaced(
     data: Data, count: int, seed: int, *, device: torch.device | str | None = None
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Evenly spaced rows of the data: which, and the arguments of the programs."""
-    rows = torch.linspace(0, _given(data) - 1, count).round().long().unique()
-    found = []
+    """Evenly spaced rows of the data: their indices, and the arguments of the programs."""
+    rows = torch.linspace(0, _rows_given(data) - 1, count).round().long().unique()
+    chosen = []
     for tile in tiles(data, seed, device=device):
         here = rows[(rows >= tile.first) & (rows < tile.first + tile.rows)] - tile.first
-        found.append(tuple(tensor[here.to(tensor.device)] for tensor in tile.arguments))
-    return rows, tuple(torch.cat(tensors) for tensors in zip(*found, strict=True))
+        chosen.append(tuple(tensor[here.to(tensor.device)] for tensor in tile.arguments))
+    return rows, _joined(chosen)
 
 
-def _given(data: Data) -> int:
-    """Rows that come: a loader may drop the last of them."""
+def _joined(parts: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    return tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
+
+
+def _rows_given(data: Data) -> int:
+    """Number of rows; a loader may drop the last of them."""
     sampler: Any = getattr(data, "batch_sampler", None)
     if isinstance(data, DataLoader) and getattr(sampler, "drop_last", False):
         return len(data) * sampler.batch_size
@@ -124,7 +111,7 @@ def _given(data: Data) -> int:
 
 
 def _is_in_order(loader: DataLoader[Any]) -> bool:
-    """Whether rows come in the order of the data set; of a sampler of somebody's own nobody knows."""
+    """Whether rows come in the order of the data set, which is known of torch's own samplers only."""
     if isinstance(loader.dataset, IterableDataset):
         return True
     sampler: Any = loader.batch_sampler if loader.batch_sampler is not None else loader
@@ -132,16 +119,12 @@ def _is_in_order(loader: DataLoader[Any]) -> bool:
 
 
 def look(model: Program, guide: Program, tile: Tile) -> tuple[Structure, Tile]:
-    """The structure of a pair, seen on its first tile; bare, where a guide's rows are fixed and are so many.
-
-    Raises:
-        ValueError: As :func:`pyrovae.core.programs.inspect`.
-    """
+    """The structure of a pair, and the tile it was seen on, unpadded if the guide's rows are fixed."""
     with stream("a first look"), caching():
         if tile.rows < ROWS_IN_A_TILE:
             try:
                 return _inspected(model, guide, tile), tile
-            except Exception:  # whatever a guide of fixed rows may say: the second look tells
+            except Exception:  # a guide of fixed rows raises errors of any kind; the next run tells
                 tile = tile.without_padding()
         return _inspected(model, guide, tile), tile
 
@@ -157,38 +140,32 @@ def _inspected(model: Program, guide: Program, tile: Tile) -> Structure:
 
 
 class Memory:
-    """Draws scored at once: as many as memory holds, halved with a warning where they are more all the same.
+    """The number of draws scored at once: what memory holds, halved with a warning if it runs out.
 
-    Args:
-        chunk_size: Draws to begin with; as many as a pass has if not given.
-
-    Attributes:
-        halved: Whether they were.
+    ``chunk_size`` None stands for a whole pass; ``halved`` says whether memory ran out.
     """
 
     def __init__(self, chunk_size: int | None) -> None:
         self.chunk_size, self.halved = chunk_size, False
 
     def fit(self, model: Program, guide: Program, structure: Structure, tile: Tile, num_samples: int) -> None:
-        """Begin with what half of the free memory holds, with a warning where that is less than usual."""
+        """Start with what half of the free memory holds, and warn where that is less than a pass."""
         if self.chunk_size is not None:
             return
         usual = min(pass_size(structure, tile.arguments), num_samples)
-        found = fitting_chunk_size(model, guide, tile.arguments, {}, structure, usual)
-        if found < usual:
-            self.chunk_size = found
+        fitting = fitting_chunk_size(model, guide, tile.arguments, {}, structure, usual)
+        if fitting < usual:
+            self.chunk_size = fitting
             warnings.warn(
-                f"evaluate: memory holds {counted(found, 'draw')} of {structure.rows} rows at once, where "
+                f"evaluate: memory holds {counted(fitting, 'draw')} of {structure.rows} rows at once, where "
                 f"{usual} are usual: log p(x) is the same but for the last bits of float32",
-                stacklevel=4,
+                stacklevel=5,
             )
 
     def run(self, compute: Callable[[int | None], Value], draws: int) -> Value:
-        """What ``compute(chunk_size)`` gives, once it fits; each try starts from the beginning.
+        """The value of ``compute(chunk_size)``, called with smaller chunks until it fits.
 
-        Args:
-            compute: Draws its noise from a stream of its own, so that a second try has the same.
-            draws: Draws of a pass.
+        ``compute`` opens its own stream, so that each call has the same noise; a pass has ``draws`` draws.
 
         Raises:
             RuntimeError: A single draw does not fit.
@@ -203,7 +180,8 @@ class Memory:
                 reason = str(error).split("\n")[0]
             finally:
                 chunk_limit.reset(limit)
-            tried = min(self.chunk_size or draws, draws)  # out here, where the error holds no tensors
+            # Here the error, which holds tensors, is gone.
+            tried = min(self.chunk_size or draws, draws)
             if tried == 1:
                 raise RuntimeError(
                     f"evaluate: one draw of {ROWS_IN_A_TILE} rows does not fit into memory ({reason}): "
@@ -218,9 +196,6 @@ class Memory:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    said = str(error)
-    return (
-        isinstance(error, (torch.OutOfMemoryError, MemoryError))
-        or "DefaultCPUAllocator" in said
-        or "out of memory" in said
-    )
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return "DefaultCPUAllocator" in str(error) or "out of memory" in str(error)

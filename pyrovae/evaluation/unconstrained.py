@@ -1,4 +1,4 @@
-"""Latent sites of a pair as points in coordinates without bounds, chains first."""
+"""Latent sites of a pair as points in unconstrained coordinates, chains first."""
 
 from __future__ import annotations
 
@@ -14,25 +14,19 @@ from pyrovae.core.wrap import family_of, support_of
 
 __all__ = ["Coordinates", "coordinates"]
 
+# Distributions over angles: on the reals, which some name as their support, they do not integrate.
 CIRCULAR = ("VonMises", "VonMises3D", "ProjectedNormal", "SineBivariateVonMises", "SineSkewed")
-"""Over angles, whatever support they name: of all reals their density has no integral."""
 
 
 class Coordinates(NamedTuple):
-    """Maps between the values of latent sites and points without bounds, a tensor for each site.
-
-    Attributes:
-        names: The sites.
-        transforms: To values from points.
-        structure: Of the pair.
-    """
+    """Maps between the values of latent sites and unconstrained points, one tensor per site."""
 
     names: list[str]
-    transforms: list[Any]
+    transforms: list[Any]  # from points to values
     structure: Structure
 
     def free(self, values: dict[str, Tensor]) -> list[Tensor]:
-        """Points of values; what has no draws dim gets one."""
+        """The points of values; a draws dimension is added where there is none."""
         points = []
         for name, transform in zip(self.names, self.transforms, strict=True):
             point = transform.inv(values[name])
@@ -41,7 +35,7 @@ class Coordinates(NamedTuple):
         return points
 
     def bound(self, points: list[Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        """Values of points, and the log volume that the maps give them, ``[S, batch]``."""
+        """The values of points, and the log Jacobian determinant of the maps, ``[S, batch]``."""
         values, log_volume = {}, torch.zeros((), dtype=torch.float64)
         for name, transform, point in zip(self.names, self.transforms, points, strict=True):
             values[name] = value = transform(point)
@@ -49,47 +43,44 @@ class Coordinates(NamedTuple):
         return values, log_volume
 
     def square(self, points: list[Tensor]) -> Tensor:
-        """Their squared lengths, ``[S, batch]``."""
+        """Squared lengths of points, ``[S, batch]``."""
         total = torch.zeros((), dtype=torch.float64)
         for transform, point in zip(self.transforms, points, strict=True):
             event_dim = transform.domain.event_dim
-            square = point.square()
-            total = total + by_datum(
-                square.flatten(-event_dim).sum(-1) if event_dim else square, self.structure
-            )
+            square = point.square().flatten(-event_dim).sum(-1) if event_dim else point.square()
+            total = total + by_datum(square, self.structure)
         return total
 
     def spread(self, values: Tensor, like: Tensor) -> Tensor:
-        """Values ``[S or 1, batch]`` in the dims that a point has."""
+        """Values ``[S or 1, batch]`` in the dimensions of a point."""
         values = values.to(like.dtype) if values.is_floating_point() else values
         return expand_to_site(values, self.structure, like.dim() + self.structure.draws_dim)
 
 
 def coordinates(sites: list[Site], again: list[Site], structure: Structure) -> Coordinates:
-    """Of the model's latent sites, of two runs, between which supports may not change.
+    """Coordinates of latent sites, given in two runs, between which supports may not change.
 
     Raises:
-        ValueError: A discrete site, or one on a set that torch has no coordinates for, by name.
+        ValueError: A discrete site, or one whose support has no coordinates, by name.
     """
     transforms = []
     for site in sites:
-        support = support_of(site["fn"])
+        support, family = support_of(site["fn"]), family_of(site["fn"])
+        prefix, mend = f"site '{site['name']}': {family} is", "use importance sampling from the guide"
         if support is not None and support.is_discrete:
             raise ValueError(
-                f"site '{site['name']}': {family_of(site['fn'])} is discrete, and annealing and adapted "
-                f"proposals move in coordinates: use importance sampling from the guide, or sum over the site"
+                f"{prefix} discrete, and annealing and adapted proposals move in coordinates: {mend}, or sum "
+                f"over the site"
             )
-        if family_of(site["fn"]) in CIRCULAR:
+        if family in CIRCULAR:
             raise ValueError(
-                f"site '{site['name']}': {family_of(site['fn'])} is over a circle, which has no coordinates "
-                f"to anneal or adapt in: use importance sampling from the guide"
+                f"{prefix} over a circle, which has no coordinates to anneal or adapt in: {mend}"
             )
         try:
             transforms.append(biject_to(support if support is not None else constraints.real))
         except NotImplementedError as error:
             raise ValueError(
-                f"site '{site['name']}': {family_of(site['fn'])} is over a set without coordinates to "
-                f"anneal or adapt in: use importance sampling from the guide"
+                f"{prefix} over a set without coordinates to anneal or adapt in: {mend}"
             ) from error
     for site, before in zip(sites, again, strict=True):
         _check_fixed(site["name"], support_of(site["fn"]), support_of(before["fn"]))
@@ -97,7 +88,7 @@ def coordinates(sites: list[Site], again: list[Site], structure: Structure) -> C
 
 
 def _check_fixed(name: str, support: Any, again: Any) -> None:
-    """Refuse a support that depends on other latents: its coordinates would be those of one draw."""
+    """Refuse a support that depends on other latents, whose coordinates would be those of one draw."""
     waiting = [(support, again)]
     while waiting:
         one, other = waiting.pop()

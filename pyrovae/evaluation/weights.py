@@ -84,15 +84,12 @@ def as_sums(log_weights: Tensor | WeightSums) -> WeightSums:
 
 
 def log_evidence(log_weights: Tensor | WeightSums) -> Tensor:
-    r"""The importance-sampling estimate of log p(x), a lower bound in expectation.
+    r"""Importance-sampling estimate of log p(x) from log-weights ``[S, batch]``, or their sums, in nats.
 
     .. math:: \log \hat p_S(x) = \log \frac1S \sum_s w_s, \qquad E[\hat p_S(x)] = p(x)
 
-    Args:
-        log_weights: ``[S, batch]`` log-weights in nats, or their sums.
-
     Returns:
-        ``[batch]`` in nats, float64. Its bias is about ``-standard_error ** 2 / 2``.
+        ``[batch]`` in nats, float64; a lower bound in expectation, of bias about ``-standard_error**2 / 2``.
 
     References:
         Burda et al., Importance Weighted Autoencoders, 2016. arXiv:1509.00519
@@ -106,12 +103,9 @@ def log_evidence(log_weights: Tensor | WeightSums) -> Tensor:
 
 
 def elbo(log_weights: Tensor | WeightSums) -> Tensor:
-    r"""The evidence lower bound of each datum, the mean log-weight.
+    r"""Evidence lower bound of each datum from log-weights ``[S, batch]``, or their sums, in nats.
 
     .. math:: \mathrm{ELBO}(x) = E_q[\log p(x, z) - \log q(z \mid x)] \approx \frac1S \sum_s \log w_s
-
-    Args:
-        log_weights: ``[S, batch]`` log-weights in nats, or their sums.
 
     Returns:
         ``[batch]`` in nats, float64.
@@ -125,12 +119,9 @@ def elbo(log_weights: Tensor | WeightSums) -> Tensor:
 
 
 def ess(log_weights: Tensor | WeightSums) -> Tensor:
-    r"""Kish's effective sample size of each datum.
+    r"""Kish's effective sample size of each datum from log-weights ``[S, batch]``, or their sums, in nats.
 
     .. math:: \mathrm{ESS} = \frac{(\sum_s w_s)^2}{\sum_s w_s^2} \in [1, S]
-
-    Args:
-        log_weights: ``[S, batch]`` log-weights in nats, or their sums.
 
     Returns:
         ``[batch]``, in draws; 0 where every weight is zero.
@@ -145,15 +136,12 @@ def ess(log_weights: Tensor | WeightSums) -> Tensor:
 
 
 def standard_error(log_weights: Tensor | WeightSums) -> Tensor:
-    r"""The Monte Carlo standard error of :func:`log_evidence`, by the delta method.
+    r"""Monte Carlo standard error of :func:`log_evidence`, by the delta method, from the same log-weights.
 
     .. math:: \mathrm{SE}^2 = \frac{S}{S - 1} \Big( \frac1{\mathrm{ESS}} - \frac1S \Big)
 
     It is valid where :func:`pareto_khat` is below 0.5. Above, the weights have infinite variance, and the
     error is too small. It does not see modes that the guide never visits.
-
-    Args:
-        log_weights: ``[S, batch]`` log-weights in nats, or their sums.
 
     Returns:
         ``[batch]`` in nats; nan for a single draw, and inf where every weight is zero.
@@ -170,7 +158,7 @@ def standard_error(log_weights: Tensor | WeightSums) -> Tensor:
 
 
 def khat_threshold(num_samples: int) -> float:
-    r"""The k-hat below which S draws give a reliable mean: min(1 - 1 / log10(S), 0.7).
+    r"""k-hat below which S draws give a reliable mean: min(1 - 1 / log10(S), 0.7).
 
     References:
         Vehtari et al., Pareto Smoothed Importance Sampling, 2024. arXiv:1507.02646
@@ -183,7 +171,7 @@ def khat_threshold(num_samples: int) -> float:
 
 
 def pareto_khat(log_weights: Tensor | WeightSums) -> Tensor:
-    r"""The shape k of a generalised Pareto distribution fitted to each datum's largest weights.
+    r"""Shape k of a generalised Pareto distribution fitted to the largest weights of each datum.
 
     The weights have finite moments up to order 1/k: with k above 0.7 the standard error is unreliable, above
     1 the mean does not exist. A guide that misses a whole mode can have a small k-hat.
@@ -192,14 +180,13 @@ def pareto_khat(log_weights: Tensor | WeightSums) -> Tensor:
         log_weights: ``[S, batch]`` log-weights in nats, or their sums.
 
     Returns:
-        ``[batch]``, float64. ``-inf`` where the largest weights are equal, all or all but four of
-        them (a perfect guide, or a discrete latent, has no tail); ``inf`` where four draws or fewer
-        carry a fifth of all weight; ``nan`` for fewer than 25 draws, or where a weight is nan or inf.
+        ``[batch]``, float64. ``-inf`` where the largest weights, or all but four of them, are equal, as of a
+        perfect guide or a discrete latent; ``inf`` where four draws or fewer carry a fifth of all weight;
+        ``nan`` for fewer than 25 draws, or where a weight is nan or inf.
 
     References:
-        Vehtari et al., Pareto Smoothed Importance Sampling, 2024. arXiv:1507.02646.
-        Zhang and Stephens, A New and Efficient Estimation Method for the Generalized Pareto
-        Distribution, Technometrics, 2009.
+        Vehtari et al., Pareto Smoothed Importance Sampling, 2024. arXiv:1507.02646; Zhang and Stephens, A New
+        and Efficient Estimation Method for the Generalized Pareto Distribution, Technometrics, 2009.
 
     Example:
         >>> u = torch.rand(20_000, 1, generator=torch.Generator().manual_seed(0))
@@ -235,11 +222,11 @@ def khat_labels(thresholds: Sequence[float]) -> dict[str, str]:
 
     Example:
         >>> list(khat_labels([0.5, 0.67]).values())
-        ['reliable (below 0.50 to 0.67)', 'doubtful (up to 1)', 'beyond 1']
+        ['reliable (below 0.50 to 0.67)', 'doubtful', 'beyond 1']
     """
     least, most = (f"{value:.2f}" for value in (min(thresholds), max(thresholds)))
     below = least if least == most else f"{least} to {most}"
-    return {"reliable": f"reliable (below {below})", "doubtful": "doubtful (up to 1)", "beyond": "beyond 1"}
+    return {"reliable": f"reliable (below {below})", "doubtful": "doubtful", "beyond": "beyond 1"}
 
 
 class Tail(NamedTuple):

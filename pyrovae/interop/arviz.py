@@ -19,10 +19,10 @@ from pyrovae.data.rows import Data, conventions_of, fingerprint, num_rows
 from pyrovae.evaluation.compare import _check_same
 from pyrovae.evaluation.estimator import METHODS
 from pyrovae.evaluation.evaluate import made_with
-from pyrovae.evaluation.resampling import Resampled, resample
+from pyrovae.evaluation.resampling import resample
 from pyrovae.evaluation.results import FIELDS, Evaluation
 from pyrovae.evaluation.tiles import ROWS_IN_A_TILE, look, tiles
-from pyrovae.evaluation.weights import khat_threshold
+from pyrovae.evaluation.weights import classify_khat, khat_threshold
 from pyrovae.interop.groups import Column, Columns, columns_of, datasets
 
 if TYPE_CHECKING:
@@ -212,18 +212,18 @@ def to_elpd(result: Evaluation, *, relative_to: Evaluation | None = None) -> Any
             stacklevel=2,
         )
     attributes = {"units": "nat", "long_name": note, "conventions": json.dumps(result.conventions)}
-    threshold = khat_threshold(result.num_samples)
+    classes = classify_khat(result.khat, result.draws)
     return _elpd(
         elpd=values.sum().item(),
         se=math.sqrt(len(values) * values.var(correction=0).item()),
         p=math.nan,
         n_samples=result.num_samples,
         n_data_points=len(values),
-        warning=bool((result.khat > threshold).any()),
+        warning=bool((classes.doubtful | classes.beyond).any()),
         elpd_i=xarray.DataArray(values.numpy(), dims="datum", name="log_evidence", attrs=attributes),
         pareto_k=xarray.DataArray(result.khat.numpy(), dims="datum", name="khat"),
         scale="log",
-        good_k=threshold,
+        good_k=khat_threshold(result.num_samples),
     )
 
 

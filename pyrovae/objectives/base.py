@@ -14,7 +14,7 @@ from torch import Tensor
 from pyrovae.core.checks import check_count
 from pyrovae.core.clock import Clock
 from pyrovae.core.context import in_parts
-from pyrovae.core.modules import Program, modules_of
+from pyrovae.core.modules import Program, modules_by_name
 from pyrovae.core.programs import (
     Structure,
     check_same_densities,
@@ -88,7 +88,7 @@ class Objective(ELBO):
 
     def _structure(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Structure:
         """The pair's structure, found and checked at the first call."""
-        key = [id(part) for program in (model, guide) for part in (program, *_modules(program))]
+        key = [id(part) for part in (model, guide, *modules_by_name(model, guide).values())]
         if self._known is None or self._known[0] != key:
             with stream("structure"), torch.no_grad(), poutine.block(), plain_errors():
                 guide_trace, model_trace = traces(model, guide, args, kwargs)
@@ -258,10 +258,6 @@ class Bound(Objective):
                     f"{type(self).__name__}: site '{site['name']}': its draws carry no gradient, which "
                     f"gradient='{self.gradient}' goes through: use {usable}"
                 )
-
-
-def _modules(program: Program) -> list[Any]:
-    return [part for owner in modules_of(program, program) for part in owner.modules()]
 
 
 class _Cut(torch.autograd.Function):

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
 
 from pyrovae.core.modules import Program
 from pyrovae.core.programs import Site, Structure, sample_sites
-from pyrovae.core.scoring import sum_by_datum
+from pyrovae.core.scoring import sum_by_datum, trace_draws
 
 __all__ = ["Draws", "check_one_scale", "draw"]
 
@@ -93,18 +91,11 @@ def draw(
         drawn: The trace of a guide, to score its draws again.
     """
 
-    def particles() -> Any:
-        if num_particles == 1:
-            return nullcontext()
-        return pyro.plate("_particles", num_particles, dim=structure.draws_dim)
+    def run(program: Program, known: poutine.Trace | None = None) -> poutine.Trace:
+        count = None if num_particles == 1 else num_particles
+        return trace_draws(program, count, structure, args, kwargs, known=known, plate="_particles")
 
-    def run(program: Program, values: poutine.Trace) -> poutine.Trace:
-        with particles():
-            return poutine.trace(poutine.replay(program, trace=values)).get_trace(*args, **kwargs)
-
-    if drawn is None:
-        with particles():
-            drawn = poutine.trace(guide).get_trace(*args, **kwargs)
+    drawn = run(guide) if drawn is None else drawn
     guide_sites = list(sample_sites(drawn))
     still = _changed(drawn, lambda value, _: value.detach()) if score != "natural" else drawn
     seen = still if score == "still" else drawn if through is None else _changed(drawn, through)

@@ -10,18 +10,18 @@ import math
 from collections.abc import Callable
 
 import torch
-from pyro.distributions.torch_distribution import ExpandedDistribution
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
-from torch.distributions import Independent
 
 from pyrovae.core.checks import check_positive
 from pyrovae.core.clock import Clock
 from pyrovae.core.programs import Site, log_density
-from pyrovae.core.wrap import family_of
+from pyrovae.core.scoring import by_dimension
 from pyrovae.objectives.draws import Draws
 
 __all__ = ["capacity", "cyclical", "free_bits", "kl_weight", "mmd", "total_correlation", "warmup"]
+
+FACTORISE = "use a factorised guide and prior, or free_bits(per='site')"
 
 Schedule = Callable[[Clock], float]
 Term = Callable[[Draws, Clock], Tensor]
@@ -197,7 +197,7 @@ def total_correlation(weight: float | Schedule, *, num_data: int) -> Term:
                 f"total_correlation: site '{site['name']}', of shape {tuple(z.shape)}, is not a vector for "
                 f"each datum, or masked"
             )
-        each = _by_dimension(site, z[:, None], "total_correlation").double()
+        each = by_dimension(site, z[:, None], "total_correlation", FACTORISE).double()
         log_norm = math.log(len(z) * num_data)
         joint = each.sum(-1).logsumexp(1) - log_norm
         apart = (each.logsumexp(1) - log_norm).sum(-1)
@@ -271,7 +271,7 @@ def _kl_by_dimension(drawn: Draws, guide: Site, prior: Site) -> Tensor:
     parts = [
         drawn.laid_out(
             scale_and_mask(
-                _by_dimension(site, guide["value"], "free_bits"),
+                by_dimension(site, guide["value"], "free_bits", FACTORISE),
                 mask=site["mask"][..., None] if isinstance(site["mask"], Tensor) else site["mask"],
             ),
             1,
@@ -279,23 +279,6 @@ def _kl_by_dimension(drawn: Draws, guide: Site, prior: Site) -> Tensor:
         for site in (guide, prior)
     ]
     return (parts[0] - parts[1]).double().flatten(2)
-
-
-def _by_dimension(site: Site, value: Tensor, owner: str) -> Tensor:
-    """Log densities of a site's dimensions, ``[..., d]``; of a number, 1."""
-    fn = site["fn"]
-    if not fn.event_dim:
-        return fn.log_prob(value)[..., None]
-    while isinstance(fn, ExpandedDistribution):
-        fn = fn.base_dist
-    if hasattr(fn, "by_variable"):
-        return fn.by_variable(value)
-    if not isinstance(fn, Independent) or fn.reinterpreted_batch_ndims != 1:
-        raise ValueError(
-            f"{owner}: site '{site['name']}': the dimensions of {family_of(site['fn'])} are not independent: "
-            f"use a factorised guide and prior, or free_bits(per='site')"
-        )
-    return fn.base_dist.log_prob(value)
 
 
 def _only(drawn: Draws, owner: str) -> Site:

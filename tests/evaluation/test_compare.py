@@ -98,7 +98,7 @@ def test_the_table_has_a_line_for_each_model_and_says_what_it_is_of():
     )
     assert "digits test, 400 rows, K = 100 draws, importance sampling; nats per datum" in said
     assert "paired with a model of a long name" in said
-    assert "up to 25% of the rows have k-hat above 1" in said
+    assert "up to 25% of the rows have k-hat beyond 1" in said
     lines = said.splitlines()
     assert [line.split("  ")[0] for line in lines[2:4]] == ["b", "a model of a long name"]
     assert "± 0.0" in lines[2]

@@ -292,7 +292,7 @@ def test_table_tells_what_it_is_of():
     first, header, evidence, *_ = str(result).splitlines()
     assert first == "mnist-mini test, 1,000 rows, binarisation dynamic, K = 2 draws, importance sampling"
     assert header.split() == ["nats", "per", "datum", "mean", "test", "set", "Monte", "Carlo"]
-    hashes = f"weights {hash_of([vae.model, vae.guide])}, rows {result.conventions['fingerprint']}"
+    hashes = f"weights hash {hash_of([vae.model, vae.guide])}, data hash {result.conventions['fingerprint']}"
     assert str(result).splitlines()[-1] == f"{hashes}, computed in {result.conventions['dtype']}"
     mean, spread, error = (float(word) for word in evidence.replace("±", "").split()[2:])
     assert mean == pytest.approx(result.log_evidence.mean().item(), abs=6e-4)
@@ -425,10 +425,10 @@ def test_rows_of_any_kind_have_a_fingerprint(change):
 
 
 def test_reliable_rows_have_a_khat_below_the_threshold_of_their_own_draws():
-    nought = {name: torch.zeros(5, dtype=torch.float64) for name in FIELDS}
+    zeros = {name: torch.zeros(5, dtype=torch.float64) for name in FIELDS}
     khat = torch.tensor([0.55, 0.55, torch.nan, -torch.inf, 1.2], dtype=torch.float64)
     draws = torch.tensor([100.0, 1000.0, 1000.0, 1000.0, 1000.0])
-    result = Evaluation(**nought | {"khat": khat, "draws": draws}, num_samples=100)
+    result = Evaluation(**zeros | {"khat": khat, "draws": draws}, num_samples=100)
     assert result.khat_threshold.tolist() == [khat_threshold(100)] + 4 * [khat_threshold(1000)]
     assert result.reliable.tolist() == [False, True, False, True, False]
-    assert "k-hat: 2 rows reliable (below 0.50 to 0.67), 2 doubtful, 1 beyond their draws" in str(result)
+    assert "k-hat: 2 rows reliable (below 0.50 to 0.67), 2 doubtful, 1 beyond 1, where log" in str(result)

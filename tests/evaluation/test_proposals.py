@@ -191,10 +191,10 @@ def test_auto_keeps_a_guide_that_nothing_beats_and_says_why():
     x = pair.sample(10)
     chosen = choose(pair.model, pair.guide, "auto", (x,), 0)
     assert chosen.program is pair.guide or chosen.program == pair.guide
-    assert chosen.said["proposal"] == "guide"
-    assert "nothing tried is better" in chosen.said["chosen"]
+    assert chosen.conventions["proposal"] == "guide"
+    assert "nothing tried is better" in chosen.conventions["chosen"]
     bad = LinearGaussian(torch.randn(6, 3), shift=2.0)
-    said = choose(bad.model, bad.guide, "auto", (bad.sample(10),), 0).said
+    said = choose(bad.model, bad.guide, "auto", (bad.sample(10),), 0).conventions
     assert said["proposal"] == "adapted"
     assert "above the guide's" in said["chosen"]
 

@@ -167,7 +167,7 @@ def test_reliability_puts_each_datum_in_its_place():
     assert lowest < reliable[2][0] < beyond[1][0] < highest
     assert {line.get_xdata()[0] for line in axes.lines} == {khat_threshold(1000), 1.0}
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert labels == ["3 reliable (below 0.67)", "1 doubtful", "2 beyond their draws (above 1)"]
+    assert labels == ["3 reliable (below 0.67)", "1 doubtful", "2 beyond 1"]
 
 
 def test_reliability_of_a_perfect_guide_and_of_too_few_draws():

@@ -9,7 +9,6 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
@@ -18,7 +17,7 @@ from pyrovae.core.checks import check_count
 from pyrovae.core.modules import Program, mode, modules_of
 from pyrovae.core.programs import Structure, inspect, plain_errors, sample_sites
 from pyrovae.core.random import stream
-from pyrovae.core.scoring import sum_by_datum
+from pyrovae.core.scoring import sum_by_datum, trace_draws
 from pyrovae.data.batches import batches
 from pyrovae.data.rows import Data
 from pyrovae.evaluation.diagnostics.kl import dimension_names
@@ -192,8 +191,7 @@ def _with_truth(
 
     One run gives the likelihood at both, so that equal values stay equal.
     """
-    with pyro.plate("_draws", num_samples, dim=structure.draws_dim):
-        drawn = poutine.trace(guide).get_trace(*given)
+    drawn = trace_draws(guide, num_samples, structure, given)
     of_guide = {site["name"]: site for site in sample_sites(drawn)}
     known = poutine.Trace()
     found: dict[str, Tensor] = {}
@@ -210,8 +208,7 @@ def _with_truth(
         numbers = rows_first.reshape(*rows_first.shape[:2], -1).double().unbind(-1)
         names = dimension_names(name, (*inner, *site["fn"].event_shape))
         found |= dict(zip(names, numbers, strict=True))
-    with pyro.plate("_draws", num_samples + 1, dim=structure.draws_dim):
-        scored = poutine.trace(poutine.replay(model, trace=known)).get_trace(*given)
+    scored = trace_draws(model, num_samples + 1, structure, given, known=known)
     observed = [site for site in sample_sites(scored) if site["is_observed"]]
     return {**found, "log p(x|z)": sum_by_datum(observed, structure)}
 

@@ -10,15 +10,13 @@ import pyro
 import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
-from torch.distributions import Independent
 
 from pyrovae.core.checks import check_count
 from pyrovae.core.modules import Program, mode, modules_of
 from pyrovae.core.programs import Site, Structure, inspect, plain_errors, sample_sites, traces
 from pyrovae.core.random import stream
-from pyrovae.core.scoring import by_datum, sum_by_datum
+from pyrovae.core.scoring import by_datum, by_dimension, sum_by_datum
 from pyrovae.core.tables import table
-from pyrovae.core.wrap import family_of
 from pyrovae.data.batches import batches
 from pyrovae.data.rows import Data
 
@@ -156,8 +154,8 @@ def kl_by_dimension(
                 f"with site="
             )
         names = dimension_names(site, latents[site]["fn"].event_shape)
-        log_q = _by_dimension("guide", of_guide[site], structure)
-        log_p = _by_dimension("model", latents[site], structure)
+        log_q = _by_dimension(of_guide[site], structure)
+        log_p = _by_dimension(latents[site], structure)
         return dict(zip(names, log_q - log_p, strict=True))
 
     return _divergences(model, guide, data, parts, "kl_by_dimension", num_samples, seed)
@@ -188,20 +186,10 @@ def _divergences(
     return Divergences(tuple(ratios), values[:, :-1], errors[:, :-1], values[:, -1], errors[:, -1])
 
 
-def _by_dimension(program: str, site: Site, structure: Structure) -> Tensor:
+def _by_dimension(site: Site, structure: Structure) -> Tensor:
     """Log densities of the dimensions of a site's event: ``[dimensions, draws, rows]``."""
-    base = site["fn"]
-    while isinstance(base, Independent):
-        base = base.base_dist
-    if base.event_shape:
-        raise ValueError(
-            f"kl_by_dimension: site '{site['name']}' of the {program}: {family_of(site['fn'])} is no "
-            f"univariate density with .to_event(), and its dimensions have no KL of their own: use kl_by_site"
-        )
-    event_dim = len(site["fn"].event_shape)
-    log_prob = base.log_prob(site["value"])
-    log_prob = log_prob.flatten(-event_dim) if event_dim else log_prob[..., None]
-    return by_datum(scale_and_mask(log_prob.movedim(-1, 0), mask=site["mask"]), structure)
+    each = by_dimension(site, site["value"], "kl_by_dimension", "use kl_by_site").movedim(-1, 0)
+    return by_datum(scale_and_mask(each, mask=site["mask"]), structure)
 
 
 def dimension_names(site: str, shape: Sequence[int]) -> list[str]:

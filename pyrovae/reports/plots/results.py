@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from pyrovae.core.tables import mean_errors
-from pyrovae.evaluation.weights import FEWEST_DRAWS
+from pyrovae.evaluation.weights import FEWEST_DRAWS, classify_khat, khat_labels
 from pyrovae.reports.plots.style import BLUE, ORANGE, open_axes
 
 if TYPE_CHECKING:
@@ -156,15 +156,10 @@ def reliability(result: Evaluation) -> Figure:
     """
     if result.num_samples < FEWEST_DRAWS:
         raise ValueError(f"reliability: k-hat needs {FEWEST_DRAWS} draws, there were {result.num_samples}")
-    khat = result.khat
-    threshold = result.khat_threshold
-    least, most = threshold.min().item(), threshold.max().item()
-    below = f"{least:.2f}" if most - least < 0.005 else f"{least:.2f} to {most:.2f}"
-    groups = {
-        f"reliable (below {below})": (result.reliable, BLUE, "o"),
-        "doubtful": ((khat >= threshold) & (khat <= 1), ORANGE, "^"),
-        "beyond their draws (above 1)": (khat > 1, "black", "x"),
-    }
+    khat, thresholds = result.khat, result.khat_threshold
+    least, most = thresholds.min().item(), thresholds.max().item()
+    classes, labels = classify_khat(khat, result.draws), khat_labels([least, most])
+    styles = {"reliable": (BLUE, "o"), "doubtful": (ORANGE, "^"), "beyond": ("black", "x")}
     shown = torch.cat([khat[khat.isfinite()], torch.tensor([0.0, 1.1])])
     left, right = shown.min().item(), shown.max().item()
     margin = 0.04 * (right - left)
@@ -172,9 +167,10 @@ def reliability(result: Evaluation) -> Figure:
     y = result.standard_error.clamp(min=SMALLEST_ERROR)
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
-    for label, (chosen, colour, marker) in groups.items():
+    for name, (colour, marker) in styles.items():
+        chosen = getattr(classes, name)
         points = axes.scatter(x[chosen], y[chosen], s=20, c=colour, marker=marker, alpha=0.6, linewidths=1)
-        points.set_label(f"{int(chosen.sum()):,} {label}")
+        points.set_label(f"{int(chosen.sum()):,} {labels[name]}")
     for line in {least, most, 1.0}:
         axes.axvline(line, color="0.4", linestyle="--", linewidth=1, zorder=0)
     axes.set(xlabel="Pareto $\\hat k$", ylabel="standard error of log p(x), nats", yscale="log")
