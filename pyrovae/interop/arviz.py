@@ -19,7 +19,7 @@ from pyrovae.data.rows import Data, conventions_of, fingerprint, num_rows
 from pyrovae.evaluation.compare import _check_same
 from pyrovae.evaluation.estimator import METHODS
 from pyrovae.evaluation.evaluate import made_with
-from pyrovae.evaluation.resampling import resample
+from pyrovae.evaluation.resampling import Resampled, resample
 from pyrovae.evaluation.results import FIELDS, Evaluation
 from pyrovae.evaluation.tiles import ROWS_IN_A_TILE, look, tiles
 from pyrovae.evaluation.weights import classify_khat, khat_threshold

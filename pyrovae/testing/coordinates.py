@@ -176,13 +176,10 @@ def _map_to(support: Any, examples: Tensor) -> Any:
     except NotImplementedError:
         if support.event_dim:
             raise
-    probes = examples.new_tensor([-0.5, 0.5, 1.5])
-    known = {
-        (True, True, True): constraints.real,
-        (False, True, True): constraints.positive,
-        (False, True, False): constraints.unit_interval,
-    }
-    return biject_to(known[tuple(support.check(each).all().item() for each in probes)])
+    if not support.check(examples.new_tensor(-0.5)).all():  # a constraint of one's own, over numbers
+        above = support.check(examples.new_tensor(1.5)).all()
+        return biject_to(constraints.positive if above else constraints.unit_interval)
+    return biject_to(constraints.real)
 
 
 class _VectorMap:

@@ -150,11 +150,8 @@ def _describe(where: str, integral: Integral, density: VectorDensity, distributi
 
 def _place(cell: int, density: VectorDensity, distribution: Any) -> str:
     """Which row of the batch a cell is, and which of its independent elements."""
-    index = [int(i) for i in torch.unravel_index(torch.tensor(cell), density.batch_shape)]
+    index = tuple(int(i) for i in torch.unravel_index(torch.tensor(cell), density.batch_shape))
     rows = len(distribution.batch_shape)
-    parts = [
-        f"{name} {part[0] if len(part) == 1 else tuple(part)}"
-        for name, part in (("row", index[:rows]), ("element", index[rows:]))
-        if part
-    ]
-    return f" in {', '.join(parts)}" if parts else ""
+    parts = {"row": index[:rows], "element": index[rows:]}
+    text = [f"{name} {part[0] if len(part) == 1 else part}" for name, part in parts.items() if part]
+    return f" in {', '.join(text)}" if text else ""

@@ -167,7 +167,8 @@ def check_gradients(model: Program, guide: Program, given: Arguments) -> list[Fi
     with one_line(), poutine.trace(param_only=True) as met, torch.enable_grad():
         guide_trace, model_trace = traces(model, guide, *given)
         sites = list(sample_sites(guide_trace))
-        findings = [_check_draw_gradient(site, model_trace) for site in sites if _pathwise(site)]
+        drawn = [s for s in sites if not s["is_observed"] and not s["infer"].get("is_auxiliary")]
+        findings = [_check_draw_gradient(s, model_trace) for s in drawn if s["fn"].has_rsample]
         if not all(log_density(site).isfinite().all() for site in [*sites, *sample_sites(model_trace)]):
             text = "the ELBO of this batch is not finite, and its gradient was not looked at"
             return [*findings, Finding("parameters", text, False)]
@@ -199,10 +200,6 @@ def check_gradients(model: Program, guide: Program, given: Arguments) -> list[Fi
     return [*findings, Finding("parameters", text, not without)]
 
 
-def _pathwise(site: Site) -> bool:
-    return site["fn"].has_rsample and not site["is_observed"] and not site["infer"].get("is_auxiliary")
-
-
 def _check_draw_gradient(site: Site, model_trace: poutine.Trace) -> Finding:
     """Parameters reach the draws of one site of the guide, and the draws reach the model's other sites."""
     where, value = f"site '{site['name']}' of the guide", site["value"]
@@ -227,15 +224,16 @@ def _check_draw_gradient(site: Site, model_trace: poutine.Trace) -> Finding:
 
 def _parameters(model: Program, guide: Program, met: poutine.Trace) -> dict[str, Tensor]:
     """Leaves by name: of the guide's modules, of the model's, and those of ``pyro.param``."""
-    found: dict[int, tuple[str, Tensor]] = {}
+    named: list[tuple[str, Any]] = []
     for whose, program in (("guide", guide), ("model", model)):
         for module in modules_of(program, program)[:1]:
-            for name, parameter in module.named_parameters():
-                found.setdefault(id(parameter), (f"{whose} '{name}'", parameter))
+            named += [(f"{whose} '{name}'", parameter) for name, parameter in module.named_parameters()]
     for name, site in met.nodes.items():
         value: Any = site["value"]
-        leaf = value.unconstrained() if hasattr(value, "unconstrained") else value
-        found.setdefault(id(leaf), (f"'{name}'", leaf))
+        named.append((f"'{name}'", value.unconstrained() if hasattr(value, "unconstrained") else value))
+    found: dict[int, tuple[str, Tensor]] = {}
+    for name, leaf in named:
+        found.setdefault(id(leaf), (name, leaf))
     return {name: leaf for name, leaf in found.values() if leaf.requires_grad and leaf.is_leaf}
 
 
@@ -318,14 +316,14 @@ def _changed(before: dict[str, Tensor], trace: poutine.Trace) -> list[str]:
     ]
 
 
-def _suspects(*programs: Program) -> str:
+def _suspects(model: Program, guide: Program) -> str:
     """Modules that count dims from the left, or mix rows, for the end of a message."""
-    found: dict[str, None] = {}
-    for owner in modules_of(programs[0], programs[-1]):
+    found: list[str] = []
+    for owner in modules_of(model, guide):
         for name, module in owner.named_modules():
             dim = getattr(module, "dim", getattr(module, "start_dim", -1))
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                found[f"{name} ({type(module).__name__}: use LayerNorm)"] = None
+                found.append(f"{name} ({type(module).__name__}: use LayerNorm)")
             elif isinstance(module, nn.Softmax | nn.LogSoftmax | nn.GLU | nn.Flatten) and dim != -1:
-                found[f"{name} ({type(module).__name__}, dim {dim})"] = None
-    return f"; look at {', '.join(found)}" if found else ""
+                found.append(f"{name} ({type(module).__name__}, dim {dim})")
+    return f"; look at {', '.join(dict.fromkeys(found))}" if found else ""

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from pyrovae.core.checks import check_count
 from pyrovae.core.modules import Program, mode, modules_of
@@ -96,18 +97,17 @@ def codes(
         (('z[0]', 'z[1]'), torch.Size([500, 2]), True)
     """
     check_count("codes: num_samples", num_samples)
-    found: list[tuple[Any, Any, Any]] = []
-    shape: torch.Size = torch.Size()
+    drawn: list[tuple[Any, ...]] = []
     with mode(modules_of(model, guide), training=False), stream("codes", seed), plain_errors():
         for batch in batches(data, BATCH, "codes", seed):
             guide_trace, model_trace = traces(model, guide, batch, {})
             q, p = (distribution_of(trace, site) for trace in (guide_trace, model_trace))
-            shape = q.event_shape
-            drawn = guide_trace.nodes[site]["value"]
-            found.append((mean_of(q, num_samples)[0], drawn, p.expand((len(batch[0]),)).sample()))
-    means, draws, prior = (torch.cat(each).double().cpu() for each in zip(*found, strict=True))
+            mean, draw = mean_of(q, num_samples)[0], guide_trace.nodes[site]["value"]
+            drawn.append((mean, draw, p.expand((len(batch[0]),)).sample()))
+    means, draws, prior = (torch.cat(each).double().cpu() for each in zip(*drawn, strict=True))
+    names = tuple(dimension_names(site, means.shape[1:]))
     means, draws, prior = (each.reshape(len(each), -1) for each in (means, draws, prior))
-    return Codes(means, draws, prior, tuple(dimension_names(site, shape)))
+    return Codes(means, draws, prior, names)
 
 
 def principal_axes(points: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,10 +121,7 @@ def principal_axes(points: Tensor) -> tuple[Tensor, Tensor]:
         (tensor([0.6000, 0.8000, 0.0000]), tensor([1., 0.]))
     """
     _, sizes, directions = torch.linalg.svd(points - points.mean(0), full_matrices=False)
-    axes, shares = points.new_zeros(2, points.shape[1]), points.new_zeros(2)
-    found = min(2, len(sizes))
-    two = directions[:found]
-    axes[:found] = two * two.gather(-1, two.abs().argmax(-1, keepdim=True)).sign()
-    squares = sizes.square()
-    shares[:found] = squares[:found] / squares.sum().clamp(min=torch.finfo(points.dtype).tiny)
-    return axes, shares
+    signs = directions.gather(-1, directions.abs().argmax(-1, keepdim=True)).sign()
+    shares = sizes.square() / sizes.square().sum().clamp(min=torch.finfo(points.dtype).tiny)
+    missing = max(2 - len(sizes), 0)
+    return pad(directions * signs, (0, 0, 0, missing))[:2], pad(shares, (0, missing))[:2]

@@ -191,17 +191,14 @@ def gaps(
 
 
 def _refinable(guide: Program) -> nn.Module:
-    if not isinstance(guide, Guide):
-        raise ValueError(
-            f"gaps: of {getattr(guide, '__qualname__', type(guide).__name__)} no parameters are known to "
-            f"refine: pass refined=, a program of q with parameters for each datum, or a vae.guide"
-        )
-    if not (hasattr(guide.part, "net") and hasattr(guide.part, "given")):
-        raise ValueError(
-            f"gaps: {type(guide.part).__name__} has no parameters to refine, a net and given(net's output): "
-            f"pass refined=, a program of q with parameters for each datum"
-        )
-    return guide.part
+    """The part of a VAE's guide whose network's output is refined."""
+    part: Any = guide.part if isinstance(guide, Guide) else guide
+    if isinstance(guide, Guide) and hasattr(part, "net") and hasattr(part, "given"):
+        return part
+    raise ValueError(
+        f"gaps: {getattr(part, '__qualname__', type(part).__name__)} has no parameters to refine, a net and "
+        f"given(net's output): pass refined=, a program of q with parameters for each datum, or a vae.guide"
+    )
 
 
 def _doubtful(result: Evaluation) -> int:

@@ -54,10 +54,8 @@ class Information(NamedTuple):
             f"nats per datum, each end ± {self.error:.3f}",
         ]
         if self.distinct - self.lower < 0.5:
-            lines.append(
-                f"the lower bound is near log of the number of data, {self.distinct:.2f}, which it cannot "
-                f"exceed: take more"
-            )
+            limit = f"log of the number of data, {self.distinct:.2f}"
+            lines.append(f"the lower bound is near {limit}, which it cannot exceed: take more")
         return "\n".join(lines)
 
 
@@ -97,18 +95,17 @@ def information(
         True
     """
     check_count("information: num_samples", num_samples)
-    guides, codes, own, log_prior = [], [], [], []
+    guides, codes, log_qs, log_priors = [], [], [], []
     with mode(modules_of(model, guide), training=False), stream("information", seed), plain_errors():
         for batch in batches(data, BATCH, "information", seed):
             guide_trace, model_trace = traces(model, guide, batch, {})
             q, p = (distribution_of(trace, site) for trace in (guide_trace, model_trace))
-            drawn = q.sample((num_samples,))
             guides.append(q)
-            codes.append(drawn)
-            own.append(q.log_prob(drawn).double())
-            log_prior.append(p.log_prob(drawn).double())
-    z, log_q = torch.cat(codes, 1), torch.cat(own, 1)
-    rate, rows = log_q - torch.cat(log_prior, 1), z.shape[1]
+            codes.append(q.sample((num_samples,)))
+            log_qs.append(q.log_prob(codes[-1]).double())
+            log_priors.append(p.log_prob(codes[-1]).double())
+    z, log_q = torch.cat(codes, 1), torch.cat(log_qs, 1)
+    rate, rows = log_q - torch.cat(log_priors, 1), z.shape[1]
     if rows < 2:
         raise ValueError("information: 1 row tells nothing of others: at least 2 are needed")
     others = torch.stack([_log_sum_of_others(guides, each) for each in z])

@@ -96,21 +96,17 @@ def kl_by_site(
     """
 
     def parts(of_guide: dict[str, Site], latents: dict[str, Site], structure: Structure) -> dict[str, Tensor]:
-        if len(latents) == 1:  # all sites of the guide belong to it
-            (name,) = latents
-            return {
-                name: sum_by_datum([*of_guide.values()], structure) - sum_by_datum([latents[name]], structure)
-            }
-        for name in of_guide:
-            if name not in latents:
-                raise ValueError(
-                    f"kl_by_site: site '{name}' of the guide is no latent of the model, and belongs to none "
-                    f"of {', '.join(latents)}: integrate it out, or ask evaluate for the whole KL"
-                )
-        return {
-            name: sum_by_datum([of_guide[name]], structure) - sum_by_datum([site], structure)
-            for name, site in latents.items()
-        }
+        others = [name for name in of_guide if name not in latents]
+        if others and len(latents) > 1:
+            raise ValueError(
+                f"kl_by_site: site '{others[0]}' of the guide is no latent of the model, and belongs to none "
+                f"of {', '.join(latents)}: integrate it out, or ask evaluate for the whole KL"
+            )
+        ratios = {}
+        for name, site in latents.items():  # with one latent, all sites of the guide belong to it
+            log_q = sum_by_datum([of_guide[each] for each in (name, *others)], structure)
+            ratios[name] = log_q - sum_by_datum([site], structure)
+        return ratios
 
     return _divergences(model, guide, data, parts, "kl_by_site", num_samples, seed)
 
@@ -138,11 +134,8 @@ def kl_by_dimension(
 
     Example:
         >>> import pyrovae as pv
-        >>> vae = pv.VAE(
-        ...     pv.priors.StandardNormal(2),
-        ...     pv.likelihoods.Bernoulli(pv.networks.MLP(2, 9)),
-        ...     pv.guides.Normal(pv.networks.MLP(9, 4)),
-        ... )
+        >>> q = pv.guides.Normal(pv.networks.MLP(9, 4))
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.likelihoods.Bernoulli(pv.networks.MLP(2, 9)), q)
         >>> kl_by_dimension(vae.model, vae.guide, torch.eye(9)).names
         ('z[0]', 'z[1]')
     """

@@ -120,7 +120,7 @@ def test_hand_written_programs_bring_their_own_refined_guide(oracle):
     beyond = int((doubted.guide.khat > khat_threshold(500)).sum())
     assert beyond > 35
     assert f"{beyond} rows have a k-hat that is not reliable: there log p(x), and with it" in str(given)
-    with pytest.raises(ValueError, match=r"gaps: of LinearGaussian.guide no parameters .* pass refined="):
+    with pytest.raises(ValueError, match=r"gaps: LinearGaussian.guide has no parameters .* pass refined="):
         pv.diagnostics.gaps(off.model, off.guide, x)
 
 
