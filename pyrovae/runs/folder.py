@@ -21,6 +21,7 @@ __all__ = [
     "describe",
     "prepare",
     "results_file",
+    "strange_names",
 ]
 
 WEIGHTS, HISTORY, CHECKPOINTS = "weights.safetensors", "history.json", "checkpoints"
@@ -34,8 +35,6 @@ RUN = {RECIPE, WEIGHTS, HISTORY, CHECKPOINTS, MODEL}
 MADE = {"log.jsonl", "logs", "report.html", "samples.npz", "samples.png"}
 """Further files that `prepare` deletes; alone they make no run, since a failed logger may leave some."""
 
-MORE = {"figures", "lock"}
-
 
 def prepare(folder: Path, *, overwrite: bool) -> None:
     """Check that a run can be written into a folder, and delete the run that is to be overwritten.
@@ -44,14 +43,13 @@ def prepare(folder: Path, *, overwrite: bool) -> None:
         ValueError: The folder holds a run, or files of something else, and `overwrite` is False.
     """
     check_folder(folder)
-    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - {"lock"}
-    names -= {f"{name}.part" for name in RUN}  # left half written by a kill
+    names = {path.name for path in folder.iterdir()}
     if names & RUN and not overwrite:
         raise ValueError(
             f"{folder} holds a run already: go on with it by --resume, name another folder, or pass "
             f"--overwrite"
         )
-    strange = sorted(names - RUN - MADE - MORE)
+    strange = strange_names(folder)
     if strange and not names & RUN and not overwrite:
         raise ValueError(
             f"{folder} holds '{strange[0]}' and no run: name another folder, or pass --overwrite to write "
@@ -64,6 +62,13 @@ def prepare(folder: Path, *, overwrite: bool) -> None:
             rmtree(path)
         else:
             path.unlink()
+
+
+def strange_names(folder: Path) -> list[str]:
+    """The files in a folder that no run makes, without hidden ones and those left half written by a kill."""
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    ours = RUN | MADE | {"figures", "lock"}
+    return sorted(name for name in names - ours if not name.startswith(".") and not name.endswith(".part"))
 
 
 def check_folder(folder: Path) -> None:

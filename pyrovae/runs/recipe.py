@@ -21,6 +21,7 @@ __all__ = [
     "RECIPE",
     "Recipe",
     "Run",
+    "Strict",
     "changes",
     "check_data",
     "notes",
@@ -34,7 +35,7 @@ FORMAT = 2
 """Of ``recipe.json``. 1 had no parts, and no fingerprint of the data; it is read still."""
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
     """Frozen, and a key that it does not know is refused, with the one that was probably meant."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -47,7 +48,7 @@ class _Strict(BaseModel):
         return given
 
 
-class Recipe(_Strict):
+class Recipe(Strict):
     """What to train on what, and how.
 
     Example:
@@ -118,7 +119,7 @@ class Recipe(_Strict):
         return self
 
 
-class Run(_Strict):
+class Run(Strict):
     """What ``recipe.json`` holds: the recipe, and what it met."""
 
     format: int = FORMAT

@@ -1,4 +1,4 @@
-"""Many runs: recipes by a grid over any of their fields, each in a folder of its own. No torch.
+"""Sweeps: a run for each combination of a grid of recipe fields, each in its own folder. No torch.
 
 ``SWEEP.json`` is, for example::
 
@@ -12,44 +12,37 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Iterator, Mapping
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from pyrovae.core.checks import choose, one_line
-from pyrovae.runs.folder import MADE, MORE, results_file
-from pyrovae.runs.recipe import RECIPE, Recipe, changes, read_run
+from pyrovae.runs.folder import HISTORY, WEIGHTS, results_file, strange_names
+from pyrovae.runs.recipe import RECIPE, Recipe, Strict, changes, read_run
+from pyrovae.storage.files import write_file
 
-__all__ = ["BOOKS", "Evaluating", "Planned", "Sweep", "note_of", "planned", "read_sweep", "state_of"]
+__all__ = ["LOGS", "Evaluating", "Job", "Sweep", "carry_out", "jobs_of", "planned", "read_sweep", "state_of"]
 
-BOOKS = ".sweep"
-"""The folder, beside the runs, of what a sweep needs: a recipe and a log for each, and its lock."""
+PROGRAM = (sys.executable, "-m", "pyrovae")
 
-LONGEST = 48
-"""Characters of a value in a run's name."""
+LOGS = ".sweep"
+"""Folder, beside the runs, with a recipe, a log and a note of its evaluation for each run."""
 
-LONGEST_NAME = 200
-"""Characters of a run's name: file systems take 255, with what the names of its books add."""
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_others(cls, given: Any) -> Any:
-        for key in given if isinstance(given, dict) else ():
-            choose("key", str(key), cls.model_fields)
-        return given
+LONGEST, LONGEST_NAME = 48, 200
+"""Characters of a value in a run's name, and of the name: file systems take 255, with an ending."""
 
 
-class Evaluating(_Strict):
-    """How each run is evaluated once it is trained: options of ``pyrovae evaluate``."""
+class Evaluating(Strict):
+    """How each run is evaluated after training: options of ``pyrovae evaluate``."""
 
     num_samples: int = Field(1000, ge=1)
     split: Literal["train", "validation", "test"] = "test"
@@ -58,31 +51,31 @@ class Evaluating(_Strict):
     max_samples: int | None = Field(None, ge=1)
     seed: int = Field(0, ge=0)
 
-    @property
-    def file(self) -> str:
-        """Where a run has its results."""
-        return results_file(self.split)
-
     def options(self) -> list[str]:
-        """As the command line has them."""
+        """These options as words of the command line."""
         given = self.model_dump(exclude_none=True)
-        return [text for key, value in given.items() for text in (f"--{key.replace('_', '-')}", str(value))]
+        return [word for key, value in given.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+
+    def note(self, run: Path) -> dict[str, Any]:
+        """These options with the hash of the results in a run's folder: another evaluation leaves another."""
+        results = (run / results_file(self.split)).read_bytes()
+        return {**self.model_dump(), "sha256": sha256(results).hexdigest()}
 
 
-class Sweep(_Strict):
-    """What ``SWEEP.json`` holds.
+class Sweep(Strict):
+    """The content of ``SWEEP.json``.
 
     Attributes:
-        recipe: Fields that all runs share; those not named are as by default.
+        recipe: Fields that all runs share; other fields have their defaults.
         grid: Fields with their values: a run for each combination, the last field changing first.
         evaluate: How runs are evaluated; not at all if not given.
-        cluster: What submitit is to ask the cluster for, such as ``{"timeout_min": 600}``.
+        cluster: Parameters of submitit for each job, such as ``{"timeout_min": 600}``.
     """
 
-    recipe: dict[str, Any] = {}
-    grid: dict[str, list[Any]] = {}
+    recipe: dict[str, Any] = Field({})
+    grid: dict[str, list[Any]] = Field({})
     evaluate: Evaluating | None = None
-    cluster: dict[str, Any] = {}
+    cluster: dict[str, Any] = Field({})
 
     @model_validator(mode="after")
     def _of_fields(self) -> Sweep:
@@ -96,53 +89,27 @@ class Sweep(_Strict):
         return self
 
 
-class Planned(NamedTuple):
-    """One run.
-
-    Attributes:
-        name: Of its folder.
-        recipe: What is trained.
-    """
-
-    name: str
-    recipe: Recipe
-
-
 def read_sweep(path: Path) -> Sweep:
-    """Read a ``SWEEP.json``.
-
-    Raises:
-        FileNotFoundError: It is not there.
-        ValueError: It holds no sweep; the message says what is wrong, in one line.
-    """
+    """Read a ``SWEEP.json``."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such sweep: name a file of JSON")
     try:
-        return Sweep.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, RecursionError) as error:
+        return Sweep.model_validate_json(path.read_bytes())
+    except ValueError as error:
         raise ValueError(f"{path}: not a sweep: {one_line(error)}") from error
 
 
-def planned(sweep: Sweep) -> list[Planned]:
-    """Its runs, in the order of the grid: the last field changes first.
+def planned(sweep: Sweep) -> dict[str, Recipe]:
+    """The recipe of each run by its name, in the order of the grid.
 
-    A name has the fields of the grid with their values, in the order that recipes have them, so that more
-    values, or another order of the grid, leave it as it is. Where a value cannot stand so in the name of a
-    file, a few digits of its hash follow.
-
-    Raises:
-        ValueError: A value that its field does not take, or the same twice.
+    A name has the grid's fields with their values, in the order of the recipe's fields, so that further
+    values do not rename a run. A value that cannot stand in a file's name is followed by digits of its hash.
 
     Example:
-        >>> sweep = Sweep(grid={"seed": [0, 1], "prior": ["Laplace", "VampPrior(pseudo_inputs=9)"]})
-        >>> for run in planned(sweep):
-        ...     print(run.name)
-        prior-Laplace_seed-0
-        prior-VampPrior-pseudo_inputs-9-d6a136_seed-0
-        prior-Laplace_seed-1
-        prior-VampPrior-pseudo_inputs-9-d6a136_seed-1
+        >>> list(planned(Sweep(grid={"prior": ["Laplace", "VampPrior(pseudo_inputs=9)"], "seed": [0]})))
+        ['prior-Laplace_seed-0', 'prior-VampPrior-pseudo_inputs-9-d6a136_seed-0']
     """
-    found: dict[str, Planned] = {}
+    runs: dict[str, Recipe] = {}
     for values in product(*sweep.grid.values()):
         point = dict(zip(sweep.grid, values, strict=True))
         try:
@@ -151,81 +118,125 @@ def planned(sweep: Sweep) -> list[Planned]:
             where = ", ".join(f"{key} {value}" for key, value in point.items()) or "recipe"
             raise ValueError(f"{where}: {one_line(error)}") from error
         name = _name(recipe, sweep.grid)
-        if name in found:
+        if name in runs:
             raise ValueError(f"the grid has {name} twice: take one of its values out")
-        found[name] = Planned(name, recipe)
-    return list(found.values())
-
-
-def state_of(
-    run: Planned, folder: Path, evaluate: Evaluating | None = None
-) -> Literal["new", "begun", "trained", "complete"]:
-    """How far a run has come in its folder.
-
-    Args:
-        run: Which.
-        folder: Of all runs.
-        evaluate: How it is to be evaluated: it is complete once it is.
-
-    Raises:
-        ValueError: Its folder holds another run, or something else.
-    """
-    place = folder / run.name
-    there = {path.name for path in place.iterdir()} if place.is_dir() else set()
-    if place.exists() and not place.is_dir():
-        raise ValueError(f"{place} is a file: move it, or name another folder for the runs")
-    if RECIPE not in there:
-        strange = sorted(n for n in there - MADE - MORE if not n.startswith(".") and not n.endswith(".part"))
-        if strange:
-            raise ValueError(f"{place} holds '{strange[0]}' and no run: move it, or name another folder")
-        return "new"
-    held = read_run(place)
-    if held.recipe != run.recipe:
-        different = "; ".join(changes(held.recipe, run.recipe))
-        raise ValueError(
-            f"{place} holds another run (this sweep has {different}): move it, or name another folder"
-        )
-    if held.weights is None or not {"weights.safetensors", "history.json"} <= there:
-        return "begun"
-    if evaluate is None or (
-        evaluate.file in there and _evaluated(run, folder) == note_of(evaluate, place / evaluate.file)
-    ):
-        return "complete"
-    return "trained"
-
-
-def note_of(evaluate: Evaluating, results: Path) -> dict[str, Any]:
-    """How results came to be, and the hash of them: of those that another evaluation left it is another."""
-    return {**evaluate.model_dump(), "sha256": sha256(results.read_bytes()).hexdigest()}
-
-
-def _evaluated(run: Planned, folder: Path) -> Any:
-    """What the sweep noted of the run's results."""
-    try:
-        return json.loads((folder / BOOKS / f"{run.name}.evaluated.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+        runs[name] = recipe
+    return runs
 
 
 def _name(recipe: Recipe, grid: Mapping[str, Any]) -> str:
-    content = recipe.model_dump(mode="json")
-    name = "_".join(_part(key, recipe, content) for key in Recipe.model_fields if key in grid) or "run"
+    content, parts = recipe.model_dump(mode="json"), []
+    for key in [key for key in Recipe.model_fields if key in grid]:
+        value = getattr(recipe, key)
+        text = "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        plain = "-".join(re.findall(r"[A-Za-z0-9_.]+", text))[:LONGEST]
+        digits = "" if plain == text else f"-{_digits(json.dumps(content[key], sort_keys=True))}"
+        parts.append(f"{key}-{plain}{digits}")
+    name = "_".join(parts) or "run"
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 7]}-{_digits(name)}"
-
-
-def _part(key: str, recipe: Recipe, content: Mapping[str, Any]) -> str:
-    """A field's part of a name."""
-    value = getattr(recipe, key)
-    text = "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    plain = "-".join(_words(text))[:LONGEST]
-    if plain == text:
-        return f"{key}-{plain}"
-    return f"{key}-{plain}-{_digits(json.dumps(content[key], sort_keys=True))}"
 
 
 def _digits(text: str) -> str:
     return sha256(text.encode()).hexdigest()[:6]
 
 
-def _words(text: str) -> Iterator[str]:
-    return (each for each in re.split(r"[^A-Za-z0-9_.]+", text) if each)
+def state_of(
+    folder: Path, recipe: Recipe, evaluate: Evaluating | None = None
+) -> Literal["new", "begun", "trained", "complete"]:
+    """How far the run in a folder has come; "complete" includes the evaluation, if one is asked for.
+
+    Raises:
+        ValueError: The folder holds another run, or something else.
+    """
+    if not (folder / RECIPE).exists():
+        if strange := strange_names(folder):
+            raise ValueError(f"{folder} holds '{strange[0]}' and no run: move it, or name another folder")
+        return "new"
+    run = read_run(folder)
+    if run.recipe != recipe:
+        raise ValueError(
+            f"{folder} holds another run (this sweep has {'; '.join(changes(run.recipe, recipe))}): move it, "
+            f"or name another folder"
+        )
+    if run.weights is None or not all((folder / name).exists() for name in (WEIGHTS, HISTORY)):
+        return "begun"
+    if evaluate is None:
+        return "complete"
+    try:
+        note = json.loads((folder.parent / LOGS / f"{folder.name}.evaluated.json").read_text())
+        return "complete" if note == evaluate.note(folder) else "trained"
+    except (OSError, ValueError):
+        return "trained"
+
+
+class Job(NamedTuple):
+    """The commands that are left of a run, to be run one after another, each in a process of its own."""
+
+    folder: Path
+    commands: list[list[str]]
+    evaluate: Evaluating | None
+    environment: dict[str, str]
+
+    @property
+    def log(self) -> Path:
+        """The file that has what the commands print."""
+        return self.folder.parent / LOGS / f"{self.folder.name}.log"
+
+    def run(self) -> int:
+        """The exit code of the first command that fails, or 0."""
+        for command in self.commands:
+            with self.log.open("ab") as log:
+                code = subprocess.call(
+                    [*PROGRAM, *command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=os.environ | self.environment,
+                )
+            if code:
+                return code
+        if self.evaluate is not None:
+            note = json.dumps(self.evaluate.note(self.folder))
+            write_file(self.log.with_name(f"{self.folder.name}.evaluated.json"), note)
+        return 0
+
+
+def jobs_of(sweep: Sweep, folder: Path, root: Path | None, environment: dict[str, str]) -> list[Job]:
+    """A job for each run that is not complete."""
+    jobs, data = [], [] if root is None else ["--root", str(root.absolute())]
+    for name, recipe in planned(sweep).items():
+        place, config = folder / name, folder / LOGS / f"{name}.json"
+        state, commands = state_of(place, recipe, sweep.evaluate), []
+        if state == "new":
+            write_file(config, recipe.model_dump_json(indent=2) + "\n")
+            commands.append(["train", str(place), "--config", str(config), *data])
+        if state == "begun":
+            commands.append(["train", str(place), "--resume", *data])
+        if sweep.evaluate is not None:
+            commands.append(["evaluate", str(place), *sweep.evaluate.options(), *data])
+        if state != "complete":
+            jobs.append(Job(place, commands, sweep.evaluate, environment))
+    return jobs
+
+
+def carry_out(jobs: Iterable[Job], executor: Any, report: Callable[[str], None]) -> dict[str, int]:
+    """Run jobs by an executor of concurrent.futures or submitit; the exit code of each, by the run's name.
+
+    Ctrl-C cancels the jobs that have not ended. In a terminal it reaches their processes too.
+    """
+    left, codes = {job.folder.name: executor.submit(job.run) for job in jobs}, dict[str, int]()
+    try:
+        while left:
+            for name in [name for name, each in left.items() if each.done()]:
+                try:
+                    codes[name] = left.pop(name).result()
+                except Exception as error:  # of a cluster: a time limit, memory, a node
+                    codes[name] = 1
+                    report(f"{name}: {one_line(error)[:200]}")
+                report(f"{name}: {'failed' if codes[name] else 'done'}")
+            time.sleep(0.1)
+    except BaseException:
+        for each in left.values():
+            each.cancel()
+        raise
+    return codes
