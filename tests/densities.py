@@ -26,7 +26,7 @@ OF_THE_PRIOR = {
 
 
 def shaken(part):
-    """All parameters moved off where they start, where too much is nought or alike."""
+    """All parameters moved off where they start, where too much is zero or alike."""
     module = as_module(part)
     with torch.no_grad():
         for parameter in module.parameters():

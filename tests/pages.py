@@ -87,7 +87,7 @@ def agree(printed: str, said: str) -> bool:
     """The same words, and numbers that are near.
 
     Seeds give the same draws everywhere, and other processors other last bits, which training makes larger:
-    a twentieth, or 0.02 of a number near nought, is less than what the pages tell by them.
+    a twentieth, or 0.02 of a number near zero, is less than what the pages tell by them.
     """
     ours, theirs = (HASH.sub("hash", text) for text in (printed, said))
     if NUMBER.sub("0", ours).split() != NUMBER.sub("0", theirs).split():

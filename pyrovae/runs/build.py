@@ -205,7 +205,7 @@ class _Parts:
         return others[key](value) if key in others else value
 
     def _rows(self, count: Any) -> Tensor:
-        """The first rows of the training data; noughts where a model is built to be given its weights."""
+        """The first rows of the training data; zeros where a model is built to be given its weights."""
         if not isinstance(count, int) or count < 1:
             raise ValueError(f"pseudo_inputs is {count!r}: give how many rows of the training data")
         if self.data is None:

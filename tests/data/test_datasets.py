@@ -331,7 +331,7 @@ def test_no_damage_to_a_file_is_read_as_other_numbers(data, tmp_path_factory):
     """A flipped byte, or an end that is missing, gives the same rows or an error that names the file."""
     whole = packed(WHOLE)
     place = data.draw(strategies.integers(0, len(whole) - 1))
-    flip = data.draw(strategies.integers(0, 255))  # nought: cut here
+    flip = data.draw(strategies.integers(0, 255))  # zero: cut here
     changed = bytearray(whole if flip else whole[:place])
     if flip:
         changed[place] ^= flip

@@ -97,7 +97,7 @@ class TestBetaBernoulli:
         return log_beta(self.a + ones, self.b + 6 - ones) - log_beta(self.a, self.b)
 
     def test_every_weight_of_the_posterior_is_the_evidence(self):
-        """Also of rows that are all nought or all one, and over all rows they sum to 1."""
+        """Also of rows that are all zero or all one, and over all rows they sum to 1."""
         x = torch.cartesian_prod(*[torch.tensor([0.0, 1.0]).double()] * 6)
         assert self.exact(x).exp().sum().item() == pytest.approx(1)
         check_every_weight(self.vae(0.0), x, self.exact(x))

@@ -317,7 +317,7 @@ def test_wake_sleep_gives_the_model_the_gradient_of_the_importance_weighted_boun
 
 
 def test_sleep_teaches_the_guide_the_posterior_of_what_the_model_dreams():
-    """Linear-Gaussian: at the exact posterior the mean gradient of the sleep loss is nought, else not."""
+    """Linear-Gaussian: at the exact posterior the mean gradient of the sleep loss is zero, else not."""
     for shift, at_rest in ((0.0, True), (0.3, False)):
         oracle = LinearGaussian(torch.randn(4, 2))
         free = torch.nn.Parameter(torch.full((2,), shift))

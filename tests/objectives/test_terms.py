@@ -87,7 +87,7 @@ def test_total_correlation_of_the_batch_by_hand():
 
 @torch.no_grad()
 def test_mmd_is_nought_between_equals_and_not_between_others():
-    """Unbiased: of codes that are draws of the prior its mean is nought."""
+    """Unbiased: of codes that are draws of the prior its mean is zero."""
     prior = pv.priors.StandardNormal(LATENTS)
     for shift, equal in ((0.0, True), (0.5, False)):
         vae = pv.VAE(prior, a_vae().likelihood, lambda x, shift=shift: prior().expand((len(x),)))
@@ -110,7 +110,7 @@ def test_mmd_is_nought_between_equals_and_not_between_others():
 
 
 def test_weights_follow_their_schedules():
-    """Steps count as they are taken, in fit from nought; epochs are fit's."""
+    """Steps count as they are taken, in fit from zero; epochs are fit's."""
     assert [warmup(4, start=1.0, end=0.0)(Clock(step)) for step in (0, 2, 8)] == [1.0, 0.5, 0.0]
     assert [warmup(2, unit="epochs")(Clock(99, epoch)) for epoch in (0, 1, 2)] == [0.0, 0.5, 1.0]
     assert [cyclical(4, rising=1.0, end=2.0)(Clock(step)) for step in range(5)] == [0.0, 0.5, 1.0, 1.5, 0.0]

@@ -47,7 +47,7 @@ class Bent(nn.Module):
 
 
 def found(loss, pair):
-    """Gradients of a row by the objective, ``[repeats, 3]``; None counts as nought."""
+    """Gradients of a row by the objective, ``[repeats, 3]``; None counts as zero."""
     x, taken = torch.full((ROWS,), X, dtype=torch.float64), []
     for _ in range(REPEATS):
         value = loss.differentiable_loss(pair.model, pair.guide, x) / ROWS

@@ -18,7 +18,7 @@ SURE = 4.5
 
 
 def test_dimensions_have_the_kl_of_their_own():
-    """Closed form, row by row; 4.5 errors over 240 numbers, and rounding where an error is nought."""
+    """Closed form, row by row; 4.5 errors over 240 numbers, and rounding where an error is zero."""
     vae, x = a_vae(), binary(60)
     net = torch.nn.Linear(6, 8)
     for parameter in net.parameters():

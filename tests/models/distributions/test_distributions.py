@@ -65,7 +65,7 @@ def spread_over(values, distribution, n):
 @pytest.mark.parametrize("part", DISCRETE, ids="-".join)
 @torch.no_grad()
 def test_probabilities_sum_to_one_and_draws_have_them(part):
-    """Over all binary vectors, so that one-hot families must give nought to what is none of theirs.
+    """Over all binary vectors, so that one-hot families must give zero to what is none of theirs.
 
     The chi-square test of the draws raises a false alarm once in a million.
     """

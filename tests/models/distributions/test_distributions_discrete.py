@@ -115,7 +115,7 @@ class TestAutoregressive:
         [lambda: priors.AutoregressiveBernoulli(4), lambda: priors.AutoregressiveCategorical(2, size=3)],
     )
     def test_a_variable_does_not_see_itself_or_those_after_it(self, make):
-        """The Jacobian of variable i's logits by the value of variable j is nought where j >= i."""
+        """The Jacobian of variable i's logits by the value of variable j is zero where j >= i."""
         p = make()()
         width = p.event_shape[0]
         each = width // p.size

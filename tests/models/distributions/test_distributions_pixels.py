@@ -21,7 +21,7 @@ def exact_log_density(x, logit):
 
 
 def exact_mean(logit):
-    """The formula's own rounding is 1e-16 over the logit: near nought its first terms do better."""
+    """The formula's own rounding is 1e-16 over the logit: near zero its first terms do better."""
     if abs(logit) < 1e-3:
         return 0.5 + logit / 12
     return -1 / np.expm1(-logit) - 1 / logit
