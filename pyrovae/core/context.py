@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 __all__ = ["NotCapturableError", "cached", "caching", "captured", "chunk_limit", "in_parts"]
 
 Value = TypeVar("Value")
-_kept: ContextVar[dict[int, tuple[Any, tuple[Any, ...], Any]] | None] = ContextVar("_kept", default=None)
+_cache: ContextVar[dict[int, tuple[Any, tuple[Any, ...], Any]] | None] = ContextVar("_cache", default=None)
 chunk_limit: ContextVar[int | None] = ContextVar("chunk_limit", default=None)
 """Largest number of draws to score at once, if the caller does not choose a number."""
 
@@ -18,11 +18,11 @@ chunk_limit: ContextVar[int | None] = ContextVar("chunk_limit", default=None)
 @contextmanager
 def caching() -> Iterator[None]:
     """A block in which :func:`cached` keeps each owner's last value; parameters must not change inside it."""
-    token = _kept.set({} if _kept.get() is None else _kept.get())
+    token = _cache.set({} if _cache.get() is None else _cache.get())
     try:
         yield
     finally:
-        _kept.reset(token)
+        _cache.reset(token)
 
 
 def cached(owner: object, arguments: tuple[Any, ...], compute: Callable[[], Value]) -> Value:
@@ -37,15 +37,15 @@ def cached(owner: object, arguments: tuple[Any, ...], compute: Callable[[], Valu
         >>> len(calls)
         1
     """
-    kept = _kept.get()
-    if kept is None:
+    cache = _cache.get()
+    if cache is None:
         return compute()
     if captured.get():
         raise NotCapturableError(f"{type(owner).__name__} is fitted to its data once, by steps of its own")
-    entry = kept.get(id(owner))
+    entry = cache.get(id(owner))
     same = entry is not None and len(entry[1]) == len(arguments)
     if entry is None or not same or any(a is not b for a, b in zip(entry[1], arguments, strict=True)):
-        kept[id(owner)] = entry = (owner, arguments, compute())  # keeping the owner keeps its id unique
+        cache[id(owner)] = entry = (owner, arguments, compute())  # keeping the owner keeps its id unique
     return entry[2]
 
 

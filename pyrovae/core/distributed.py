@@ -233,7 +233,7 @@ def translate_errors() -> Iterator[None]:
         if world().size == 1 or not known:
             raise
         lost = f"another of the {world().size} processes ended, or did not answer in time ({_short(error)})"
-        mend = "look at what it said; a run with checkpoints goes on by --resume, or resume="
+        mend = "read its output; a run with checkpoints goes on by --resume, or resume="
         raise _common(ConnectionError(f"{lost}: {mend}")) from error
 
 

@@ -45,9 +45,6 @@ class _Lines(terminal):
             self.mininterval = max(SECONDS, SHARE * self.format_dict["elapsed"])
         return False  # there is no bar to clear
 
-    def set_description(self, desc: str | None = None, refresh: bool = True) -> None:
-        super().set_description(desc, refresh=False)
-
     def close(self) -> None:
         self.refresh()
         super().close()
