@@ -22,8 +22,8 @@ from pyrovae.core.precision import Precision, products_in
 from pyrovae.core.programs import plain_errors
 from pyrovae.core.progress import progress_bar
 from pyrovae.core.random import stream
-from pyrovae.data.batches import batches, shares, telling_of_workers
-from pyrovae.data.rows import Data, generators_of, identity_of, num_rows, resident
+from pyrovae.data.batches import batches, explain_dead_workers, local_batches
+from pyrovae.data.rows import Data, identity_of, loader_generators, move_to_gpu, num_rows
 from pyrovae.objectives.base import Objective
 from pyrovae.training.callbacks import as_callbacks
 from pyrovae.training.checkpointing import CheckpointPolicy, keeping
@@ -175,7 +175,7 @@ def fit(
     with keeping(resume, checkpoint_every) as saver:
         with distributed.collective():
             given = data
-            data, checked = resident(data, device)
+            data, checked = move_to_gpu(data, device)
             # As many rows as a process has at most: it may have none.
             most = -(-batch_size // where.size)
             first = next(batches(data, most, "first batch", device=device))
@@ -207,7 +207,7 @@ def fit(
             scheduler=schedule,
             callbacks=callbacks,
             stepper=stepper,
-            generators=generators_of(data, validation) if saver or on_failure == "rollback" else [],
+            generators=loader_generators(data, validation) if saver or on_failure == "rollback" else [],
         )
         if saver is not None:
             with distributed.collective():
@@ -221,7 +221,7 @@ def fit(
 
         def drawn() -> Iterator[tuple[tuple[Tensor, ...], int]]:
             """What is left of the epoch: this process's part of each batch, and the rows of all."""
-            parts = shares(
+            parts = local_batches(
                 data,
                 batch_size,
                 "train",
@@ -250,7 +250,7 @@ def fit(
             while course.epoch < num_epochs and not course.stopped:
                 course.begin_epoch(remember=on_failure == "rollback")
                 try:
-                    with telling_of_workers(data, validation):
+                    with explain_dead_workers(data, validation):
                         _run_epoch(course, seed, drawn, validated, callbacks, saver, bar)
                 except FloatingPointError as error:
                     course.roll_back(error)
@@ -315,7 +315,9 @@ def _validate(
     totals: Tensor | float = 0.0
     rows = 0
     with stream("validate", seed), distributed.collective():
-        drawn = shares(data, batch_size, "validate", seed, rank=where.rank, size=where.size, device=device)
+        drawn = local_batches(
+            data, batch_size, "validate", seed, rank=where.rank, size=where.size, device=device
+        )
         for step, (batch, whole) in enumerate(drawn):
             if interrupts is not None and interrupts.seen is not None:
                 break
