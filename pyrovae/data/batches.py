@@ -20,12 +20,12 @@ from pyrovae.data.rows import Data, Rows, as_tuple, check_rows
 def batches(
     data: Data, batch_size: int, purpose: str, *key: int, **options: Any
 ) -> Iterator[tuple[Tensor, ...]]:
-    """The data in batches, each a tuple of arguments for model and guide, as :func:`shares` makes them."""
-    for batch, _ in shares(data, batch_size, purpose, *key, **options):
+    """The data in batches, each a tuple of arguments of model and guide: see :func:`local_batches`."""
+    for batch, _ in local_batches(data, batch_size, purpose, *key, **options):
         yield batch
 
 
-def shares(
+def local_batches(
     data: Data,
     batch_size: int,
     purpose: str,
@@ -75,7 +75,7 @@ def shares(
 
 
 @contextmanager
-def telling_of_workers(*data: Data | None) -> Iterator[None]:
+def explain_dead_workers(*data: Data | None) -> Iterator[None]:
     """Explain the error that torch raises, wherever it is, when a worker of a DataLoader dies."""
     try:
         yield

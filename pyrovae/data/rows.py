@@ -66,7 +66,7 @@ def num_rows(data: Data) -> int:
     return len(Rows(data))
 
 
-def rows_of(data: Data, rows: Tensor) -> tuple[Tensor, ...]:
+def take_rows(data: Data, rows: Tensor) -> tuple[Tensor, ...]:
     """Rows by their numbers, as arguments of model and guide; a loader's are those of its dataset."""
     return Rows(data).take(rows)
 
@@ -116,7 +116,7 @@ def fingerprint(values: Iterable[Any], before: int = 0) -> int:
     return before
 
 
-def generators_of(*data: Data | None) -> list[torch.Generator]:
+def loader_generators(*data: Data | None) -> list[torch.Generator]:
     """The generators that the loaders among the data draw their order from."""
     found = []
     for loader in data:
@@ -131,7 +131,7 @@ def generators_of(*data: Data | None) -> list[torch.Generator]:
     return list({id(each): each for each in found if each is not None}.values())
 
 
-def resident(data: Data, device: torch.device | str | None) -> tuple[Data, bool]:
+def move_to_gpu(data: Data, device: torch.device | str | None) -> tuple[Data, bool]:
     """The data on a GPU, if they are tensors that take at most a quarter of its free memory.
 
     Returned as well: whether they are there, checked for NaN, so that no batch has to be checked.

@@ -24,8 +24,8 @@ from pyrovae.core.programs import plain_errors
 from pyrovae.core.progress import progress_bar
 from pyrovae.core.random import stream
 from pyrovae.core.signals import Interrupts
-from pyrovae.data.batches import batches, shares, telling_of_workers
-from pyrovae.data.rows import Data, generators_of, identity_of, num_rows, resident
+from pyrovae.data.batches import batches, explain_dead_workers, local_batches
+from pyrovae.data.rows import Data, identity_of, loader_generators, move_to_gpu, num_rows
 from pyrovae.objectives.base import Objective
 from pyrovae.training.callbacks import as_callbacks
 from pyrovae.training.checkpointing import CheckpointPolicy, checkpoint_policy
@@ -136,7 +136,7 @@ def fit(
             tracked, source, interrupts, optimizer, scheduler, compile=compile, precision=precision, clip=clip
         )
         resumable = policy is not None or on_failure == "rollback"
-        generators = generators_of(data, validation) if resumable else []
+        generators = loader_generators(data, validation) if resumable else []
         state = TrainState(stepper, schedule, as_callbacks(callbacks), generators)
         if policy is not None:
             _resume(state, source, policy, settings, num_epochs)
@@ -170,22 +170,24 @@ class _Source:
 
     def first_batch(self) -> tuple[Tensor, ...]:
         """Move the data to a GPU if they fit, and return a batch of the size that this process will see."""
-        self.resident, self.checked = resident(self.data, self.device)
+        self.resident, self.checked = move_to_gpu(self.data, self.device)
         rows = -(-self.batch_size // distributed.world().size)
         return next(batches(self.resident, rows, "first batch", device=self.device))
 
     def epoch(self, epoch: int, start: int) -> Iterator[tuple[tuple[Tensor, ...], int]]:
         """The batches of an epoch from the given step on, each with the number of rows on all processes."""
-        return self._shares(self.resident, "train", epoch, shuffle=True, checked=self.checked, start=start)
+        return self._local_batches(
+            self.resident, "train", epoch, shuffle=True, checked=self.checked, start=start
+        )
 
     def validation_batches(self) -> Iterator[tuple[tuple[Tensor, ...], int]]:
         """The validation data in the same order at every epoch."""
-        return self._shares(self.validation, "validate")
+        return self._local_batches(self.validation, "validate")
 
-    def _shares(self, data: Any, purpose: str, *key: int, **keywords: Any) -> Iterator[Any]:
+    def _local_batches(self, data: Any, purpose: str, *key: int, **keywords: Any) -> Iterator[Any]:
         where = distributed.world()
         keywords |= {"rank": where.rank, "size": where.size, "device": self.device}
-        return shares(data, self.batch_size, purpose, self.seed, *key, **keywords)
+        return local_batches(data, self.batch_size, purpose, self.seed, *key, **keywords)
 
 
 def _prepare(
@@ -243,7 +245,7 @@ def _train(
         while state.epoch < num_epochs and not state.stopped:
             state.begin_epoch(remember=rollback)
             try:
-                with telling_of_workers(source.data, source.validation):
+                with explain_dead_workers(source.data, source.validation):
                     _train_epoch(state, source, policy, bar)
             except FloatingPointError as error:
                 state.roll_back(error)

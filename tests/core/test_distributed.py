@@ -19,7 +19,7 @@ import torch
 import pyrovae as pv
 from pyrovae import distributed
 from pyrovae.core import launch
-from pyrovae.data.batches import batches, shares
+from pyrovae.data.batches import batches, local_batches
 
 SERVER = Path(__file__).parents[1] / "group_server.py"
 ROOT = Path(pv.__file__).parents[1]
@@ -309,7 +309,7 @@ def test_parts_of_batches_are_the_batches():
         ]
         for size in (1, 2, 3, 5):
             parts = [
-                list(shares(data, 4, "test", 0, rank=rank, size=size, shuffle=data is not loader))
+                list(local_batches(data, 4, "test", 0, rank=rank, size=size, shuffle=data is not loader))
                 for rank in range(size)
             ]
             for i, batch in enumerate(whole):

@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyrovae as pv
-from pyrovae.data.batches import _sent
+from pyrovae.data.batches import _send
 from pyrovae.testing import LinearGaussian
 
 
@@ -321,8 +321,8 @@ def test_effect_guides_are_refused(x):
 
 def test_a_batch_goes_to_a_gpu_without_waiting_and_comes_back_only_once_it_is_there():
     here, there = Mock(device=torch.device("cpu")), Mock(device=torch.device("cuda"))
-    assert _sent(here, "cuda") is here.pin_memory.return_value.to.return_value
+    assert _send(here, "cuda") is here.pin_memory.return_value.to.return_value
     here.pin_memory.return_value.to.assert_called_once_with("cuda", non_blocking=True)
-    _sent(there, "cpu")
+    _send(there, "cpu")
     there.to.assert_called_once_with("cpu")  # without waiting it would be read before it came
     there.pin_memory.assert_not_called()

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.distributions import Normal
 
-from pyrovae.data.rows import Data, num_rows, rows_of
+from pyrovae.data.rows import Data, num_rows, take_rows
 
 if TYPE_CHECKING:
     from pyrovae.evaluation.results import Evaluation
@@ -103,7 +103,7 @@ def worst(result: Evaluation, data: Data, shape: tuple[int, ...], count: int = 1
         raise ValueError(f"worst: the result is of {len(result):,} rows, the data have {num_rows(data):,}")
     _check_shape("worst", shape)
     rows = result.worst(count)
-    images = rows_of(data, rows)[0].detach().cpu()
+    images = take_rows(data, rows)[0].detach().cpu()
     down = math.ceil(len(rows) / 6)
     across = math.ceil(len(rows) / down)
     figure = Figure(figsize=(1.5 * across, 2.1 * down + 0.4), layout="constrained")
