@@ -104,7 +104,10 @@ def check_pair(
     check_count("num_samples", num_samples)
     given = args, kwargs
     with stream("check pair", seed), mode(modules_of(model, guide), training=False):
-        structure = _check_structure(model, guide, given)
+        with torch.no_grad():
+            check_shapes(run("guide", guide, given), run("model", model, given))
+            with one_line():
+                structure = inspect(model, guide, *args, **kwargs)
         findings = [Finding("programs", f"plate '{structure.plate}', a weight for each datum", True)]
         with one_line(), torch.no_grad():
             few, finding = _check_rows(model, guide, given, structure)
@@ -115,14 +118,6 @@ def check_pair(
             findings.append(Finding("draws", "the same densities at once and one by one", True))
             findings.append(_check_weights(model, guide, given))
     return Report(*([str(f) for f in findings if f.verified is wanted] for wanted in (True, False)))
-
-
-def _check_structure(model: Program, guide: Program, given: Arguments) -> Structure:
-    """Run each program by itself, then the two together."""
-    with torch.no_grad():
-        check_shapes(run("guide", guide, given), run("model", model, given))
-        with one_line():
-            return inspect(model, guide, *given[0], **given[1])
 
 
 def _check_rows(

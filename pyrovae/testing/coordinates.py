@@ -15,10 +15,9 @@ from torch.nn.functional import normalize, pad
 
 from pyrovae.core.wrap import support_of
 
-__all__ = ["Draws", "VectorDensity", "base_of", "is_discrete"]
+__all__ = ["Draws", "VectorDensity", "base_of"]
 
-AT_ONCE = 512
-"""Draws made and scored together: a mixture makes each of every component."""
+AT_ONCE = 512  # draws: a mixture makes each of every component
 
 
 class Draws(NamedTuple):
@@ -35,21 +34,12 @@ class Draws(NamedTuple):
 
 def base_of(distribution: Any) -> Any:
     """The distribution without masks and wrappers; of independent elements, that of each element."""
-    while True:
-        if isinstance(distribution, ZukoToPyro):
-            distribution = distribution.dist
-        elif isinstance(distribution, MaskedDistribution) or (
-            isinstance(distribution, Independent) and type(distribution).log_prob is Independent.log_prob
-        ):
-            distribution = distribution.base_dist
-        else:
-            return distribution
-
-
-def is_discrete(distribution: Any) -> bool:
-    """Whether the density is a probability, to be summed."""
-    support = _support(distribution)
-    return distribution.has_enumerate_support if support is None else bool(support.is_discrete)
+    if isinstance(distribution, ZukoToPyro):
+        return base_of(distribution.dist)
+    elements = isinstance(distribution, Independent) and type(distribution).log_prob is Independent.log_prob
+    if elements or isinstance(distribution, MaskedDistribution):
+        return base_of(distribution.base_dist)
+    return distribution
 
 
 class VectorDensity:
@@ -68,8 +58,12 @@ class VectorDensity:
         self.batch_shape = torch.Size(distribution.batch_shape)
         self.event_shape = torch.Size(distribution.event_shape)
         self.cells = self.batch_shape.numel()
-        self.discrete = is_discrete(distribution)
-        self.support = _support(distribution)
+        support: Any = support_of(distribution)
+        while hasattr(support, "base_constraint"):
+            support = support.base_constraint
+        self.support = support
+        known = support is not None
+        self.discrete = bool(support.is_discrete if known else distribution.has_enumerate_support)
         examples = self._values(64)
         self.example = examples[0]
         self.map: Any = None if self.discrete else _map_to(self._range(examples), examples)
@@ -157,14 +151,6 @@ class VectorDensity:
         return self.support.check(values) if known else points.new_ones(outer, dtype=torch.bool)
 
 
-def _support(distribution: Any) -> Any:
-    """The support without wrappers around the constraint; None if the distribution has none."""
-    support: Any = support_of(distribution)
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return support
-
-
 def _map_to(support: Any, examples: Tensor) -> Any:
     """A map from real vectors to the support."""
     if isinstance(support, type(pyro_constraints.sphere)) and examples.shape[-1] > 1:
@@ -217,8 +203,7 @@ class _Stereographic(_VectorMap):
     def __init__(self, direction: Tensor) -> None:
         pole = torch.zeros_like(direction)
         pole[..., 0] = 1
-        mirror = pole - normalize(direction, dim=-1)
-        self.mirror = normalize(mirror, dim=-1)
+        self.mirror = normalize(pole - normalize(direction, dim=-1), dim=-1)
 
     def __call__(self, u: Tensor) -> Tensor:
         square = u.square().sum(-1, keepdim=True)

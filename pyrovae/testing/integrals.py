@@ -40,7 +40,7 @@ class Integral(NamedTuple):
     error: Tensor  # [cells], standard error of log_total
     wrong: Tensor  # [cells], whether log_total is further from 0 than chance explains
     misfit: tuple[int | None, str] | None  # of draws and density: the cell, None for all together, and what
-    blame: str = "density"  # which of the two is wrong, "density" or "draws"; "" if unknown
+    blame: str  # which of the two is wrong, "density" or "draws"; "" if unknown
 
 
 def on_grid(density: VectorDensity, fit: Draws, test: Draws) -> Integral:
@@ -187,14 +187,8 @@ def _summed(
     usable = (error < FINE) & (share > 0)
     misfit = _worst(torch.where(usable[:, None], drawn, expected), expected, variance, number)
     sampled = ((1 - share) / (share * count)).sqrt()
-    return Integral(
-        method,
-        log_total,
-        torch.where(complete, error, sampled + error),
-        wrong,
-        misfit,
-        "density" if complete.all() else "",
-    )
+    error, blame = torch.where(complete, error, sampled + error), "density" if complete.all() else ""
+    return Integral(method, log_total, error, wrong, misfit, blame)
 
 
 def _standardised(fit: Draws) -> Callable[[Draws], Tensor]:

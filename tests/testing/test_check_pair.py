@@ -373,7 +373,7 @@ def test_an_autoguide_is_checked_as_far_as_it_goes(ladder):
     assert any(line.startswith("parameters: all 4 get") for line in report.verified)
 
 
-def test_weights_of_nought_are_allowed_unless_a_row_has_no_others():
+def test_zero_weights_are_allowed_unless_a_row_has_no_others():
     def model(x, width):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(0.0, 1.0))

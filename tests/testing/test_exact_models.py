@@ -1,4 +1,4 @@
-"""The oracles are right, and integrals are found: of any support, and with an error that holds."""
+"""Exact models have the stated log p(x), and check_density integrates over any support."""
 
 from __future__ import annotations
 
