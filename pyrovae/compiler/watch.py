@@ -26,11 +26,7 @@ class ProgramSnapshot:
     """The parts of programs and losses, and every plain value in them.
 
     Modules, handlers, methods, and the closures and globals of functions are searched. Tensors are compared
-    by identity, since a graph reads their values at each call.
-
-    Args:
-        roots: Programs and losses.
-        names: Names in Pyro's parameter store.
+    by identity, since a graph reads their values at each call. ``names`` are of Pyro's parameter store.
     """
 
     def __init__(self, roots: Iterable[Any], names: Iterable[str] = ()) -> None:

@@ -20,13 +20,7 @@ __all__ = ["TrackedLoss"]
 
 
 class TrackedLoss:
-    """A loss of a pair of programs, which records their traces.
-
-    Args:
-        model: Pyro program of p(x, z).
-        guide: Pyro program of q(z | x).
-        objective: A Pyro ELBO.
-    """
+    """A Pyro ELBO of a pair of programs, which records the traces of its runs."""
 
     def __init__(self, model: Program, guide: Program, objective: Any) -> None:
         if isinstance(poutine.unwrap(guide), poutine.messenger.Messenger):
