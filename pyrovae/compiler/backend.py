@@ -92,8 +92,8 @@ class CompiledGraph:
         leaves = [tensors[each] if isinstance(each, int) else each for each in self.wanted]
         outputs = self._settled(outputs, inputs, leaves)
         first = len(outputs) - sum(self.has)
-        found = iter(outputs[first:])
-        gradients = [next(found) if has else None for has in self.has]
+        gradient_outputs = iter(outputs[first:])
+        gradients = [next(gradient_outputs) if has else None for has in self.has]
         inside = self.finite == "inside"
         total: Any = outputs[first - 1] if inside else None
         if self.finite == "after":

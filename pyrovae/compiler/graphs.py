@@ -250,13 +250,13 @@ def _capture(
             loss = torch.as_tensor(loss)
             if not gradients:
                 return loss.detach(), *more
-            found: tuple[Tensor | None, ...]
+            grads: tuple[Tensor | None, ...]
             if loss.requires_grad:
-                found = torch.autograd.grad(loss, wanted, allow_unused=True)
+                grads = torch.autograd.grad(loss, wanted, allow_unused=True)
             else:  # a loss that adds its gradients itself
-                found = tuple(leaf.grad for leaf in wanted)
-        has.extend(gradient is not None for gradient in found)
-        kept: list[Tensor] = [gradient for gradient in found if gradient is not None]
+                grads = tuple(leaf.grad for leaf in wanted)
+        has.extend(gradient is not None for gradient in grads)
+        kept: list[Tensor] = [gradient for gradient in grads if gradient is not None]
         outputs = [loss.detach(), *(each.detach() for each in more)]
         if finite == "inside":  # the sum is not finite where a term is not
             outputs.append(torch.stack([each.detach().sum().double() for each in (loss, *kept)]).sum())

@@ -50,8 +50,8 @@ class ProgramSnapshot:
 
     def tensors(self, kind: str) -> list[Tensor]:
         """The modules' "parameters" or "buffers", each once."""
-        found = [tensor for module in self.modules for tensor in getattr(module, f"_{kind}").values()]
-        return list({id(tensor): tensor for tensor in found if tensor is not None}.values())
+        held = [tensor for module in self.modules for tensor in getattr(module, f"_{kind}").values()]
+        return list({id(tensor): tensor for tensor in held if tensor is not None}.values())
 
     def _look(self, name: str, value: Any, depth: int = 0) -> None:
         if isinstance(value, PLAIN):

@@ -95,8 +95,8 @@ class TrackedLoss:
                 buffer.copy_(before)
         values: list[Any] = [site["value"] for site in capture.trace.nodes.values()]
         met = [value.unconstrained() if hasattr(value, "unconstrained") else value for value in values]
-        found = [*self.module.parameters(), *met, *leaves_of(loss)]
-        unique: dict[int, Tensor] = {id(leaf): leaf for leaf in found if leaf.requires_grad}
+        candidates = [*self.module.parameters(), *met, *leaves_of(loss)]
+        unique: dict[int, Tensor] = {id(leaf): leaf for leaf in candidates if leaf.requires_grad}
         if not unique:
             raise ValueError("fit: no trainable parameter in model or guide: nothing the loss depends on")
         return list(unique.values())

@@ -27,7 +27,7 @@ class TrainStep:
     """Take the optimiser steps of a run; each refuses a loss or a gradient that is not finite.
 
     With ``compile``, batches of the first one's shape go through a graph. Others (the last of an epoch) run
-    eagerly, with the same result on the same noise, up to rounding. ``say`` is told what takes long.
+    eagerly, with the same result on the same noise, up to rounding. ``say`` shows what takes long.
     """
 
     def __init__(
