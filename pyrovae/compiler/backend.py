@@ -35,19 +35,10 @@ class Result(NamedTuple):
 
 
 class CompiledGraph:
-    """One captured graph as code, with its inputs besides the arguments of the call.
+    """One captured graph as code, of parameters and buffers, schedule values, arguments and other tensors.
 
-    Args:
-        captured: The graph, of the inputs ``fixed``, ``values``, arguments and others.
-        fixed: Parameters and buffers.
-        values: Values of the schedules.
-        tensors: Arguments of the capture.
-        schedules: Schedules that the objective's clock is asked for.
-        wanted: Tensors whose gradients are outputs, among ``fixed`` and the arguments.
-        has: Whether there is a gradient, for each of them.
-        gradients: Whether there are any.
-        finite: Whether the sum of loss and gradients is an output, or is computed "after" the run, which is
-            faster on the CPU.
+    ``wanted`` are the tensors with gradients, of which those that ``has`` marks are outputs. The number that
+    tells whether all is ``finite`` is an output too, or computed "after" the run, faster on the CPU.
     """
 
     def __init__(
@@ -101,8 +92,8 @@ class CompiledGraph:
         leaves = [tensors[each] if isinstance(each, int) else each for each in self.wanted]
         outputs = self._settled(outputs, inputs, leaves)
         first = len(outputs) - sum(self.has)
-        found = iter(outputs[first:])
-        gradients = [next(found) if has else None for has in self.has]
+        gradient_outputs = iter(outputs[first:])
+        gradients = [next(gradient_outputs) if has else None for has in self.has]
         inside = self.finite == "inside"
         total: Any = outputs[first - 1] if inside else None
         if self.finite == "after":

@@ -194,17 +194,17 @@ class _Static(TorchFunctionMode):
 
     def _by_numbers(self, index: Any, *, write: bool) -> Any:
         """An index with known masks replaced by the positions that they choose."""
-        found: list[Any] = []
+        parts: list[Any] = []
         for each in index if isinstance(index, tuple) else (index,):
             is_mask = isinstance(each, Tensor) and each.dtype == torch.bool and each.dim() > 0
             if is_mask and self._known(each):
                 with disable_proxy_modes_tracing():
-                    found += each.nonzero(as_tuple=True)
+                    parts += each.nonzero(as_tuple=True)
             elif is_mask and not write:
                 raise NotCapturableError("a mask whose values are not known chooses from a tensor")
             else:
-                found.append(each)
-        return tuple(found) if isinstance(index, tuple) or len(found) != 1 else found[0]
+                parts.append(each)
+        return tuple(parts) if isinstance(index, tuple) or len(parts) != 1 else parts[0]
 
     def _known(self, tensor: Tensor) -> bool:
         """Whether a tensor's value is the same in every run: it depends on no input and no draw."""
@@ -280,7 +280,7 @@ def _cause(error: Exception) -> str:
 
 def _lifted(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Make further inputs of tensors from outside, which the tracer took for constants."""
-    found: dict[int, tuple[Tensor, fx.Node]] = {}
+    lifted: dict[int, tuple[Tensor, fx.Node]] = {}
     last = [node for node in graph.graph.nodes if node.op == "placeholder"]
     for node in list(graph.graph.nodes):
         if node.op != "get_attr":
@@ -292,12 +292,12 @@ def _lifted(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> list[Tensor]:
             raise NotCapturableError(
                 f"a tensor of shape {tuple(tensor.shape)} that is no buffer of a module is changed in place"
             )
-        if id(tensor) not in found:
+        if id(tensor) not in lifted:
             with graph.graph.inserting_after(last[-1]) if last else graph.graph.inserting_before():
-                last.append(graph.graph.placeholder(f"other_{len(found)}"))
-            found[id(tensor)] = tensor, last[-1]
-        node.replace_all_uses_with(found[id(tensor)][1])
+                last.append(graph.graph.placeholder(f"other_{len(lifted)}"))
+            lifted[id(tensor)] = tensor, last[-1]
+        node.replace_all_uses_with(lifted[id(tensor)][1])
         graph.graph.erase_node(node)
-    if found:
+    if lifted:
         graph.recompile()
-    return [tensor for tensor, _ in found.values()]
+    return [tensor for tensor, _ in lifted.values()]

@@ -41,16 +41,11 @@ MOST = 8
 
 
 class Graphs:
-    """Run a function through its captured graphs; None means that it has to run eagerly.
+    """Run a function, which returns the loss and other tensors, through its captured graphs.
 
-    Args:
-        function: A function that returns the loss, and other tensors after it.
-        programs: The programs in it, in which edits are noticed, and parameters and buffers found.
-        objective: The loss; its clock, if it has one, ticks at each step.
-        precision: Precision of the networks' products.
-        backend: "inductor", or "none" to run graphs as they were captured.
-        finite: Whether a run gives a number that is finite if its loss and gradients are.
-        parameters: Whether gradients of the programs' parameters are wanted, and not of arguments alone.
+    Parameters, buffers and edits are looked for in ``programs`` and ``objective``, whose clock ticks at each
+    step. With ``finite`` a run gives a number that is finite if its loss and gradients are; without
+    ``parameters`` it gives gradients of arguments alone.
     """
 
     def __init__(
@@ -95,12 +90,7 @@ class Graphs:
     ) -> Result | None:
         """The function's outputs, and the gradients of the first; None if it has to run eagerly.
 
-        Args:
-            args: Arguments of the function.
-            kwargs: Keyword arguments of the function.
-            gradients: Whether gradients are wanted.
-            check: Whether to look for edits since the last run.
-            fresh: Whether the outputs outlive the next run, on a GPU too.
+        ``check`` looks for edits since the last run; ``fresh`` outputs outlive the next run, on a GPU too.
         """
         graph = self.prepare(args, kwargs, gradients=gradients, check=check)
         if graph is None:
@@ -260,13 +250,13 @@ def _capture(
             loss = torch.as_tensor(loss)
             if not gradients:
                 return loss.detach(), *more
-            found: tuple[Tensor | None, ...]
+            grads: tuple[Tensor | None, ...]
             if loss.requires_grad:
-                found = torch.autograd.grad(loss, wanted, allow_unused=True)
+                grads = torch.autograd.grad(loss, wanted, allow_unused=True)
             else:  # a loss that adds its gradients itself
-                found = tuple(leaf.grad for leaf in wanted)
-        has.extend(gradient is not None for gradient in found)
-        kept: list[Tensor] = [gradient for gradient in found if gradient is not None]
+                grads = tuple(leaf.grad for leaf in wanted)
+        has.extend(gradient is not None for gradient in grads)
+        kept: list[Tensor] = [gradient for gradient in grads if gradient is not None]
         outputs = [loss.detach(), *(each.detach() for each in more)]
         if finite == "inside":  # the sum is not finite where a term is not
             outputs.append(torch.stack([each.detach().sum().double() for each in (loss, *kept)]).sum())

@@ -26,11 +26,7 @@ class ProgramSnapshot:
     """The parts of programs and losses, and every plain value in them.
 
     Modules, handlers, methods, and the closures and globals of functions are searched. Tensors are compared
-    by identity, since a graph reads their values at each call.
-
-    Args:
-        roots: Programs and losses.
-        names: Names in Pyro's parameter store.
+    by identity, since a graph reads their values at each call. ``names`` are of Pyro's parameter store.
     """
 
     def __init__(self, roots: Iterable[Any], names: Iterable[str] = ()) -> None:
@@ -54,8 +50,8 @@ class ProgramSnapshot:
 
     def tensors(self, kind: str) -> list[Tensor]:
         """The modules' "parameters" or "buffers", each once."""
-        found = [tensor for module in self.modules for tensor in getattr(module, f"_{kind}").values()]
-        return list({id(tensor): tensor for tensor in found if tensor is not None}.values())
+        held = [tensor for module in self.modules for tensor in getattr(module, f"_{kind}").values()]
+        return list({id(tensor): tensor for tensor in held if tensor is not None}.values())
 
     def _look(self, name: str, value: Any, depth: int = 0) -> None:
         if isinstance(value, PLAIN):

@@ -217,16 +217,16 @@ class Bound(Objective):
             value = self.bound(weights)
             (of_model,) = torch.autograd.grad(value.sum(), weights)
         weights, value = weights.detach(), value.detach()
-        surrogate = _weighed(of_model, log_joint)
+        surrogate = _weighted_sum(of_model, log_joint)
         of_guide = self.guide_weights(weights)
         of_guide = of_model if of_guide is None else of_guide
         if self.gradient != "dreg":  # natural, or for "stl" through the paths
-            surrogate = surrogate - _weighed(of_guide, drawn.log_q)
+            surrogate = surrogate - _weighted_sum(of_guide, drawn.log_q)
         if paths:
             of_paths = self.path_weights(weights) if self.gradient == "dreg" else of_guide
             # Of PIWAE the guide's weights are not the model's: dividing one by the other would overflow.
             moved = log_joint - drawn.log_q if self.gradient != "standard" else log_joint
-            surrogate = surrogate + paths.weighed(moved, of_paths)
+            surrogate = surrogate + paths.weighted_sum(moved, of_paths)
         if drawn.log_score is not None and self.gradient in ("score", "vimco"):
             surrogate = surrogate + (self._signals(weights, outside) * drawn.log_score).sum()
         return value.sum(), surrogate
@@ -287,16 +287,16 @@ class _Paths:
         self.cuts.append((value, cut, event_dim))
         return cut
 
-    def weighed(self, values: Tensor, weights: Tensor) -> Tensor:
+    def weighted_sum(self, values: Tensor, weights: Tensor) -> Tensor:
         """A sum with the gradient of ``(weights * values).sum()`` through the draws alone."""
         if not self.cuts:
             return values.new_zeros(())
         cuts = [cut for _, cut, _ in self.cuts]
-        found = torch.autograd.grad(values.sum(), cuts, retain_graph=True, allow_unused=True)
+        gradients = torch.autograd.grad(values.sum(), cuts, retain_graph=True, allow_unused=True)
         return sum(
             (
-                _weighed(self._shaped(weights, gradient.dim(), event_dim), gradient * value)
-                for (value, _, event_dim), gradient in zip(self.cuts, found, strict=True)
+                _weighted_sum(self._shaped(weights, gradient.dim(), event_dim), gradient * value)
+                for (value, _, event_dim), gradient in zip(self.cuts, gradients, strict=True)
                 if gradient is not None
             ),
             values.new_zeros(()),
@@ -319,6 +319,6 @@ def _check_terms(name: str, terms: Any) -> None:
         ) from error
 
 
-def _weighed(weights: Tensor, values: Tensor) -> Tensor:
+def _weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
     """The sum of products, in which zero times minus infinity is zero."""
     return torch.where(weights == 0, torch.zeros_like(weights), weights * values).sum()

@@ -94,7 +94,7 @@ class WakeSleep(Objective):
         if others:
             raise ValueError(
                 f"WakeSleep: the model observes '{others[0]}' besides '{self.site}', and no dream of both "
-                f"can be told to the guide: use sleep=0, or give '{others[0]}' as an argument and no site"
+                f"teaches the guide: use sleep=0, or give '{others[0]}' as an argument and no site"
             )
         data: Any = dreamt.nodes[self.site]["value"]
         if not args or args[0].shape != data.shape:

@@ -17,7 +17,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,9 +27,7 @@ from pyrovae.core.checks import check_count
 from pyrovae.core.distributed import is_first
 from pyrovae.core.modules import modules_of
 from pyrovae.training.loggers import Logger
-
-if TYPE_CHECKING:
-    from pyrovae.training.state import Training
+from pyrovae.training.state import Training
 
 __all__ = ["Averaged", "KeepBest", "Log", "as_callbacks"]
 
@@ -195,8 +193,8 @@ class Log:
             :class:`pyrovae.loggers.Logger`, which :func:`pyrovae.fit` wraps by itself.
 
     Example:
-        >>> from pyrovae.training.history import History
-        >>> from pyrovae.training.fit import Training
+        >>> from pyrovae import History
+        >>> from pyrovae.training.state import Training
         >>> rows, history = [], History(epoch=[0, 1], elbo=[-90.0, -80.0])
         >>> Log(rows.append)(Training(1, history, None, None, None))
         >>> rows

@@ -32,12 +32,7 @@ SHARE = 0.05
 def checkpoint_policy(
     folder: str | os.PathLike[str] | None, every: float
 ) -> Iterator[CheckpointPolicy | None]:
-    """Lock a folder for a run's checkpoints, and defer Ctrl-C and SIGTERM; None for no folder.
-
-    Raises:
-        OSError: The folder cannot be written, or another process uses it.
-        ValueError: ``every``, in seconds, is negative.
-    """
+    """Lock a folder for a run's checkpoints, and defer Ctrl-C and SIGTERM; None for no folder."""
     if folder is None:
         yield None
         return
@@ -74,12 +69,8 @@ class CheckpointPolicy:
     """Write checkpoints amid an epoch after so many seconds, and at its end more often if that is cheap.
 
     A checkpoint at the end of an epoch follows the last one after ``every`` seconds, or after twenty times
-    what writing takes if that is less: short epochs cost a twentieth, and long ones lose nothing.
-
-    Args:
-        checkpoints: The folder's checkpoints.
-        every: Largest number of seconds between checkpoints.
-        interrupts: Signals; the run is saved and left after the step in which one came.
+    what writing takes if that is less: short epochs cost a twentieth, and long ones lose nothing. After the
+    step in which a signal came the run is saved and left.
     """
 
     def __init__(self, checkpoints: Checkpoints, every: float, interrupts: Interrupts) -> None:
@@ -92,12 +83,7 @@ class CheckpointPolicy:
     def take_up(
         self, state: TrainState, settings: dict[str, Any], environment: dict[str, Any], num_epochs: int
     ) -> None:
-        """Restore the newest checkpoint, if there is one.
-
-        Raises:
-            ValueError: It is of other settings (they are listed), or has more epochs.
-            TypeError: The state holds something that cannot be saved.
-        """
+        """Restore the newest checkpoint, if any; one of other settings or of more epochs is refused."""
         self.run = flatten({"said": settings, "environment": environment})[0]  # as it is read back
         flatten(state.state())
         stored, folder = self.checkpoints.newest(), self.checkpoints.folder.parent

@@ -29,12 +29,9 @@ Value = TypeVar("Value")
 
 
 class SharedLoss:
-    """The part of a step in which all processes work together.
+    """The part of a step in which all processes work together, and act on signals at the same step.
 
-    Args:
-        tracked: The loss.
-        parameters: The trained parameters; all processes start from the first one's values.
-        interrupts: Signals, which all processes act on at the same step.
+    All processes start from the first one's parameters.
     """
 
     def __init__(self, tracked: TrackedLoss, parameters: list[Tensor], interrupts: Interrupts | None) -> None:
@@ -111,12 +108,9 @@ class _Parameters(nn.Module):
 
 @contextmanager
 def scaled_to_batch(plates: frozenset[str], rows: int, whole: int) -> Iterator[None]:
-    """Inside, the losses that processes compute of their rows are scaled to add up to the batch's.
+    """Inside, a loss of ``rows`` of a ``whole`` batch is scaled so that the processes' losses add up to it.
 
-    Args:
-        plates: Names of the data's plates.
-        rows: Rows of this process.
-        whole: Rows of the batch.
+    ``plates`` are the names of the data's plates.
     """
     sharers = min(world().size, whole)
     if sharers == 1:

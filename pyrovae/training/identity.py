@@ -54,16 +54,16 @@ def describe_settings(value: Any, depth: int = 0) -> Any:
 
 def architecture(modules: Mapping[str, nn.Module]) -> dict[str, dict[str, Any]]:
     """Class and arguments of each module; of a module of another library, what its repr shows."""
-    found = {}
+    described = {}
     for name, module in modules.items():
-        found[name] = {"is": type(module).__name__}
+        described[name] = {"is": type(module).__name__}
         if type(module).__module__.startswith("pyrovae."):
-            found[name] |= attributes(module)
+            described[name] |= attributes(module)
             if vars(module).get("part") is not None:  # a function in the place of a module
-                found[name]["of"] = describe_settings(vars(module)["part"])["is"]
+                described[name]["of"] = describe_settings(vars(module)["part"])["is"]
         else:
-            found[name]["shows"] = module.extra_repr()
-    return found
+            described[name]["shows"] = module.extra_repr()
+    return described
 
 
 def attributes(thing: Any) -> dict[str, Any]:

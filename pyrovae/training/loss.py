@@ -20,13 +20,7 @@ __all__ = ["TrackedLoss"]
 
 
 class TrackedLoss:
-    """A loss of a pair of programs, which records their traces.
-
-    Args:
-        model: Pyro program of p(x, z).
-        guide: Pyro program of q(z | x).
-        objective: A Pyro ELBO.
-    """
+    """A Pyro ELBO of a pair of programs, which records the traces of its runs."""
 
     def __init__(self, model: Program, guide: Program, objective: Any) -> None:
         if isinstance(poutine.unwrap(guide), poutine.messenger.Messenger):
@@ -101,8 +95,8 @@ class TrackedLoss:
                 buffer.copy_(before)
         values: list[Any] = [site["value"] for site in capture.trace.nodes.values()]
         met = [value.unconstrained() if hasattr(value, "unconstrained") else value for value in values]
-        found = [*self.module.parameters(), *met, *leaves_of(loss)]
-        unique: dict[int, Tensor] = {id(leaf): leaf for leaf in found if leaf.requires_grad}
+        candidates = [*self.module.parameters(), *met, *leaves_of(loss)]
+        unique: dict[int, Tensor] = {id(leaf): leaf for leaf in candidates if leaf.requires_grad}
         if not unique:
             raise ValueError("fit: no trainable parameter in model or guide: nothing the loss depends on")
         return list(unique.values())

@@ -28,7 +28,7 @@ MOST_FAILURES = 3
 """Rollbacks before a run fails; the learning rate is an eighth then."""
 
 FAR_OFF = 100
-"""An epoch diverges if its loss exceeds the first batch's by this many times its size."""
+"""An epoch diverges if its loss exceeds the first batch's by this many times its size, or nats if more."""
 
 
 @dataclass
@@ -102,12 +102,7 @@ class TrainState:
         return float(self.totals[1]) / self.rows  # type: ignore[index]
 
     def means(self, where: str) -> dict[str, float]:
-        """Loss, ELBO, reconstruction and KL of the epoch, per datum.
-
-        Raises:
-            FloatingPointError: The training diverges: the loss exceeds that of the first batch by a hundred
-                times its size (of 1 nat, if that is more).
-        """
+        """Loss, ELBO, reconstruction and KL of the epoch, per datum; a FloatingPointError if it diverges."""
         means = (self.totals / self.rows).tolist()  # type: ignore[union-attr]
         self.start = float(self.start)
         if means[0] - self.start > FAR_OFF * max(abs(self.start), 1.0):

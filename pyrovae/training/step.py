@@ -27,7 +27,7 @@ class TrainStep:
     """Take the optimiser steps of a run; each refuses a loss or a gradient that is not finite.
 
     With ``compile``, batches of the first one's shape go through a graph. Others (the last of an epoch) run
-    eagerly, with the same result on the same noise, up to rounding. ``say`` is told what takes long.
+    eagerly, with the same result on the same noise, up to rounding. ``say`` shows what takes long.
     """
 
     def __init__(
@@ -61,15 +61,8 @@ class TrainStep:
     def step(self, batch: tuple[Tensor, ...], where: str, *, check: bool, rows: int | None = None) -> Tensor:
         """Take one step; return the batch's sums of loss, ELBO, reconstruction and KL.
 
-        Args:
-            batch: Arguments of the programs, this process's part of them.
-            where: Place in the training, for errors.
-            check: Whether to look for edits of programs and optimiser.
-            rows: Rows of the whole batch, on all processes.
-
-        Raises:
-            FloatingPointError: Loss or gradients are not finite; the parameters are those before the step.
-            ConnectionError: Another process is gone; the parameters are those before the step.
+        ``check`` looks for edits of programs and optimiser, ``rows`` are those of the batch on all processes.
+        After a FloatingPointError or a ConnectionError the parameters are those before the step.
         """
         self.rows = len(batch[0]) if rows is None else rows
         shape = [[self.rows, *tensor.shape[1:]] for tensor in batch]
