@@ -26,7 +26,7 @@ def test_every_datum_is_counted_and_the_least_are_named():
     assert mean.get_xdata()[0] == pytest.approx(values.double().mean().item())
     low = values.argsort()[:3]
     np.testing.assert_allclose(least.get_xdata(), values[low])
-    assert least.get_label() == f"least: rows {', '.join(map(str, low.tolist()))}"
+    assert least.get_label() == f"lowest: rows {', '.join(map(str, low.tolist()))}"
 
 
 def test_boxes_have_the_medians_of_their_classes():

@@ -10,7 +10,7 @@ from threading import Event
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scipy.ndimage import center_of_mass, find_objects, shift
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -37,29 +37,24 @@ DRAWS = 1000  # draws of the prior for the sliders' ends, and of what has no mom
 COLUMNS = ("log_evidence", "standard_error", "elbo", "elbo_error", "reconstruction", "kl", "ess", "khat")
 
 
-class _Question(BaseModel):
+class Question(BaseModel):
+    """A question of the page; unknown keys are refused."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Code(_Question):
-    """A latent, z."""
-
-    z: list[Annotated[FiniteFloat, Field(ge=-1e4, le=1e4)]] = Field(min_length=1, max_length=MOST_NUMBERS)
-
-
-class Draw(_Question):
-    """A draw of the prior by its seed."""
-
     seed: int = Field(0, ge=0, lt=2**31)
 
 
-class Datum(Draw):
+class Code(Question):
+    """A latent, z."""
+
+    z: list[Annotated[float, Field(ge=-1e4, le=1e4)]] = Field(min_length=1, max_length=MOST_NUMBERS)
+
+
+class Datum(Question):
     """A row of the test split, or an image in grey values from 0, black, to 1, white."""
 
     row: int | None = Field(None, ge=0)
-    pixels: list[Annotated[FiniteFloat, Field(ge=0, le=1)]] | None = Field(
-        None, min_length=1, max_length=MOST_NUMBERS
-    )
+    pixels: list[Annotated[float, Field(ge=0, le=1)]] | None = Field(None, max_length=MOST_NUMBERS)
     fit: bool = False
 
     @model_validator(mode="after")
@@ -76,8 +71,8 @@ class Evaluated(Datum):
     proposal: Literal["guide", "auto", "adapted", "refined", "widened", "defensive"] = "guide"
 
 
-QUESTIONS: dict[str, type[_Question]]
-QUESTIONS = {"decode": Code, "draw": Draw, "encode": Datum, "evaluate": Evaluated}
+QUESTIONS: dict[str, type[Question]]
+QUESTIONS = {"decode": Code, "draw": Question, "encode": Datum, "evaluate": Evaluated}
 """Questions by the method of :class:`Explorer` that answers them."""
 
 
@@ -106,7 +101,7 @@ class Explorer:
         return {"mean": moments(self.vae.decode(z.reshape(shape))).mean.flatten()}
 
     @torch.no_grad()
-    def draw(self, question: Draw) -> dict[str, Any]:
+    def draw(self, question: Question) -> dict[str, Any]:
         """A draw of the prior, and the mean of p(x | z) there."""
         with stream("explore, a draw of the prior", question.seed):
             z = as_pyro(self.vae.prior()).sample()
@@ -127,15 +122,10 @@ class Explorer:
 
     def evaluate(self, question: Evaluated) -> dict[str, Any]:
         """Log p(x) with its error, the ELBO, and how reliable they are; StoppedError if ``stop`` is set."""
-
-        def look(*_: Any) -> None:
-            if self.stop.is_set():
-                raise StoppedError
-
         model, guide, datum = self.vae.model, self.vae.guide, self._datum(question)[0]
         options: dict[str, Any] = question.model_dump(include={"num_samples", "seed"})
         options["proposal"] = None if question.proposal == "guide" else question.proposal
-        hook = model.register_forward_pre_hook(look)
+        hook = model.register_forward_pre_hook(self._look)
         try:
             found = evaluate(model, guide, datum, **options, progress=False)
         finally:
@@ -151,6 +141,10 @@ class Explorer:
             "conventions": transformations(found.conventions),
             "error_is_known": found.num_samples > 1 and not summary["ess"]["untold"],
         }
+
+    def _look(self, *_: Any) -> None:
+        if self.stop.is_set():
+            raise StoppedError
 
     def _datum(self, question: Datum) -> tuple[Split, list[str], int | None]:
         """A split of one row, what was done to it, and its class, if it has one."""

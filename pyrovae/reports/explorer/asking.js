@@ -1,13 +1,13 @@
-// Questions to the server, and what it says that is wrong.
+// Questions to the server, and error messages.
 
 const SLOW = 400; // milliseconds
 const place = document.getElementById("error");
 
 place.addEventListener("click", () => complain(""));
 
-export function complain(said) {
-  place.textContent = said;
-  place.hidden = said === "";
+export function complain(message) {
+  place.textContent = message;
+  place.hidden = message === "";
 }
 
 export async function ask(path, question, signal) {
@@ -23,13 +23,13 @@ export async function ask(path, question, signal) {
     if (error.name === "AbortError") throw error;
     throw new Error("the server does not answer: is pyrovae explore still running?");
   }
-  const answer = await response.json().catch(() => ({ error: `the server said ${response.status}` }));
+  const answer = await response.json().catch(() => ({ error: `the server answered with status ${response.status}` }));
   if (!response.ok) throw new Error(answer.error);
   return answer;
 }
 
-// One question at a time; of those that come meanwhile, the last.
-// While its answer takes long, as behind an estimate, the element looks so.
+// Asks one question at a time. Of the questions that come meanwhile, only the last is asked.
+// While an answer takes long, the element is shown as waiting.
 export function latest(path, element, use) {
   let under_way = false, waiting = null;
   return async function put(question) {

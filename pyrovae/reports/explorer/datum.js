@@ -1,4 +1,4 @@
-// A datum, by its number or drawn: q(z|x), its reconstruction, and its log p(x) with what to believe.
+// A datum by its row, or drawn: q(z|x), the reconstruction, and log p(x) with its reliability.
 
 import { ask, complain } from "./asking.js";
 import { pad } from "./pad.js";
@@ -6,12 +6,12 @@ import { bars, show } from "./pictures.js";
 
 const $ = (id) => document.getElementById(id);
 
-// `send(z)` is where the mean of q(z|x) is sent.
+// `send(z)` moves latent space to the mean of q(z|x).
 export function datum(about, send) {
   let question = null, found = null, under_way = new AbortController();
 
-  // What is asked now takes the place of what was: the server stops computing that.
-  function instead() {
+  // A new question replaces the one under way, which the server stops computing.
+  function replace() {
     under_way.abort();
     under_way = new AbortController();
     return under_way.signal;
@@ -19,7 +19,7 @@ export function datum(about, send) {
 
   async function look(asked, before = []) {
     question = { ...asked, seed: seed() };
-    const signal = instead();
+    const signal = replace();
     try {
       const answer = await ask("/encode", question, signal);
       complain("");
@@ -42,17 +42,17 @@ export function datum(about, send) {
     $("x-caption").textContent = `${what}${label}, as the model sees it${notes ? `: ${notes}` : ""}`;
     const order = about.order;
     bars($("q"), order.map((j) => [found.loc[j], found.scale[j]]), order.map((j) => `z[${j}]`));
-    $("q-caption").textContent = "q(z|x): bars to its loc, lines of one scale either way; the most active dimension first";
+    $("q-caption").textContent = "q(z|x) by dimension, the most active first: bars are the mean, lines one standard deviation on each side";
     $("q-table").replaceChildren(...order.map((j) => row([`z[${j}]`, three(found.loc[j]), three(found.scale[j])])));
   }
 
   async function estimate() {
-    const signal = instead(), asked = { ...question, seed: seed(), ...choices() };
-    numbers([["log p(x)", `estimating by ${asked.num_samples.toLocaleString("en")} draws`, "first waiting"]]);
+    const signal = replace(), asked = { ...question, seed: seed(), ...choices() };
+    numbers([["log p(x)", `estimating with ${asked.num_samples.toLocaleString("en")} draws`, "first waiting"]]);
     try {
       const answer = await ask("/evaluate", asked, signal);
       complain("");
-      numbers(told(answer));
+      numbers(summary(answer));
     } catch (error) {
       if (signal.aborted) return;
       numbers([["log p(x)", "not estimated", "first"]]);
@@ -77,7 +77,7 @@ export function datum(about, send) {
   $("send").hidden = !about.is_real;
   $("own").hidden = !about.takes_drawings;
   if (about.takes_drawings) {
-    const use = (said) => look({ pixels: drawing.grey(), fit: $("fit").checked }, said);
+    const use = (notes) => look({ pixels: drawing.grey(), fit: $("fit").checked }, notes);
     const drawing = pad($("pad"), about.shape, use);
     $("use").addEventListener("click", () => use([]));
     $("clear").addEventListener("click", drawing.clear);
@@ -97,10 +97,10 @@ function choices() {
   return { num_samples: Number($("samples").value), proposal: $("proposal").value };
 }
 
-function told(answer) {
+function summary(answer) {
   const { reliability } = answer, unknown = reliability.startsWith("unknown"), many = answer.num_samples > 1;
   const limit = unknown ? "" : ` (${reliability === "reliable" ? "" : "reliable "}below ${answer.threshold.toFixed(2)})`;
-  const judged = reliability === "beyond" ? `beyond its draws${limit}: log p(x) is only a lower bound` : reliability + limit;
+  const judged = reliability === "beyond" ? `beyond 1${limit}: log p(x) is only a lower bound` : reliability + limit;
   const few = answer.error_is_known ? "" : ", too few for a reliable error";
   return [
     ["log p(x)", `${two(answer.log_evidence)}${many ? ` ± ${error(answer.standard_error)}` : ""} nats`, "first"],
@@ -109,16 +109,16 @@ function told(answer) {
     ["parts", `E[log p(x|z)] ${two(answer.reconstruction)}, KL ${two(answer.kl)} nats`],
     ["draws", `K = ${answer.num_samples.toLocaleString("en")}, ${answer.ess.toFixed(1)} effective${few}`],
     ["drawn from", answer.proposal],
-    ["data", answer.conventions.join(", ") || "as they are"],
+    ["data", answer.conventions.join(", ") || "unchanged"],
   ];
 }
 
 function numbers(lines) {
   const list = document.createElement("dl");
-  for (const [name, said, style] of lines) {
+  for (const [name, text, style] of lines) {
     const term = document.createElement("dt"), detail = document.createElement("dd");
     term.textContent = name;
-    detail.textContent = said;
+    detail.textContent = text;
     if (style) detail.className = style;
     list.append(term, detail);
   }
@@ -131,19 +131,19 @@ function row(cells) {
   return made;
 }
 
-// Two digits of it, as far as they count beside two decimals.
+// Two decimals, or one digit of a smaller error.
 function error(value) {
-  return typeof value !== "number" ? said(value) : value >= 0.1 || value === 0 ? value.toFixed(2) : value.toPrecision(1);
+  return typeof value !== "number" ? inWords(value) : value >= 0.1 || value === 0 ? value.toFixed(2) : value.toPrecision(1);
 }
 
 function two(value) {
-  return typeof value === "number" ? value.toFixed(2) : said(value);
+  return typeof value === "number" ? value.toFixed(2) : inWords(value);
 }
 
 function three(value) {
-  return typeof value === "number" ? value.toFixed(3) : said(value);
+  return typeof value === "number" ? value.toFixed(3) : inWords(value);
 }
 
-function said(word) {
+function inWords(word) {
   return { inf: "∞", "-inf": "−∞", nan: "unknown" }[word] ?? word;
 }

@@ -1,10 +1,10 @@
-// Where we are in latent space, by the plane, by sliders, by a draw, between two; and p(x|z) there.
+// A point in latent space, moved by the plane, sliders, draws and interpolation; and p(x|z) there.
 
 import { ask, complain, latest } from "./asking.js";
 import { show } from "./pictures.js";
 import { plane } from "./plane.js";
 
-const SLIDERS = 8; // before the rest goes behind "more"
+const SLIDERS = 8; // the others are folded
 const $ = (id) => document.getElementById(id);
 
 export function latent(about) {
@@ -23,18 +23,18 @@ export function latent(about) {
     return about.axes.map((axis) => axis.reduce((sum, a, j) => sum + a * (where[j] - about.centre[j]), 0));
   }
 
-  function shown(values, said) {
+  function shown(values, caption) {
     mean = values;
     show($("mean"), values, about);
-    $("mean-caption").textContent = said;
+    $("mean-caption").textContent = caption;
   }
 
-  function tell() {
-    const said = z.length <= 4
+  function update() {
+    const place = z.length <= 4
       ? `z = (${z.map((value) => value.toFixed(2)).join(", ")})`
-      : `along the two axes ${along(z).map((value) => value.toFixed(2)).join(" and ")}, of ${z.length} dimensions`;
-    $("z").textContent = about.is_real ? said
-      : `The latents are ${about.kind}, through which no straight line leads: draw them from the prior.`;
+      : `z at ${along(z).map((value) => value.toFixed(2)).join(" and ")} on the two axes of the plane; ${z.length} dimensions`;
+    $("z").textContent = about.is_real ? place
+      : `The latents are ${about.kind}, which cannot be moved along straight lines: draw them from the prior.`;
     for (const { j, input, output } of sliders) {
       input.value = z[j];
       output.textContent = z[j].toFixed(2);
@@ -44,7 +44,7 @@ export function latent(about) {
 
   function go(where) {
     z = where;
-    tell();
+    update();
     decode({ z });
   }
 
@@ -79,7 +79,7 @@ export function latent(about) {
       const answer = await ask("/draw", { seed });
       complain("");
       z = answer.z;
-      tell();
+      update();
       shown(answer.mean, `Mean of p(x|z) at a draw of the prior, seed ${seed}`);
     } catch (error) {
       complain(error.message);
@@ -99,12 +99,12 @@ export function latent(about) {
     const first = Math.min(SLIDERS, Math.max(about.active, 2));
     $("sliders").append(...about.order.slice(0, first).map(slider));
     $("more").hidden = about.order.length <= first;
-    $("more-title").textContent = `${about.order.length - first} more, of which ${Math.max(about.active - first, 0)} active`;
+    $("more-title").textContent = `${about.order.length - first} more dimensions, ${Math.max(about.active - first, 0)} of them active`;
     $("more-sliders").append(...about.order.slice(first).map(slider));
     $("plane-caption").textContent = captions(about);
   }
   window.addEventListener("resize", () => { if (mean !== null && !about.is_image) show($("mean"), mean, about); });
-  tell();
+  update();
   if (about.is_real) decode({ z });
   else $("draw").click();
   return { go };
@@ -113,6 +113,6 @@ export function latent(about) {
 function captions(about) {
   const axes = about.centre.length <= 2 ? "The plane of z[0] and z[1]"
     : `The first two principal axes of the codes (${about.shares.map((share) => `${Math.round(100 * share)} %`).join(" and ")} of their variance)`;
-  const marks = about.labels === null ? "Each dot" : "Each figure is its class";
-  return `${axes}: click, drag, or use the arrow keys. ${marks}: the mean of q(z|x) of one of ${about.points.length} test data.`;
+  const marks = about.labels === null ? "Each dot is" : "Each number is the class of a datum, at";
+  return `${axes}: click, drag, or use the arrow keys. ${marks} the mean of q(z|x); ${about.points.length} test data are shown.`;
 }

@@ -1,10 +1,10 @@
-// A pad to draw on, or to put a picture on: white on black, as MNIST's digits are.
+// A pad to draw on or to load an image into: white on black, as MNIST's digits are.
 
 const FINE = 10; // pixels of the pad for each of the image
 const STROKE = 2.4; // in the image's pixels, about as wide as MNIST's
 const LARGEST = 20e6; // bytes of a picture
 
-// `drawn(said)` hears when there is a picture to use at once, and what was done to it.
+// `drawn(notes)` is called when an image was loaded, with what was done to it.
 export function pad(canvas, [height, width], drawn) {
   canvas.width = FINE * width;
   canvas.height = FINE * height;
@@ -42,15 +42,15 @@ export function pad(canvas, [height, width], drawn) {
   for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => { last = null; });
 
   async function load(file) {
-    if (file.size > LARGEST) throw new Error("the picture is larger than 20 MB: make it smaller");
+    if (file.size > LARGEST) throw new Error("the image is larger than 20 MB: make it smaller");
     const picture = await createImageBitmap(file).catch(() => {
-      throw new Error(`${file.name} is no picture that the browser reads: choose a PNG`);
+      throw new Error(`${file.name} is no image that the browser can read: choose a PNG`);
     });
     const scale = Math.min(canvas.width / picture.width, canvas.height / picture.height);
     const sheet = document.createElement("canvas");
     sheet.width = Math.max(1, Math.round(scale * picture.width));
     sheet.height = Math.max(1, Math.round(scale * picture.height));
-    const said = [`${picture.width} by ${picture.height} pixels, scaled to fit ${width} by ${height}`];
+    const notes = [`${picture.width} by ${picture.height} pixels, scaled to fit ${width} by ${height}`];
     lay(sheet, picture, "#000");
     if (brightest(sheet) < 26) lay(sheet, picture, "#fff"); // dark ink on nothing
     if (edge(sheet) > 127) {
@@ -58,14 +58,14 @@ export function pad(canvas, [height, width], drawn) {
       onto.globalCompositeOperation = "difference";
       onto.fillStyle = "#fff";
       onto.fillRect(0, 0, sheet.width, sheet.height);
-      said.push("inverted, since its edge is light");
+      notes.push("inverted, since its edge is light");
     }
     clear();
     context.drawImage(sheet, (canvas.width - sheet.width) / 2, (canvas.height - sheet.height) / 2);
-    drawn(said);
+    drawn(notes);
   }
 
-  // The mean of the pad's pixels in each of the image's, 0 to 1.
+  // The image: in each pixel the mean of the pad's pixels, 0 to 1.
   function grey() {
     const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
     const sums = new Array(height * width).fill(0);
@@ -99,7 +99,7 @@ function brightest(sheet) {
   return most;
 }
 
-// Mean light along the picture's four edges.
+// Mean brightness along the four edges.
 function edge(sheet) {
   const { width, height } = sheet, context = sheet.getContext("2d");
   let sum = 0, count = 0;

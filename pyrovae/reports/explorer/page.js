@@ -1,4 +1,4 @@
-// The page of pyrovae explore: latent space on the one side, a datum on the other.
+// The page of pyrovae explore: latent space on one side, a datum on the other.
 
 import { ask, complain } from "./asking.js";
 import { datum } from "./datum.js";

@@ -1,4 +1,4 @@
-// Data as pictures: grey images, bars of other data, and q(z|x) by dimension.
+// Pictures: grey images, bars for other data, and q(z|x) by dimension.
 
 const CAP = 6, WIDEST = 48; // pixels: of the ends of a line, and of a bar
 
@@ -16,7 +16,7 @@ export function cleared(canvas) {
   return { context, width, height };
 }
 
-// `beside` are values that bars are to have room for too, so that two pictures can be compared.
+// `beside`: further values that set the scale of the bars, so that two pictures can be compared.
 export function show(canvas, values, about, beside = []) {
   canvas.classList.toggle("image", about.is_image);
   if (about.is_image) image(canvas, values, about.shape);
@@ -34,7 +34,7 @@ function image(canvas, values, [height, width]) {
   context.putImageData(picture, 0, 0);
 }
 
-// A bar from nought to each value, and a line of its scale either way.
+// A bar from zero to each value, and a line of its scale on each side.
 export function bars(canvas, pairs, names, beside = []) {
   const { context, width, height } = cleared(canvas);
   const finite = pairs.map(([loc, scale]) => [Number(loc) || 0, Math.abs(Number(scale)) || 0]);

@@ -1,14 +1,14 @@
-// The plane through latent space: where the test data are, and a cross that is dragged.
+// The plane through latent space: the test data, and a cross to drag.
 
 import { cleared, colour } from "./pictures.js";
 
-// Okabe and Ito's seven, and three of Tol's; the class is written besides, so that no eye needs them.
+// Seven colours of Okabe and Ito, and three of Tol; each class is also written as a number.
 const LIGHT = ["#0072b2", "#d55e00", "#007a59", "#a34d87", "#946000", "#2b7bba", "#5b5b00", "#882255", "#332288", "#404040"];
 const DARK = ["#56b4e9", "#ff9a56", "#2fcf9f", "#e59ac6", "#e69f00", "#9ad4ff", "#f0e442", "#ff8fb3", "#b3a8ff", "#d0d0d0"];
 const KEYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
 const MARGIN = 26;
 
-// `moved(u, v)` hears of every place that the cross is put to.
+// `moved(u, v)` is called with each new place of the cross.
 export function plane(canvas, about, moved) {
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const reach = [0, 1].map((axis) => range(about, axis));
@@ -102,7 +102,7 @@ export function plane(canvas, about, moved) {
   };
 }
 
-// What is shown of an axis: the data, and some room; of one that does not exist, anything.
+// The range of an axis: the data and a margin; -1 to 1 around an axis without spread.
 function range(about, axis) {
   const seen = about.points.map((point) => point[axis]);
   if (about.axes[0].length <= 2 && axis < about.low.length) seen.push(about.low[axis], about.high[axis]);

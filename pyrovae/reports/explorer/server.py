@@ -1,4 +1,4 @@
-"""The page's server: a few files, a few questions, one computation at a time, for this machine alone."""
+"""The page's server: a few files and questions, one computation at a time, for this machine alone."""
 
 from __future__ import annotations
 
@@ -46,18 +46,7 @@ HEADERS = {
 def serve(
     run_folder: Path, *, port: int = 0, root: str | os.PathLike[str] | None = None, browser: bool = False
 ) -> None:
-    """Serve a run's page on 127.0.0.1, and print its address; Ctrl-C ends it.
-
-    Args:
-        run_folder: Folder of a trained run.
-        port: Port of the page; a free one if 0.
-        root: Folder of the data sets; see :func:`pyrovae.datasets.load`.
-        browser: Whether to open the page in a browser.
-
-    Raises:
-        OSError: The port is taken or may not be used.
-        FileNotFoundError, ValueError: See :func:`app`.
-    """
+    """Serve a run's page on 127.0.0.1 at ``port``, a free one if 0, and print its address; Ctrl-C ends it."""
     try:
         listening = socket.create_server((HOST, port))  # before the model is loaded, which takes seconds
     except OSError as error:
@@ -70,10 +59,10 @@ def serve(
             print(f"{run_folder}: {address} (Ctrl-C ends it)", flush=True)
             if browser:
                 _open(address)
-            config = uvicorn.Config(
-                application, lifespan="off", log_level="warning", timeout_graceful_shutdown=PATIENCE
+            options: dict[str, Any] = {"lifespan": "off", "log_level": "warning"}
+            server = uvicorn.Server(
+                uvicorn.Config(application, timeout_graceful_shutdown=PATIENCE, **options)
             )
-            server = uvicorn.Server(config)
             application.state.ending = lambda: server.should_exit
             server.run(sockets=[listening])
         except KeyboardInterrupt:
@@ -92,14 +81,6 @@ def app(run_folder: str | os.PathLike[str], root: str | os.PathLike[str] | None 
 
     ``GET /`` is the page and ``GET /about`` what it is laid out by. ``POST /decode``, ``/draw``, ``/encode``
     and ``/evaluate`` take and give JSON; what cannot be answered has ``{"error": "one line"}``.
-
-    Args:
-        run_folder: Folder of a trained run.
-        root: Folder of the data sets; see :func:`pyrovae.datasets.load`.
-
-    Raises:
-        FileNotFoundError: There is no run, or there are no data.
-        ValueError: The run is damaged, or the data are not those it was trained on.
     """
     run = open_run(Path(run_folder), root)
     # Pyro's stack of handlers and torch's generator are the process's: two computations would mix them up.

@@ -1,6 +1,5 @@
-"""Figures: each function takes results and returns a matplotlib figure, which it neither shows nor saves."""
+"""Figures: each function takes results and returns a matplotlib figure, neither shown nor saved."""
 
-from pyrovae.reports.plots.evidence import comparison, evidence
 from pyrovae.reports.plots.images import (
     image_grid,
     interpolation,
@@ -10,7 +9,15 @@ from pyrovae.reports.plots.images import (
     worst,
 )
 from pyrovae.reports.plots.latents import active_units, aggregate_posterior, codes
-from pyrovae.reports.plots.results import calibration, gaps, kl, learning_curves, reliability
+from pyrovae.reports.plots.results import (
+    calibration,
+    comparison,
+    evidence,
+    gaps,
+    kl,
+    learning_curves,
+    reliability,
+)
 
 __all__ = [
     "active_units",

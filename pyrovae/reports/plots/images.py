@@ -1,4 +1,4 @@
-"""Figures of images: data, what the model makes of them, and the worst of them."""
+"""Figures of images: data, samples, reconstructions, and the least reliable data."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ __all__ = ["image_grid", "interpolation", "latent_plane", "reconstructions", "sa
 def image_grid(
     rows: Sequence[Tensor], shape: tuple[int, ...], labels: Sequence[str] = (), title: str = ""
 ) -> Figure:
-    """Rows of images in grey, black for 0 and white for 1.
+    """A grid of grey images, black for 0 and white for 1.
 
     Args:
-        rows: Each row ``[columns, pixels]``, values in [0, 1].
+        rows: Images ``[columns, pixels]`` of each row, values in [0, 1].
         shape: Height and width of an image.
-        labels: One for each row.
-        title: Of the figure.
+        labels: Label of each row.
+        title: Title of the figure.
 
     Example:
         >>> figure = image_grid([torch.rand(5, 9), torch.rand(5, 9)], (3, 3), labels=["data", "mean"])
@@ -52,7 +52,7 @@ def image_grid(
 
 
 def reconstructions(vae: VAE, x: Tensor, shape: tuple[int, ...]) -> Figure:
-    """Data above their reconstructions, the mean of p(x | z) at the mean of q(z | x)."""
+    """Data above their reconstructions: the mean of p(x | z) at the mean of q(z | x)."""
     with torch.no_grad():
         return image_grid([x, vae.reconstruct(x)], shape, ["data", "reconstruction"])
 
@@ -66,14 +66,14 @@ def samples(vae: VAE, shape: tuple[int, ...], rows: int = 8, columns: int = 12) 
 
 
 def interpolation(vae: VAE, a: Tensor, b: Tensor, shape: tuple[int, ...], steps: int = 12) -> Figure:
-    """Means of p(x | z) on lines between codes, a row for each pair of ``a`` and ``b`` ``[n, pixels]``."""
+    """Means of p(x | z) on lines between codes, one row for each pair of ``a`` and ``b`` ``[n, pixels]``."""
     with torch.no_grad():
         lines = vae.interpolate(a, b, steps)
     return image_grid(list(lines.unbind(1)), shape, title="mean of p(x|z) on the line between two codes")
 
 
 def latent_plane(vae: VAE, shape: tuple[int, ...], points: int = 20) -> Figure:
-    """Means of p(x | z) over a two-dimensional latent space, at the normal's even quantiles."""
+    """Means of p(x | z) over a two-dimensional latent space, at even quantiles of a standard normal."""
     levels = torch.linspace(0.5 / points, 1 - 0.5 / points, points)
     axis = Normal(0.0, 1.0).icdf(levels)
     down, across = torch.meshgrid(axis.flip(0), axis, indexing="ij")
@@ -91,13 +91,13 @@ def latent_plane(vae: VAE, shape: tuple[int, ...], points: int = 20) -> Figure:
 
 
 def worst(result: Evaluation, data: Data, shape: tuple[int, ...], count: int = 12) -> Figure:
-    """The data whose log p(x) is the least to be believed, each above its number, log p(x) and k-hat.
+    """The data whose log p(x) is least reliable, each with its row number, log p(x) and k-hat.
 
     Args:
-        result: What :func:`pyrovae.evaluate` returned.
-        data: What it is of; images in [0, 1], the first argument where there are several.
+        result: Result of :func:`pyrovae.evaluate`.
+        data: Evaluated data: images in [0, 1], the first argument where there are several.
         shape: Height and width of an image.
-        count: How many.
+        count: Number of images.
     """
     if num_rows(data) != len(result):
         raise ValueError(f"worst: the result is of {len(result):,} rows, the data have {num_rows(data):,}")
@@ -111,21 +111,20 @@ def worst(result: Evaluation, data: Data, shape: tuple[int, ...], count: int = 1
     for axes, row, image in zip(grid, rows.tolist(), images, strict=False):
         axes.imshow(image.reshape(shape).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axes.set(xticks=[], yticks=[])
-        value, error = result.log_evidence[row].item(), result.standard_error[row].item()
-        told = "" if math.isnan(error) else f" \\pm {error:.2g}"
-        label = f"row {row}\n${value:.1f}{told}$\n$\\hat k$ = {_said(result.khat[row].item())}"
-        axes.set_xlabel(label, fontsize=9)
+        value, error, khat = (
+            column[row].item() for column in (result.log_evidence, result.standard_error, result.khat)
+        )
+        known = "" if math.isnan(error) else f" \\pm {error:.2g}"
+        axes.set_xlabel(f"row {row}\n${value:.1f}{known}$\n$\\hat k$ = {_shown(khat)}", fontsize=9)
     for axes in grid[len(rows) :]:
         axes.set_visible(False)
-    title = "least to be believed: log p(x) in nats ± its Monte Carlo error, and $\\hat k$"
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle("log p(x) in nats ± its Monte Carlo error, and $\\hat k$", fontsize=10)
     return figure
 
 
-def _said(khat: float) -> str:
-    if math.isnan(khat):
-        return "unknown"
-    return f"{khat:.2f}" if math.isfinite(khat) else ("$\\infty$" if khat > 0 else "$-\\infty$")
+def _shown(khat: float) -> str:
+    special = {math.inf: "$\\infty$", -math.inf: "$-\\infty$"}
+    return "unknown" if math.isnan(khat) else special.get(khat, f"{khat:.2f}")
 
 
 def _check_shape(where: str, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Figures of latent space: where the codes of data lie, which dimensions they use, and the prior."""
+"""Figures of latent space: the codes of data, the dimensions that they use, and the prior."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from torch import Tensor
 
 from pyrovae.evaluation.diagnostics.active_units import ACTIVE
 from pyrovae.evaluation.diagnostics.codes import principal_axes
-from pyrovae.reports.plots.style import BLUE, COLOURS, MOST_CLASSES, ORANGE, open_axes, plain
+from pyrovae.reports.plots.style import (
+    BLUE,
+    COLOURS,
+    MOST_CLASSES,
+    ORANGE,
+    check_labels,
+    open_figure,
+    plain,
+)
 
 if TYPE_CHECKING:
     from pyrovae.evaluation.diagnostics import ActiveUnits, Codes
@@ -20,18 +28,18 @@ if TYPE_CHECKING:
 __all__ = ["active_units", "aggregate_posterior", "codes"]
 
 FEW_VALUES = 12
-"""Different values of a dimension that are bars of their own: of bits and counts."""
+"""A dimension with no more different values, such as bits, has one bar for each."""
 
 
 def codes(found: Codes, labels: Tensor | None = None) -> Figure:
-    """The means of q(z | x) in the plane, each the number of its class.
+    """Scatter plot of the means of q(z | x), each drawn as the number of its class.
 
-    The number of each of up to 20 classes stands at the median of its data, too. A code of two
-    dimensions is shown as it is, and one of more by its two principal components.
+    The numbers of up to 20 classes also stand at the medians of their data. Codes of more than two
+    dimensions are projected on their two principal components.
 
     Args:
-        found: What :func:`pyrovae.diagnostics.codes` returned.
-        labels: ``[n]``, whole numbers; dots if not given.
+        found: Result of :func:`pyrovae.diagnostics.codes`.
+        labels: ``[n]``, whole numbers, the classes; dots if not given.
 
     Raises:
         ValueError: A code of one dimension, or labels of other data.
@@ -39,12 +47,8 @@ def codes(found: Codes, labels: Tensor | None = None) -> Figure:
     means = found.means
     if means.shape[1] < 2:
         raise ValueError("codes: a code of one dimension has no plane: see plots.aggregate_posterior")
-    if labels is not None and len(labels) != len(means):
-        raise ValueError(
-            f"codes: {len(labels):,} labels of {len(means):,} codes: pass those of the same data"
-        )
-    figure = Figure(figsize=(6.4, 6.0), layout="constrained")
-    axes = figure.subplots()
+    check_labels(labels, len(means), "codes")
+    figure, (axes,) = open_figure(6.4, 6.0)
     if means.shape[1] == 2:
         plane = means
         axes.set(xlabel=plain(found.names[0]), ylabel=plain(found.names[1]))
@@ -62,73 +66,67 @@ def codes(found: Codes, labels: Tensor | None = None) -> Figure:
         for place, label in enumerate(classes):
             here = plane[labels == label]
             colour = COLOURS[place % len(COLOURS)]
-            axes.scatter(
-                here[:, 0], here[:, 1], s=32, color=colour, marker=f"${label}$", alpha=0.85, linewidths=0
-            )
+            look: dict[str, Any] = {"s": 32, "color": colour, "alpha": 0.85, "linewidths": 0}
+            axes.scatter(here[:, 0], here[:, 1], marker=f"${label}$", **look)
             if len(classes) > MOST_CLASSES:
                 continue
             box = {"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": colour, "linewidth": 1.5}
             x, y = here.median(0).values.tolist()
             axes.text(x, y, str(label), ha="center", va="center", weight="bold", bbox=box)
     axes.set_title("means of q(z|x)" + ("" if labels is None else " by class"))
-    open_axes(axes)
     return figure
 
 
 def aggregate_posterior(found: Codes, count: int = 6) -> Figure:
-    """The dimensions in which draws of q(z | x) over data lie the furthest from draws of the prior.
+    """Histograms of draws of q(z | x) over data and of the prior, for the dimensions that differ most.
 
     Args:
-        found: What :func:`pyrovae.diagnostics.codes` returned.
-        count: Dimensions, the furthest apart first; above each its distance, as ``found.apart`` has it.
+        found: Result of :func:`pyrovae.diagnostics.codes`.
+        count: Number of dimensions; the title of each is its distance, ``found.apart``.
     """
     apart = found.apart
     order = apart.argsort(descending=True, stable=True)[:count].tolist()
     down, across = -(-len(order) // 3), min(len(order), 3)
-    figure = Figure(figsize=(3.2 * across + 0.4, 2.5 * down + 0.6), layout="constrained")
-    grid = list(figure.subplots(down, across, squeeze=False).flat)
-    for axes, place in zip(grid, order, strict=False):
+    figure, panels = open_figure(3.2 * across + 0.4, 2.5 * down + 0.6, down, across)
+    for axes, place in zip(panels, order, strict=False):
         _marginals(axes, found.draws[:, place], found.prior[:, place])
         axes.set_title(f"{plain(found.names[place])}: distance {apart[place]:.2f}", fontsize="medium")
         axes.set_yticks([])
-        open_axes(axes)
-    for axes in grid[len(order) :]:
+    for axes in panels[len(order) :]:
         axes.set_visible(False)
-    handles, names = grid[0].get_legend_handles_labels()
+    handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, frameon=False, ncols=2, loc="outside upper center")
     return figure
 
 
 def active_units(found: ActiveUnits, threshold: float = ACTIVE) -> Figure:
-    """Bars of the variance over data of each dimension's mean, the largest first, and the threshold.
+    """Bars of the variance over data of the posterior mean of each dimension, the largest first.
 
     Args:
-        found: What :func:`pyrovae.diagnostics.active_units_curve` returned.
-        threshold: Above it a dimension is active.
+        found: Result of :func:`pyrovae.diagnostics.active_units_curve`.
+        threshold: Variance above which a dimension is active.
     """
     variances = found.variances.sort(descending=True).values
     active = int((variances > threshold).sum())
     lowest = min(threshold, *variances[variances > 0].tolist(), 1.0) / 3
     heights = variances.clamp(min=lowest).tolist()
-    figure = Figure(figsize=(min(max(4.8, 1.2 + 0.3 * len(heights)), 11), 3.6), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = open_figure(min(max(4.8, 1.2 + 0.3 * len(heights)), 11), 3.6)
     places = list(range(1, len(heights) + 1))
     if active:
         axes.bar(places[:active], heights[:active], color=BLUE, label=f"{active:,} active")
     if idle := len(heights) - active:
         look: dict[str, Any] = {"color": "white", "edgecolor": ORANGE, "hatch": "///"}
-        axes.bar(places[active:], heights[active:], label=f"{idle:,} not", **look)
+        axes.bar(places[active:], heights[active:], label=f"{idle:,} inactive", **look)
     axes.axhline(threshold, color="black", linestyle="--", linewidth=1, label=f"threshold {threshold:g}")
     axes.set(yscale="log", xlabel="dimensions, the largest first", ylabel="variance over data of $E_q[z_j]$")
     axes.set_ylim(bottom=lowest)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    open_axes(axes)
     figure.legend(frameon=False, ncols=3, loc="outside upper center")
     return figure
 
 
 def _marginals(axes: Axes, draws: Tensor, prior: Tensor) -> None:
-    """One dimension: the aggregate posterior filled, the prior a hatched outline over it."""
+    """One dimension: the aggregate posterior filled, the prior as a hatched outline."""
     both = torch.cat([draws, prior])
     values = both.unique()
     filled: dict[str, Any] = {"color": BLUE, "alpha": 0.55, "label": "q(z|x) over data"}
@@ -142,6 +140,6 @@ def _marginals(axes: Axes, draws: Tensor, prior: Tensor) -> None:
         return
     low, high = torch.quantile(both, torch.tensor([0.002, 0.998], dtype=both.dtype)).tolist()
     edges = torch.linspace(low, high, 31, dtype=torch.float64).tolist()
-    inside = [each.clamp(edges[0], edges[-1]).numpy() for each in (draws, prior)]  # the tails, at the ends
+    inside = [each.clamp(edges[0], edges[-1]).numpy() for each in (draws, prior)]  # tails are at the ends
     axes.hist(inside[0], edges, density=True, **filled)
     axes.hist(inside[1], edges, density=True, histtype="step", **outline)
