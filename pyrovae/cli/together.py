@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from pyrovae.core import launch as ranks
+from pyrovae.core import launch
 from pyrovae.runs.folder import check_folder
 from pyrovae.storage.locks import locked
 
@@ -23,7 +23,7 @@ def together() -> Iterator[None]:
         ValueError: The environment contradicts itself.
         ConnectionError: The others do not come, or one of them is gone.
     """
-    if ranks.place() is None:
+    if launch.place() is None:
         yield
         return
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # its stack: its words are in the error
@@ -42,7 +42,7 @@ def together() -> Iterator[None]:
 
 def all_agree() -> Any:
     """A block that all leave together, with the error of one of them if there is any."""
-    if ranks.place() is None:
+    if launch.place() is None:
         return nullcontext()
     from pyrovae.core.distributed import collective
 
@@ -54,7 +54,7 @@ def prepared(folder: Path, prepare: Callable[[], Any]) -> Iterator[None]:
     """The folder of a run locked, and made ready, by the first process, while the others wait for it."""
     with ExitStack() as stack:
         with all_agree():
-            if ranks.is_main_process():
+            if launch.is_main_process():
                 check_folder(folder)
                 stack.enter_context(locked(folder / "lock"))
                 prepare()

@@ -50,7 +50,7 @@ class World(NamedTuple):
     size: int
 
     @property
-    def told(self) -> dict[str, int]:
+    def settings(self) -> dict[str, int]:
         """The number of processes if there are several, since the last bits of a result depend on it."""
         return {"processes": self.size} if self.size > 1 else {}
 
@@ -118,7 +118,7 @@ def joined(backend: str | None = None) -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def tell_of_no_group(owner: str) -> None:
+def warn_without_group(owner: str) -> None:
     """Warn a script that was started several times without a group: each process would do all of the work."""
     launcher, number, mend = "torchrun", "WORLD_SIZE", "call pyrovae.distributed.join() first"
     if "TORCHELASTIC_RUN_ID" not in os.environ:

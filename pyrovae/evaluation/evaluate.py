@@ -131,7 +131,7 @@ def _modules_of(
     """The programs' modules, moved to the device; refused where their parameters are sharded."""
     modules = modules_of(model, guide, device)
     distributed.refuse_sharded("evaluate", modules)
-    distributed.tell_of_no_group("evaluate")
+    distributed.warn_without_group("evaluate")
     if proposal is None or isinstance(proposal, str):
         return modules
     return modules + modules_of(proposal, proposal, device)

@@ -122,7 +122,7 @@ def fit(
         loss, compile = loss.elbo, True
     modules = modules_of(model, guide, device)
     distributed.refuse_sharded("fit", modules)
-    distributed.tell_of_no_group("fit")
+    distributed.warn_without_group("fit")
     tracked = TrackedLoss(model, guide, Trace_ELBO() if loss is None else loss)
     source = _Source(data, validation, batch_size, seed, device)
     settings = {"is": "fit", "batch_size": batch_size, "seed": seed}
@@ -218,7 +218,7 @@ def _resume(
     with distributed.collective():
         settings["data"] = identity_of(source.data)
         settings["validation"] = None if source.validation is None else identity_of(source.validation)
-        place = environment(state.device) | distributed.world().told
+        place = environment(state.device) | distributed.world().settings
         policy.take_up(state, settings | settings_of(state), place, num_epochs)
 
 

@@ -281,7 +281,7 @@ def test_a_script_that_forgot_to_join_is_told(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.warns(UserWarning, match="torchrun started 2 processes.*: call pyrovae.distributed.join()"):
-        distributed.tell_of_no_group("fit")
+        distributed.warn_without_group("fit")
 
 
 def test_tasks_of_a_plain_srun_are_told(monkeypatch):
@@ -290,7 +290,7 @@ def test_tasks_of_a_plain_srun_are_told(monkeypatch):
     with pytest.warns(
         UserWarning, match="evaluate: srun started 4 processes.*: start them by `srun torchrun`"
     ):
-        distributed.tell_of_no_group("evaluate")
+        distributed.warn_without_group("evaluate")
 
 
 def test_one_process_is_no_group():
