@@ -23,6 +23,7 @@ __all__ = [
     "as_module",
     "blocks",
     "check_at_least_two",
+    "check_multiple",
     "cut",
     "in_float64",
     "loc_and_scale",
@@ -83,6 +84,15 @@ def cut(owner: str, parameters: Tensor, **widths: int) -> tuple[Tensor, ...]:
             f"it gives {parameters.shape[-1]}"
         )
     return parameters.split(list(widths.values()), dim=-1)
+
+
+def check_multiple(owner: str, parameters: Tensor, count: int, what: str) -> None:
+    """Refuse an output of a network that has not ``count`` logits for each variable or feature."""
+    if parameters.shape[-1] % count:
+        raise ValueError(
+            f"{owner}: the network must give {count} logits a {what}, a multiple of {count}; "
+            f"it gives {parameters.shape[-1]}"
+        )
 
 
 def loc_and_scale(owner: str, parameters: Tensor) -> tuple[Tensor, Tensor]:

@@ -37,8 +37,7 @@ def conditional(prior: Part, likelihood: Part, guide: Part) -> Pair:
         guide: A part called with x and y side by side, ``[batch, features + width of y]``.
 
     References:
-        Sohn et al., Learning Structured Output Representation using Deep Conditional Generative
-        Models, 2015.
+        Sohn et al., Learning Structured Output Representation using Deep Conditional Generative Models, 2015.
 
     Example:
         >>> from pyrovae import guides, likelihoods, networks, priors

@@ -28,8 +28,7 @@ def IAF(features: int, context: int = 0, **keywords: Any) -> Any:  # noqa: N802 
         ImportError: zuko is not installed.
 
     References:
-        Kingma et al., Improved Variational Inference with Inverse Autoregressive Flow, 2016.
-        arXiv:1606.04934
+        Kingma et al., Improved Variational Inference with Inverse Autoregressive Flow, 2016. arXiv:1606.04934
 
     Example:
         >>> IAF(16)().rsample().shape

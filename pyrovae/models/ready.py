@@ -70,8 +70,7 @@ def prod_lda(
         words: Number of words in a generated row.
 
     References:
-        Srivastava and Sutton, Autoencoding Variational Inference for Topic Models, 2017.
-        arXiv:1703.01488
+        Srivastava and Sutton, Autoencoding Variational Inference for Topic Models, 2017. arXiv:1703.01488
 
     Example:
         >>> prod_lda(1000, 20).sample(5).sum(-1)

@@ -30,11 +30,10 @@ class VAE(nn.Module):
         \log p(x) = \underbrace{E_q[\log p(x \mid z)] - KL(q(z \mid x) \,\|\, p(z))}_{ELBO}
         + KL(q(z \mid x) \,\|\, p(z \mid x))
 
-    ``vae.model`` and ``vae.guide`` are modules with their parameters, plate "data" (dim -1) and sites "z"
-    and "x". All of Pyro takes them: SVI, every ELBO, Predictive, poutine, NUTS (except on the sphere, for
-    which Pyro has no unconstrained coordinates).
-    The parts are ``vae.prior``, ``vae.likelihood`` and ``vae.guide.part``. Assign to ``vae.prior``,
-    ``vae.likelihood`` or ``vae.guide`` to swap one.
+    ``vae.model`` and ``vae.guide`` are modules with their parameters, plate "data" (dim -1) and sites "z" and
+    "x". All of Pyro takes them: SVI, every ELBO, Predictive, poutine, NUTS (except on the sphere, for which
+    Pyro has no unconstrained coordinates). The parts are ``vae.prior``, ``vae.likelihood`` and
+    ``vae.guide.part``. Assign to ``vae.prior``, ``vae.likelihood`` or ``vae.guide`` to swap one.
 
     Args:
         prior: ``prior()`` returns p(z) of one z. Each part is a module, a function or a Distribution.

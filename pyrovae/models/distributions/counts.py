@@ -36,8 +36,8 @@ class Binomial(dist.Binomial):
         return exact.log_prob(value.double()).to(self.logits)
 
 
-class Poisson(dist.TorchDistribution):
-    r"""Poisson counts given their log rate, which may be any real number.
+class Poisson(dist.Poisson):
+    r"""Pyro's Poisson, given its log rate, with its log density evaluated in float64.
 
     .. math:: p(x) = \frac{\lambda^x e^{-\lambda}}{x!}
 
@@ -49,26 +49,12 @@ class Poisson(dist.TorchDistribution):
         tensor([-200.0000, -400.6931])
     """
 
-    arg_constraints = {"log_rate": constraints.real}
-    support = constraints.nonnegative_integer
-
-    def __init__(self, log_rate: Tensor, validate_args: bool | None = False) -> None:
+    def __init__(self, log_rate: Tensor) -> None:
         self.log_rate = log_rate
-        super().__init__(log_rate.shape, validate_args=validate_args)
-
-    @property
-    def mean(self) -> Tensor:
-        return self.log_rate.exp()
-
-    @property
-    def variance(self) -> Tensor:
-        return self.mean
+        super().__init__(log_rate.exp(), validate_args=False)
 
     def expand(self, batch_shape: Shape, _instance: Any = None) -> Poisson:
         return Poisson(self.log_rate.expand(batch_shape))
-
-    def sample(self, sample_shape: Shape = ()) -> Tensor:
-        return torch.poisson(self.mean.detach().expand(self._extended_shape(sample_shape)))
 
     def log_prob(self, value: Tensor) -> Tensor:
         log_rate, x = self.log_rate.double(), value.double()

@@ -59,11 +59,10 @@ class ContinuousBernoulli(TorchDistribution):
         shape = self._extended_shape(sample_shape)
         u = torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device)
         # The quantile of u is log(1 + u (e^l - 1)) / l; near l = 0 by a series of the Bernoulli's cumulants.
-        near = self.logits.abs() < 0.02
+        near, far = self._apart(0.02)
         small = torch.where(near, self.logits, torch.zeros_like(self.logits))
         spread = u * (1 - u)
         series = u + spread * (small / 2 + small**2 / 6 * (1 - 2 * u) + small**3 / 24 * (1 - 6 * spread))
-        far = torch.where(near, torch.ones_like(self.logits), self.logits)
         # This is the quantile for l < 0; the other sign is its mirror image.
         drawn = -torch.log1p(u * torch.expm1(-far.abs())) / far.abs()
         exact = torch.where(far > 0, 1 - drawn, drawn)
@@ -77,9 +76,9 @@ class ContinuousBernoulli(TorchDistribution):
         exact = size / 2 + torch.log(-torch.expm1(-size) / size)
         return (value - 0.5) * self.logits - torch.where(near, series, exact)
 
-    def _apart(self) -> tuple[Tensor, Tensor]:
+    def _apart(self, limit: float = 0.1) -> tuple[Tensor, Tensor]:
         """Where logits are near 0, and the logits with 1 at those places (for finite gradients)."""
-        near = self.logits.abs() < 0.1
+        near = self.logits.abs() < limit
         return near, torch.where(near, torch.ones_like(self.logits), self.logits)
 
 

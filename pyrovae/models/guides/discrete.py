@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pyrovae.core.checks import check_count, check_positive
 from pyrovae.models import distributions
-from pyrovae.models.base import NetGuide, Part, as_module
+from pyrovae.models.base import NetGuide, Part, as_module, check_multiple
 
 __all__ = ["Bernoulli", "Categorical", "RelaxedCategorical", "StraightThrough"]
 
@@ -24,8 +24,7 @@ class Bernoulli(NetGuide):
         net: Maps ``[..., *event]`` to logits, ``[..., dim]``.
 
     References:
-        Mnih and Gregor, Neural Variational Inference and Learning in Belief Networks, 2014.
-        arXiv:1402.0030
+        Mnih and Gregor, Neural Variational Inference and Learning in Belief Networks, 2014. arXiv:1402.0030
 
     Example:
         >>> import torch
@@ -70,11 +69,7 @@ class Categorical(NetGuide):
 
     def logits(self, parameters: Tensor) -> Tensor:
         """The network's output by variable: ``[..., size, num_categories]``."""
-        if parameters.shape[-1] % self.num_categories:
-            raise ValueError(
-                f"guides.{type(self).__name__}: the network must give {self.num_categories} logits a "
-                f"variable, a multiple of {self.num_categories}; it gives {parameters.shape[-1]}"
-            )
+        check_multiple(f"guides.{type(self).__name__}", parameters, self.num_categories, "variable")
         return parameters.unflatten(-1, (-1, self.num_categories))
 
 
@@ -127,9 +122,8 @@ class StraightThrough(nn.Module):
         ValueError: The guide is over other values.
 
     References:
-        Bengio et al., Estimating or Propagating Gradients Through Stochastic Neurons, 2013.
-        arXiv:1308.3432; Jang et al., Categorical Reparameterization with Gumbel-Softmax, 2017.
-        arXiv:1611.01144
+        Bengio et al., Estimating or Propagating Gradients Through Stochastic Neurons, 2013. arXiv:1308.3432;
+        Jang et al., Categorical Reparameterization with Gumbel-Softmax, 2017. arXiv:1611.01144
 
     Example:
         >>> import torch

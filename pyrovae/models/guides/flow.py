@@ -25,9 +25,8 @@ class Flow(NetGuide):
         flow: ``flow(h)`` returns q(z | h): a conditional flow of zuko or of :mod:`pyrovae.flows`.
 
     References:
-        Rezende and Mohamed, Variational Inference with Normalizing Flows, 2015. arXiv:1505.05770;
-        Kingma et al., Improved Variational Inference with Inverse Autoregressive Flow, 2016.
-        arXiv:1606.04934
+        Rezende and Mohamed, Variational Inference with Normalizing Flows, 2015. arXiv:1505.05770; Kingma et
+        al., Improved Variational Inference with Inverse Autoregressive Flow, 2016. arXiv:1606.04934
 
     Example:
         >>> import torch

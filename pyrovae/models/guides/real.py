@@ -95,8 +95,7 @@ class FullRankNormal(NetGuide):
         dim: Width of z.
 
     References:
-        Kingma and Welling, An Introduction to Variational Autoencoders, 2019, section 2.5.
-        arXiv:1906.02691
+        Kingma and Welling, An Introduction to Variational Autoencoders, 2019, section 2.5. arXiv:1906.02691
 
     Example:
         >>> FullRankNormal(nn.Linear(784, 8 + 6), 4)(torch.rand(32, 784)).event_shape
@@ -140,8 +139,7 @@ class GaussianMixture(NetGuide):
         components: K.
 
     References:
-        Jankowiak and Karaletsos, Pathwise Derivatives for Multivariate Distributions, 2018.
-        arXiv:1806.01856
+        Jankowiak and Karaletsos, Pathwise Derivatives for Multivariate Distributions, 2018. arXiv:1806.01856
 
     Example:
         >>> GaussianMixture(nn.Linear(784, 3 * 9), 4, components=3)(torch.rand(32, 784)).event_shape

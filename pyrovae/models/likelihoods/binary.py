@@ -22,9 +22,8 @@ class Bernoulli(NetLikelihood):
 
     Args:
         net: Maps ``[..., dim]`` to logits ``[..., *event]`` with one event dim.
-        data_mean: Means of the training data, ``[*event]``. Their logits, of means clamped to
-            [0.001, 0.999], become the bias of the network's last layer, so that training starts
-            from the average image.
+        data_mean: Means of the training data, ``[*event]``. Their logits, of means clamped to [0.001, 0.999],
+            become the bias of the network's last layer, so that training starts from the average image.
 
     References:
         Kingma and Welling, Auto-Encoding Variational Bayes, 2014. arXiv:1312.6114; Burda et al., Importance

@@ -9,7 +9,7 @@ from torch.nn.functional import logsigmoid
 
 from pyrovae.core.checks import check_count
 from pyrovae.models import distributions
-from pyrovae.models.base import NetLikelihood, blocks, check_at_least_two
+from pyrovae.models.base import NetLikelihood, blocks, check_at_least_two, check_multiple
 
 __all__ = ["Beta", "Categorical", "ContinuousBernoulli", "DiscretizedLogistic"]
 
@@ -101,11 +101,7 @@ class Categorical(NetLikelihood):
         return levels * features
 
     def given(self, parameters: Tensor) -> dist.TorchDistribution:
-        if parameters.shape[-1] % self.levels:
-            raise ValueError(
-                f"likelihoods.Categorical: the network must give {self.levels} logits a feature, a multiple "
-                f"of {self.levels}; it gives {parameters.shape[-1]}"
-            )
+        check_multiple("likelihoods.Categorical", parameters, self.levels, "feature")
         logits = parameters.unflatten(-1, (self.levels, -1)).transpose(-1, -2)
         return distributions.Levels(logits).to_event(1)
 

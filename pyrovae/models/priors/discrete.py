@@ -29,8 +29,7 @@ class Bernoulli(nn.Module):
         learn: Whether the probabilities are learned.
 
     References:
-        Mnih and Gregor, Neural Variational Inference and Learning in Belief Networks, 2014.
-        arXiv:1402.0030
+        Mnih and Gregor, Neural Variational Inference and Learning in Belief Networks, 2014. arXiv:1402.0030
 
     Example:
         >>> Bernoulli(3)().log_prob(torch.ones(3)).exp()

@@ -33,8 +33,7 @@ class GaussianMixture(nn.Module):
         ValueError: No components, a width below 2, or codes of another shape.
 
     References:
-        Dilokthanakul et al., Deep Unsupervised Clustering with Gaussian Mixture VAEs, 2016.
-        arXiv:1611.02648
+        Dilokthanakul et al., Deep Unsupervised Clustering with Gaussian Mixture VAEs, 2016. arXiv:1611.02648
 
     Example:
         >>> prior = GaussianMixture(16, 10, codes=torch.randn(500, 16))

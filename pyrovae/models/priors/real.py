@@ -146,8 +146,7 @@ class ConditionalNormal(NetPart):
         net: Maps ``[..., width of y]`` to ``[..., 2 * dim]``: loc, then log variance.
 
     References:
-        Sohn et al., Learning Structured Output Representation using Deep Conditional Generative
-        Models, 2015.
+        Sohn et al., Learning Structured Output Representation using Deep Conditional Generative Models, 2015.
 
     Example:
         >>> ConditionalNormal(nn.Linear(10, 2 * 16))(torch.eye(10)).batch_shape
