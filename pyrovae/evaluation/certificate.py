@@ -169,7 +169,7 @@ class Certificate:
         if upper is not None and upper.most < -self.tolerance:
             return (
                 f"the upper bound lies {-upper.mean:.2f} ± {upper.error:.2f} nats below importance "
-                f"sampling: one of the densities is not what it says"
+                f"sampling, which is impossible: check the densities of model and proposal"
             )
         return ""
 
@@ -225,8 +225,9 @@ class Certificate:
 
     def __str__(self) -> str:
         checks = [check for check in (self.annealed, self.lower, self.upper) if check is not None]
-        columns = f"{'data':>6}{'excess':>11}{'error':>10}{'most':>10}{'s':>9}"
-        table = ["", f"{'beside importance sampling':<46}{columns}", *map(str, checks)] if checks else []
+        columns = f"{'data':>6}{'mean':>11}{'error':>10}{'largest':>10}{'seconds':>9}"
+        header = f"{'excess over importance sampling, nats':<46}{columns}"
+        table = ["", header, *map(str, checks)] if checks else []
         if checks and not self._missed():
             clean = len(checks[-1].excess)
             table.append(f"of {clean} data none is off: up to {min(3 / clean, 1):.0%} of all may be (at 95%)")

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO
@@ -16,6 +15,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from pyrovae.core.modules import Program, modules_of
 from pyrovae.core.programs import Site, Structure, log_density, plain_errors, sample_sites, traces
+from pyrovae.core.scoring import trace_draws
 from pyrovae.core.supports import is_delta
 from pyrovae.testing.densities import Finding
 
@@ -240,8 +240,9 @@ def _parameters(model: Program, guide: Program, met: poutine.Trace) -> dict[str,
 def check_draws_apart(model: Program, guide: Program, given: Arguments, structure: Structure) -> None:
     """Several draws at once, ``[draws, batch, ...]``, have the densities that they have one by one."""
     try:
-        with one_line(), pyro.plate("_draws", DRAWS, dim=structure.draws_dim):
-            together = traces(model, guide, *given)
+        with one_line():
+            drawn = trace_draws(guide, DRAWS, structure, *given)
+            together = drawn, trace_draws(model, DRAWS, structure, *given, known=drawn)
     except ValueError as error:
         raise ValueError(
             f"one draw at a time runs and several at once, [draws, batch, ...], do not ({error}): let "

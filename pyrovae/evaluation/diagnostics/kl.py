@@ -6,16 +6,15 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import pyro
 import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from pyrovae.core.checks import check_count
 from pyrovae.core.modules import Program, mode, modules_of
-from pyrovae.core.programs import Site, Structure, inspect, plain_errors, sample_sites, traces
+from pyrovae.core.programs import Site, Structure, inspect, plain_errors, sample_sites
 from pyrovae.core.random import stream
-from pyrovae.core.scoring import by_datum, by_dimension, sum_by_datum
+from pyrovae.core.scoring import by_datum, by_dimension, sum_by_datum, trace_draws
 from pyrovae.core.tables import table
 from pyrovae.data.batches import batches
 from pyrovae.data.rows import Data
@@ -166,11 +165,11 @@ def _divergences(
         for position, batch in enumerate(batches(data, rows_at_once, purpose, seed)):
             with stream(purpose, seed, position):
                 structure = structure or inspect(model, guide, *batch)
-                with pyro.plate("_draws", num_samples, dim=structure.draws_dim):
-                    guide_trace, model_trace = traces(model, guide, batch, {})
-                    of_guide = {site["name"]: site for site in sample_sites(guide_trace)}
-                    latents = {s["name"]: s for s in sample_sites(model_trace) if not s["is_observed"]}
-                    ratios = parts(of_guide, latents, structure)
+                drawn = trace_draws(guide, num_samples, structure, batch)
+                scored = trace_draws(model, num_samples, structure, batch, known=drawn)
+                of_guide = {site["name"]: site for site in sample_sites(drawn)}
+                latents = {site["name"]: site for site in sample_sites(scored) if not site["is_observed"]}
+                ratios = parts(of_guide, latents, structure)
             each = torch.stack([ratio.expand(num_samples, len(batch[0])) for ratio in ratios.values()], -1)
             whole = torch.cat([each, each.sum(-1, keepdim=True)], -1)
             errors = whole.std(0) if num_samples > 1 else torch.full_like(whole[0], torch.nan)
