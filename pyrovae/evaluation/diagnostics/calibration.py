@@ -240,7 +240,7 @@ def _compare_with_uniform(
 
 @lru_cache(maxsize=32)
 def band(n: int, points: tuple[float, ...], coverage: float) -> tuple[Tensor, Tensor]:
-    r"""The narrowest limits, l and h, of equal tails that hold the counts at all points together: ``[points]``.
+    r"""The narrowest limits, l and h, of equal tails that hold the counts at all points: ``[points]`` each.
 
     .. math:: P\big( \forall k: \; l_k \le \#\{u < z_k\} \le h_k \big) \ge c, \qquad
         u_1, \dots, u_n \sim U(0, 1)
