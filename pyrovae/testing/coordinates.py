@@ -45,12 +45,8 @@ def base_of(distribution: Any) -> Any:
 class VectorDensity:
     """A distribution with its batch flattened to ``cells``, and each value to ``width`` real numbers.
 
-    Bounded values are mapped to real vectors, and the density is that of the vectors. Points and
-    log densities are float64; the distribution itself works in its own precision.
-
-    Raises:
-        ValueError: A draw or a log density whose shape is not that of batch and event.
-        NotImplementedError: No map from the support to real vectors is known.
+    Bounded values are mapped to real vectors, and the density is that of the vectors. Points and log
+    densities are float64; the distribution works in its own precision.
     """
 
     def __init__(self, distribution: Any) -> None:
@@ -81,11 +77,7 @@ class VectorDensity:
         return Draws(points.reshape(count, self.cells, self.width), log_density)
 
     def log_prob(self, points: Tensor) -> Tensor:
-        """Log densities ``[count, cells]`` of points ``[count, cells, width]``.
-
-        It is -inf where the point is outside the support, where its value rounds to another one,
-        and where the distribution gives nan, as many do far out.
-        """
+        """Log densities of points; -inf outside the support, where values round to others, and for nan."""
         points = points.reshape(len(points), *self.batch_shape, *self.shape)
         values = (points if self.map is None else self.map(points)).to(self.example.dtype)
         good = self._is_good(points, values)

@@ -32,11 +32,7 @@ class Finding(NamedTuple):
 
 
 def check_density(where: str, distribution: Any, num_samples: int) -> Finding:
-    """Compare the integral of a site's density with 1, and ``num_samples`` draws with the density.
-
-    Raises:
-        ValueError: The integral is not 1; the draws do not follow the density; nan; a wrong shape.
-    """
+    """Whether a density integrates to 1 and draws follow it; a ValueError if not."""
     where = f"{where} ({family_of(distribution)})"
     if is_delta(distribution):
         return Finding(where, "a point has no density to integrate", False)
@@ -70,11 +66,7 @@ def _integrate(density: VectorDensity, fit: Draws, test: Draws) -> Integral:
 
 
 def _doubt(density: VectorDensity, drawn: Draws, distribution: Any) -> str:
-    """Why nothing can be said of an integral; empty if there is no reason.
-
-    Raises:
-        ValueError: The log density of the draws is nan, or infinite for more than a few.
-    """
+    """Why the integral cannot be known, else empty; a ValueError if draws have no finite log density."""
     infinite = ~drawn.log_density.isfinite()
     share = infinite.double().mean(0)
     cell = int(share.argmax())

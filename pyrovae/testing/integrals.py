@@ -100,13 +100,8 @@ def by_bridge(density: VectorDensity, fit: Draws, test: Draws) -> Integral:
 
     .. math:: E_r\Big[\frac{f}{f + r}\Big] = \int \frac{f r}{f + r} = E_p\Big[\frac{r}{f + r}\Big]
 
-    holds if f is p, the density of the draws, and so it does with any bounded function under the
-    integral. The estimate of Z is that for which it holds with f / Z. Mass that neither the draws nor the
-    proposal reach goes unseen.
-
-    References:
-        Bennett, Efficient Estimation of Free Energy Differences, 1976; Meng and Wong, Simulating
-        Ratios of Normalizing Constants via a Simple Identity, 1996.
+    holds if f is p, the density of the draws, also with any bounded function under the integral. The
+    estimate of Z is that for which it holds with f / Z (Bennett, 1976; Meng and Wong, 1996).
     """
     count, proposal = len(test.points), _fitted(fit.points)
     points = proposal.sample((count,))
@@ -140,12 +135,7 @@ def slack(variance: Tensor, spread: float, count: Tensor | float, tests: int) ->
 
     .. math:: P(|\bar g - E g| > t) \le 2 \exp \frac{-n t^2 / 2}{V + R t / 3}
 
-    with V the ``variance`` of one variable, R the ``spread``, its largest less its smallest value, and
-    ``tests`` means that share the probability of a false alarm.
-
-    Example:
-        >>> slack(torch.tensor(1.0), 4.0, 10_000, tests=1)
-        tensor(0.0577)
+    with the variance V and the range R, ``spread``, of one variable; ``tests`` means share a false alarm.
     """
     log_odds = math.log(2 * tests / ALARM)
     return (2 * variance * log_odds / count).sqrt() + 2 * spread * log_odds / (3 * count)
@@ -161,17 +151,9 @@ def _summed(
     complete: Tensor,
     error: Tensor | float = 0.0,
 ) -> Integral:
-    """Compare a sum over nodes with the share of draws inside, and its means with theirs.
+    """Compare the sum of masses at nodes with the share of ``test`` inside, and means under it with theirs.
 
-    Args:
-        method: Name of the sum, for the report.
-        nodes: Points that are summed over, and their log densities.
-        log_mass: Log densities, of a grid with its log volumes.
-        fit: Draws to standardise with.
-        test: Draws to compare.
-        inside: Which of the latter the sum covers, ``[count, cells]``.
-        complete: Whether nothing is left out of the sum, ``[cells]``.
-        error: Error of the log sum, ``[cells]``.
+    ``complete`` states where the sum leaves nothing out; ``error`` is that of its log.
     """
     count, cells = inside.shape
     share = inside.double().mean(0)

@@ -105,12 +105,7 @@ def _width_check(
 
 
 def check_shapes(guide_trace: poutine.Trace, model_trace: poutine.Trace) -> None:
-    """Compare the draws of guide and prior, and the data, with the densities that they meet.
-
-    Raises:
-        ValueError: A draw of another shape than its distribution states; draws or data of another event
-            shape than the density; a log density that is no finite float on its own draws.
-    """
+    """Compare shapes of draws and data with the densities that they meet; these have to be finite."""
     guided = {site["name"]: site for site in sample_sites(guide_trace)}
     for site in sample_sites(model_trace):
         name, event = site["name"], tuple(site["fn"].event_shape)
@@ -158,12 +153,7 @@ def _check_draw(where: str, site: Site) -> None:
 
 
 def check_gradients(model: Program, guide: Program, given: Arguments) -> list[Finding]:
-    """Whether gradients pass through the guide's draws, and reach the parameters, which stay untouched.
-
-    Raises:
-        ValueError: Draws that should carry a gradient and do not, or that the model cuts off; no
-            parameter of the guide gets a gradient; a gradient that is not finite.
-    """
+    """Whether gradients pass through the guide's draws and reach the parameters, which stay untouched."""
     with one_line(), poutine.trace(param_only=True) as met, torch.enable_grad():
         guide_trace, model_trace = traces(model, guide, *given)
         sites = list(sample_sites(guide_trace))

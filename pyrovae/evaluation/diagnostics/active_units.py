@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -41,10 +42,9 @@ class ActiveUnits(NamedTuple):
 
     def stretch(self, threshold: float = ACTIVE) -> tuple[float, float]:
         """The range of thresholds, from and to, with the same count as this one."""
-        below = self.variances[self.variances <= threshold]
-        above = self.variances[self.variances > threshold]
-        low = max(below.max().item(), 0.0) if len(below) else 0.0  # an estimate may be below zero
-        return low, above.min().item() if len(above) else float("inf")
+        below = self.variances[self.variances <= threshold].tolist()
+        above = self.variances[self.variances > threshold].tolist()
+        return max([0.0, *below]), min([math.inf, *above])  # an estimate may be below zero
 
     def __str__(self) -> str:
         low, high = self.stretch()
@@ -148,8 +148,7 @@ def active_units_curve(
         >>> curve.stretch(0.01)
         (0.0, 8.0)
     """
-    if thresholds is None:
-        thresholds = torch.logspace(-4, 1, 51, dtype=torch.float64)
+    thresholds = torch.logspace(-4, 1, 51, dtype=torch.float64) if thresholds is None else thresholds
     variances = code_variances(guide, data, site=site, num_samples=num_samples).flatten().cpu()
     thresholds = thresholds.double().cpu()
     return ActiveUnits(thresholds, (variances > thresholds[:, None]).sum(1), variances)

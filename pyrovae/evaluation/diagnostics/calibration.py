@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -232,38 +232,20 @@ def _compare_with_uniform(
     counts = torch.stack([(ranks < level).sum(0) for level in levels])
     z = levels.double() / (num_samples + 1)
     points = tuple(z.tolist())
-    limits = band(n, points, coverage)
-    lower, upper = (limit.double() / n - z for limit in (limits.lower, limits.upper))
+    lower, upper = (limit.double() / n - z for limit in band(n, points, coverage))
     p_values = torch.tensor([p_value(each, n, points) for each in counts.unbind(1)], dtype=torch.float64)
     difference = counts.double() / n - z[:, None]
     return Calibration(names, ranks, num_samples, coverage, z, difference, lower, upper, p_values)
 
 
-class Band(NamedTuple):
-    """Smallest and largest counts at each point, ``[points]``, both inside the band."""
-
-    lower: Tensor
-    upper: Tensor
-
-
 @lru_cache(maxsize=32)
-def band(n: int, points: tuple[float, ...], coverage: float) -> Band:
-    r"""The narrowest band of equal tails that holds the counts at all points together.
+def band(n: int, points: tuple[float, ...], coverage: float) -> tuple[Tensor, Tensor]:
+    r"""The narrowest limits, l and h, of equal tails that hold the counts at all points: ``[points]`` each.
 
     .. math:: P\big( \forall k: \; l_k \le \#\{u < z_k\} \le h_k \big) \ge c, \qquad
         u_1, \dots, u_n \sim U(0, 1)
 
-    for rising points z strictly between 0 and 1, each with limits at the same tail probability. Counts are
-    whole numbers, so that the band holds a little more than c, the ``coverage``.
-
-    References:
-        Säilynoja, Bürkner and Vehtari, Graphical Test for Discrete Uniformity and Its Applications in
-        Goodness-of-Fit Evaluation and Multiple Sample Comparison, 2022. arXiv:2103.10522
-
-    Example:
-        >>> limits = band(100, (0.25, 0.5, 0.75), 0.95)
-        >>> limits.lower.tolist(), limits.upper.tolist()
-        ([15, 39, 65], [35, 61, 85])
+    Points z rise from above 0 to below 1. As counts are whole numbers, the probability exceeds c a little.
     """
     low, high = math.log((1 - coverage) / len(points)), math.log(1 - coverage)  # Bonferroni's, and a point's
     if _stays(n, points, math.exp(high)) >= coverage:
@@ -274,7 +256,8 @@ def band(n: int, points: tuple[float, ...], coverage: float) -> Band:
             low = middle
         else:
             high = middle
-    return Band(*(torch.as_tensor(limit) for limit in _limits(n, points, math.exp(low))))
+    lower, upper = _limits(n, points, math.exp(low))
+    return torch.as_tensor(lower), torch.as_tensor(upper)
 
 
 def p_value(counts: Tensor, n: int, points: tuple[float, ...]) -> float:

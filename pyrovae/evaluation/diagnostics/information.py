@@ -19,7 +19,7 @@ from pyrovae.evaluation.diagnostics.active_units import distribution_of
 __all__ = ["Information", "information"]
 
 BATCH = 512
-CODES_AT_ONCE = 512  # times all data
+CODES_AT_ONCE = 512  # scored together, each under the guides of all data
 
 
 class Information(NamedTuple):

@@ -38,8 +38,8 @@ def test_the_probability_of_a_path_is_that_by_enumeration():
         exact = (tails <= tail + 1e-12).double().mean().item()
         assert p_value(path, 4, points) == pytest.approx(exact, abs=1e-9)
     for coverage in (0.5, 0.8, 0.95):
-        found = band(4, points, coverage)
-        inside = ((paths >= found.lower) & (paths <= found.upper)).all(1).double().mean().item()
+        low, high = band(4, points, coverage)
+        inside = ((paths >= low) & (paths <= high)).all(1).double().mean().item()
         assert inside >= coverage
         narrower = [
             tail for tail in tails.unique().tolist() if (tails > tail + 1e-12).double().mean() >= coverage
@@ -52,13 +52,13 @@ def test_uniform_ranks_stay_in_the_band_as_often_as_stated(n, num_samples):
     """4,000 repeats: a share of 0.95 is known to 0.0034. Counts are whole, so a little more stay."""
     points = tuple(level / (num_samples + 1) for level in range(1, num_samples + 1))
     counts = below(torch.randint(num_samples + 1, (4000, n)).double() / (num_samples + 1), points)
-    found = band(n, points, 0.95)
-    inside = ((counts >= found.lower) & (counts <= found.upper)).all(1).double().mean()
+    low, high = band(n, points, 0.95)
+    inside = ((counts >= low) & (counts <= high)).all(1).double().mean()
     assert 0.95 - 4.5 * 0.0034 < inside < 0.965 + 4.5 * 0.0034
     p_values = torch.tensor([p_value(each, n, points) for each in counts[:300]])
     for level in (0.05, 0.3, 0.7):  # never more often than stated; 300 repeats
         assert (p_values <= level).double().mean() < level + 4.5 * math.sqrt(level * (1 - level) / 300)
-    outside = ~((counts[:300] >= found.lower) & (counts[:300] <= found.upper)).all(1)
+    outside = ~((counts[:300] >= low) & (counts[:300] <= high)).all(1)
     assert ((p_values <= 0.05) >= outside).all()  # the band and the p-values say the same
     assert p_value(torch.zeros(num_samples, dtype=torch.long), n, points) == LEAST
 
