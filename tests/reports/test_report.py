@@ -384,7 +384,7 @@ def test_damaged_and_missing_files_are_sentences(linear, tmp_path):
     page = Page(pv.report(run))
     assert page.path == run / "report.html"
     assert page.all("img") == []
-    assert "its SHA-256 is another than when it was written" in page.by_section["evidence"]
+    assert "its SHA-256 has changed since it was written" in page.by_section["evidence"]
     assert "No training curves: history.json cannot be read" in page.by_section["curves"]
     assert "No parameters of run:" in page.by_section["trained"]
     assert "no weights there" in page.by_section["latents"]
