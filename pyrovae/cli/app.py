@@ -28,13 +28,13 @@ SHELLS = ("bash", "zsh", "fish", "tcsh")
 CONFIG = (tyro.conf.PositionalMetavarFromFieldName,)
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-"""What is wrong with a disk, and not with the input."""
+"""Errors of a disk, not of the input."""
 
 EPILOG = """\
-exit codes: 0 done; 1 failed (of doctor: training cannot run here); 2 bad input; 130 Ctrl-C and 143 SIGTERM,
-after which train has kept what was trained. An error is one line on standard error.
+exit codes: 0 done; 1 failed (doctor: training cannot run here); 2 bad input; 130 after Ctrl-C and 143 after
+SIGTERM, when train has kept what was trained. An error is one line on standard error.
 
---json: one JSON document on standard output, and nothing else there; --quiet: no progress and no notes.
+--json: one JSON document, and nothing else, on standard output; --quiet: no progress and no notes.
 
 completion: pyrovae --tyro-write-completion bash ~/.local/share/bash-completion/completions/pyrovae
             pyrovae --tyro-write-completion zsh ~/.zfunc/_pyrovae      (a folder in $fpath; also: fish)"""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-import tyro
-
-from pyrovae.cli.commands import DONE
+from pyrovae.cli.commands import DONE, Command, RunFolder, at_least
 from pyrovae.cli.output import print_result
 from pyrovae.cli.together import all_agree, together
 from pyrovae.core.checks import choose
@@ -17,75 +16,37 @@ from pyrovae.runs.folder import results_file
 from pyrovae.runs.recipe import Run, check_data, read_run
 from pyrovae.storage.files import check_writable
 
-if TYPE_CHECKING:
-    from pyrovae.evaluation.certificate import Certificate
-    from pyrovae.evaluation.results import Evaluation
-
 __all__ = ["Evaluate"]
 
 
-class Evaluate:
+@dataclass(kw_only=True)
+class Evaluate(Command):
     """Estimate log p(x) of each datum, with its error, and say how far it can be believed."""
 
-    def __init__(
-        self,
-        run: tyro.conf.Positional[Path],
-        /,
-        num_samples: int | None = None,
-        split: str = "test",
-        proposal: Literal["auto", "adapted", "refined", "widened", "defensive", "guide"] = "auto",
-        target_se: float | None = None,
-        max_samples: int | None = None,
-        method: Literal["is", "ais"] = "is",
-        num_temperatures: int | None = None,
-        certify: bool = False,
-        chunk_size: int | None = None,
-        seed: int = 0,
-        root: Path | None = None,
-        json: tyro.conf.FlagCreatePairsOff[bool] = False,
-        quiet: tyro.conf.FlagCreatePairsOff[bool] = False,
-    ) -> None:
-        """Take the arguments.
-
-        Args:
-            run: Folder of the run.
-            num_samples: Importance draws per datum, K, 1000 if not given; of ais chains, 16 if not given.
-            split: Which split: train, validation or test.
-            proposal: What is drawn from: the guide, a better density made of it, or the best of all.
-            target_se: Standard error, in nats, that every datum is to reach by more draws.
-            max_samples: Most draws of one datum then; 64 K if not given.
-            method: Importance sampling, or annealed importance sampling, for which 16 chains are many.
-            num_temperatures: Of ais, 1000 if not given, or of the annealing in certify, 500.
-            certify: Check importance sampling by annealing and bounds from both sides, and say a verdict.
-            chunk_size: Draws scored at once; smaller needs less memory.
-            seed: Of the draws.
-            root: Folder of the data sets, where not $PYROVAE_DATA.
-            json: Print one JSON document: Evaluation.summary() or, with --certify, Certificate.summary(),
-                and the file of the per-datum results.
-            quiet: No progress and no notes.
-        """
-        self.folder, self.split, self.root, self.certify = run, split, root, certify
-        self.json, self.quiet = json, quiet
-        if num_samples is None:
-            num_samples = 16 if method == "ais" else 1000
-        given = {
-            "num_samples": num_samples,
-            "max_samples": max_samples,
-            "num_temperatures": num_temperatures,
-            "chunk_size": chunk_size,
-        }
-        if seed < 0:
-            raise ValueError(f"--seed is {seed}: at least 0 is needed")
-        for name, value in given.items():
-            if value is not None and value < 1:
-                raise ValueError(f"--{name.replace('_', '-')} is {value}: at least 1 is needed")
-        if certify and (method == "ais" or chunk_size is not None):
-            raise ValueError(
-                "--certify anneals beside importance sampling: leave --method and --chunk-size out"
-            )
-        more = {"proposal": None if proposal == "guide" else proposal, "target_se": target_se, "seed": seed}
-        self.keywords: dict[str, Any] = {k: v for k, v in (given | more).items() if v is not None}
-        self.method = method
+    folder: RunFolder
+    """Folder of the run."""
+    num_samples: int | None = None
+    """Importance draws per datum, K, 1000 if not given; chains of ais, 16 if not given."""
+    split: str = "test"
+    """Split of the data: train, validation or test."""
+    proposal: Literal["auto", "adapted", "refined", "widened", "defensive", "guide"] = "auto"
+    """Density of the draws: the guide, a better one made of it, or the best of all."""
+    target_se: float | None = None
+    """Standard error, in nats, that every datum is to reach by more draws."""
+    max_samples: int | None = None
+    """Most draws of one datum with --target-se; 64 K if not given."""
+    method: Literal["is", "ais"] = "is"
+    """Importance sampling, or annealed importance sampling, for which 16 chains are many."""
+    num_temperatures: int | None = None
+    """Temperatures of ais, 1000 if not given, or of the annealing that certifies, 500."""
+    certify: bool = False
+    """Check importance sampling by annealing and by bounds from both sides, and print a verdict."""
+    chunk_size: int | None = None
+    """Draws scored at once; a smaller number needs less memory."""
+    seed: int = 0
+    """Seed of the draws."""
+    root: Path | None = None
+    """Folder of the data sets, if not $PYROVAE_DATA."""
 
     def run(self) -> int:
         """Evaluate, print the table and write the per-datum results.
@@ -94,11 +55,26 @@ class Evaluate:
         :meth:`pyrovae.Certificate.summary`, and ``file``, the per-datum results.
         """
         choose("split", self.split, sources.SPLITS)
+        num_samples = (16 if self.method == "ais" else 1000) if self.num_samples is None else self.num_samples
+        counts = {
+            "num_samples": num_samples,
+            "max_samples": self.max_samples,
+            "num_temperatures": self.num_temperatures,
+            "chunk_size": self.chunk_size,
+        }
+        at_least(0, seed=self.seed)
+        at_least(1, **counts)
+        if self.certify and (self.method == "ais" or self.chunk_size is not None):
+            raise ValueError(
+                "--certify anneals beside importance sampling: leave --method and --chunk-size out"
+            )
+        proposal = None if self.proposal == "guide" else self.proposal
+        keywords = {**counts, "proposal": proposal, "target_se": self.target_se, "seed": self.seed}
         run = read_run(self.folder)
         with together():
-            return self._evaluate(run)
+            return self._evaluate(run, {key: value for key, value in keywords.items() if value is not None})
 
-    def _evaluate(self, run: Run) -> int:
+    def _evaluate(self, run: Run, keywords: dict[str, Any]) -> int:
         from pyrovae.evaluation.certify import certify
         from pyrovae.evaluation.evaluate import evaluate
         from pyrovae.runs.build import load_data
@@ -112,17 +88,15 @@ class Evaluate:
             check_data(run, dataset.fingerprint)
         data, path = getattr(dataset, self.split), self.folder / results_file(self.split)
         partial = path.with_name(f"{path.name}.partial")
-        keywords = {"progress": not self.quiet, **self.keywords}
-        found: Certificate | Evaluation
+        keywords["progress"] = not self.quiet
+        result: Any
         if self.certify:
-            found = certify(vae.model, vae.guide, data, **{"proposal": None} | keywords)
+            result = certify(vae.model, vae.guide, data, **{"proposal": None} | keywords)
         else:
-            found = evaluate(vae.model, vae.guide, data, resume=partial, method=self.method, **keywords)
-        if not is_main_process():
-            return DONE
-        kept: Any = getattr(found, "evaluation", found)
-        kept.save(path)
-        partial.unlink(missing_ok=True)
-        note = "" if self.quiet else f"\nper datum: {path}"
-        print_result(f"{found}{note}", {**found.summary(), "file": path}, json=self.json)
+            result = evaluate(vae.model, vae.guide, data, resume=partial, method=self.method, **keywords)
+        if is_main_process():
+            getattr(result, "evaluation", result).save(path)
+            partial.unlink(missing_ok=True)
+            note = "" if self.quiet else f"\nper datum: {path}"
+            print_result(f"{result}{note}", {**result.summary(), "file": path}, json=self.json)
         return DONE

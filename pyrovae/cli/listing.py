@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import tyro
 
-from pyrovae.cli.commands import DONE
+from pyrovae.cli.commands import DONE, Command
 from pyrovae.cli.output import print_result
 from pyrovae.core import registry
 from pyrovae.core.checks import choose
@@ -12,36 +14,24 @@ from pyrovae.core.checks import choose
 __all__ = ["List"]
 
 
-class List:
-    """List the parts that recipes may name, those of other packages among them."""
+@dataclass(kw_only=True)
+class List(Command):
+    """List the parts that recipes may name, with those of other packages."""
 
-    def __init__(
-        self,
-        kind: tyro.conf.Positional[str | None] = None,
-        /,
-        json: tyro.conf.FlagCreatePairsOff[bool] = False,
-        quiet: tyro.conf.FlagCreatePairsOff[bool] = False,
-    ) -> None:
-        """Take the arguments.
-
-        Args:
-            kind: One kind alone, such as priors, and then with its keywords.
-            json: Print one JSON document, by kind and name.
-            quiet: No progress and no notes; of those it has none.
-        """
-        self.kind = None if kind is None else choose("kind of part", kind, registry.KINDS)
-        self.json, self.quiet = json, quiet
+    kind: tyro.conf.Positional[str | None] = None
+    """One kind alone, such as priors, with the keywords of its parts."""
 
     def run(self) -> int:
-        """Print each name with the first sentence of its docstring and the reference that it gives.
+        """Print each name with the first sentence of its docstring and its reference.
 
         The JSON document has, by kind and name, ``about``, ``keywords`` with their defaults and
-        ``reference``, an arXiv number, a DOI or an address; null where there is none.
+        ``reference``, an arXiv number, a DOI, an address or null.
         """
-        kinds = registry.KINDS if self.kind is None else (self.kind,)
-        found = {kind: {name: _about(kind, name) for name in registry.names(kind)} for kind in kinds}
-        blocks = [_block(kind, parts, keywords=self.kind is not None) for kind, parts in found.items()]
-        print_result("\n\n".join(blocks), found, json=self.json)
+        kind = None if self.kind is None else choose("kind of part", self.kind, registry.KINDS)
+        kinds = registry.KINDS if kind is None else (kind,)
+        parts = {kind: {name: _about(kind, name) for name in registry.names(kind)} for kind in kinds}
+        blocks = [_block(each, parts[each], keywords=kind is not None) for each in kinds]
+        print_result("\n\n".join(blocks), parts, json=self.json)
         return DONE
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import tyro
-
-from pyrovae.cli.commands import DONE
+from pyrovae.cli.commands import DONE, Command, RunFolder, at_least
 from pyrovae.cli.output import print_result
 from pyrovae.runs.recipe import read_run
-from pyrovae.storage.files import check_writable
+from pyrovae.storage.files import check_writable, write_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,47 +21,32 @@ __all__ = ["Sample"]
 ENDINGS = (".png", ".npz", ".safetensors")
 
 
-class Sample:
+@dataclass(kw_only=True)
+class Sample(Command):
     """Draw data from a run's model, ancestrally: z of the prior, then x of p(x|z)."""
 
-    def __init__(
-        self,
-        run: tyro.conf.Positional[Path],
-        /,
-        num_samples: int = 64,
-        seed: int = 0,
-        out: Path | None = None,
-        means: bool = False,
-        json: tyro.conf.FlagCreatePairsOff[bool] = False,
-        quiet: tyro.conf.FlagCreatePairsOff[bool] = False,
-    ) -> None:
-        """Take the arguments.
-
-        Args:
-            run: Folder of the run.
-            num_samples: Data to draw.
-            seed: Of the draws.
-            out: File to write: .png, a grid of images; .npz or .safetensors, z and x. RUN/samples.png if not
-                given, and RUN/samples.npz of data that are no images.
-            means: In place of draws of p(x|z), its means.
-            json: Print one JSON document: what was drawn, and the file.
-            quiet: No notes.
-        """
-        if num_samples < 1:
-            raise ValueError(f"--num-samples is {num_samples}: at least 1 is needed")
-        if seed < 0:
-            raise ValueError(f"--seed is {seed}: at least 0 is needed")
-        if out is not None and out.suffix not in ENDINGS:
-            raise ValueError(f"--out is {out}: end its name in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
-        self.folder, self.num_samples, self.seed, self.out, self.means = run, num_samples, seed, out, means
-        self.json, self.quiet = json, quiet
+    folder: RunFolder
+    """Folder of the run."""
+    num_samples: int = 64
+    """Number of data to draw."""
+    seed: int = 0
+    """Seed of the draws."""
+    out: Path | None = None
+    """File to write: .png, a grid of images; .npz or .safetensors, z and x. If not given, samples.png in the
+    run's folder, or samples.npz of data that are no images."""
+    means: bool = False
+    """Write the means of p(x|z) in place of draws."""
 
     def run(self) -> int:
-        """Draw, and write them.
+        """Draw, and write the draws to a file.
 
         The JSON document has ``folder``, ``file``, ``num_samples``, ``seed``, ``means``, ``shape`` of one
-        datum, ``weights``, the hash of the model's, and ``conventions`` of what it was trained on.
+        datum, ``weights``, the hash of the model's, and ``conventions`` of the training data.
         """
+        at_least(1, num_samples=self.num_samples)
+        at_least(0, seed=self.seed)
+        if self.out is not None and self.out.suffix not in ENDINGS:
+            raise ValueError(f"--out is {self.out}: end its name in .png, .npz or .safetensors")
         run = read_run(self.folder)
         is_image = len(run.shape) == 2
         path = self.out or self.folder / ("samples.png" if is_image else "samples.npz")
@@ -75,11 +59,9 @@ class Sample:
         check_writable(path.parent)
 
         from pyrovae.runs.saving import load
-        from pyrovae.storage.files import write_file
 
-        drawn = draw(load(self.folder), self.num_samples, self.seed, means=self.means)
-        write = {".png": _image, ".npz": _npz, ".safetensors": _safetensors}[path.suffix]
-        write_file(path, write(drawn, run.shape))
+        z, x = draw(load(self.folder), self.num_samples, self.seed, means=self.means)
+        write_file(path, file_content(path.suffix, z, x.reshape(-1, *run.shape)))
         document = {
             "folder": self.folder,
             "file": path,
@@ -96,8 +78,8 @@ class Sample:
         return DONE
 
 
-def draw(vae: Any, num_samples: int, seed: int, *, means: bool = False) -> dict[str, Tensor]:
-    """``z`` ``[num_samples, dim]`` of the prior, and ``x`` of p(x|z), or its means, by a seed."""
+def draw(vae: Any, num_samples: int, seed: int, *, means: bool = False) -> tuple[Tensor, Tensor]:
+    """Draws of z ``[num_samples, dim]``, and of x from p(x|z), or its means."""
     import torch
 
     from pyrovae.core.modules import mode
@@ -107,37 +89,25 @@ def draw(vae: Any, num_samples: int, seed: int, *, means: bool = False) -> dict[
     with torch.no_grad(), stream("sample", seed), mode([vae], training=False):
         z = as_pyro(vae.prior()).expand((num_samples,)).sample()
         p = vae.decode(z)
-        return {"z": z, "x": p.mean if means else p.sample()}
+        return z, p.mean if means else p.sample()
 
 
-def _image(drawn: dict[str, Tensor], shape: tuple[int, ...]) -> bytes:
-    """As near a square as it gets; what is left of the last row is grey."""
+def file_content(ending: str, z: Tensor, x: Tensor) -> bytes:
+    """The bytes of a file of draws; a .png is a grid near a square, filled up with grey."""
+    import numpy as np
     import torch
+    from safetensors.torch import save
 
     from pyrovae.reports import plots
 
-    x = drawn["x"]
-    columns = math.ceil(math.sqrt(len(x)))
-    filled = torch.cat([x, x.new_full((-len(x) % columns, *x.shape[1:]), 0.5)])
     file = BytesIO()
-    plots.image_grid(list(filled.split(columns)), shape).savefig(file, dpi=150, bbox_inches="tight")
+    if ending == ".safetensors":
+        return save({"z": z.contiguous(), "x": x.contiguous()})
+    if ending == ".npz":
+        np.savez_compressed(file, z=z.numpy(), x=x.numpy())
+    else:
+        columns = math.ceil(math.sqrt(len(x)))
+        filled = torch.cat([x, x.new_full((-len(x) % columns, *x.shape[1:]), 0.5)]).flatten(1)
+        grid = plots.image_grid(list(filled.split(columns)), tuple(x.shape[1:]))
+        grid.savefig(file, dpi=150, bbox_inches="tight")
     return file.getvalue()
-
-
-def _npz(drawn: dict[str, Tensor], shape: tuple[int, ...]) -> bytes:
-    import numpy as np
-
-    arrays: dict[str, Any] = {name: value.numpy() for name, value in _shaped(drawn, shape).items()}
-    file = BytesIO()
-    np.savez_compressed(file, **arrays)
-    return file.getvalue()
-
-
-def _safetensors(drawn: dict[str, Tensor], shape: tuple[int, ...]) -> bytes:
-    from safetensors.torch import save
-
-    return save(_shaped(drawn, shape))
-
-
-def _shaped(drawn: dict[str, Tensor], shape: tuple[int, ...]) -> dict[str, Tensor]:
-    return {"z": drawn["z"].contiguous(), "x": drawn["x"].reshape(-1, *shape)}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import tyro
 
-from pyrovae.cli.commands import DONE, INTERRUPTED, TERMINATED
+from pyrovae.cli.commands import DONE, INTERRUPTED, TERMINATED, Command, RunFolder
 from pyrovae.cli.output import print_result
 from pyrovae.cli.together import all_agree, prepared, together
 from pyrovae.core.launch import is_main_process
@@ -17,60 +18,42 @@ from pyrovae.runs.folder import continued, describe, prepare
 from pyrovae.runs.recipe import Recipe, notes, read_config, read_run
 from pyrovae.training.loggers import needs, of_run
 
-if TYPE_CHECKING:
-    from pyrovae.training.history import History
-
 __all__ = ["DEFAULT", "Train"]
 
 DEFAULT = Recipe()
 
 
-class Train:
+@dataclass(kw_only=True)
+class Train(Command):
     """Train a VAE and keep it in a run folder: recipe, weights, history, figures."""
 
-    def __init__(
-        self,
-        run: tyro.conf.Positional[Path],
-        /,
-        recipe: Annotated[Recipe, tyro.conf.arg(name="")] = DEFAULT,
-        config: Path | None = None,
-        root: Path | None = None,
-        overwrite: bool = False,
-        resume: bool = False,
-        log: Literal["tensorboard", "wandb"] | None = None,
-        json: tyro.conf.FlagCreatePairsOff[bool] = False,
-        quiet: tyro.conf.FlagCreatePairsOff[bool] = False,
-    ) -> None:
-        """Take the arguments.
-
-        Args:
-            run: Folder to write.
-            recipe: What to train on what, and how.
-            config: A recipe, or another run, to train by; options given beside it change it.
-            root: Folder of the data sets, where not $PYROVAE_DATA.
-            overwrite: Write over a run that the folder holds.
-            resume: Go on with the run that the folder holds, by its own recipe; --num-epochs may be more.
-            log: Where each epoch's numbers go beside RUN/log.jsonl; no part of the recipe.
-            json: Print one JSON document: what recipe.json holds, the last epoch and what was written.
-            quiet: No progress and no notes.
-        """
-        if overwrite and resume:
-            raise ValueError("--resume goes on with a run, and --overwrite starts anew: pass one of them")
-        self.folder, self.recipe, self.root = run, recipe, root
-        self.overwrite, self.resume, self.log = overwrite, resume, log
-        if log is not None:
-            needs(log)
-        self.json, self.quiet = json, quiet
-        self.config = None if config is None else read_config(config)
+    folder: RunFolder
+    """Folder to write."""
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")] = DEFAULT
+    """What to train on which data, and how."""
+    config: Path | None = None
+    """A recipe, or another run, to train by; options given beside it change it."""
+    root: Path | None = None
+    """Folder of the data sets, if not $PYROVAE_DATA."""
+    overwrite: bool = False
+    """Overwrite a run that the folder holds."""
+    resume: bool = False
+    """Resume the run that the folder holds, by its own recipe; --num-epochs may be more."""
+    log: Literal["tensorboard", "wandb"] | None = None
+    """Further logger for the numbers of each epoch, beside RUN/log.jsonl; no part of the recipe."""
 
     def run(self) -> int:
         """Train, keeping checkpoints; Ctrl-C and SIGTERM finish the step, and keep what was trained.
 
-        The JSON document has ``folder``; ``run``, as ``recipe.json`` has it (recipe, conventions, fingerprint
-        of the data, hash of the weights, versions); ``epochs``; ``last``, by column of
+        The JSON document has ``folder``; ``run``, the content of ``recipe.json`` (recipe, conventions,
+        fingerprint of the data, hash of the weights, versions); ``epochs``; ``last``, by column of
         :class:`pyrovae.History`, the last epoch's numbers, nats per datum; ``compile_seconds``; ``files``;
-        ``figures``, by name their files; ``without``, by name why a figure was not drawn.
+        ``figures``, the files by name; ``without``, by name the reason why a figure was not drawn.
         """
+        if self.overwrite and self.resume:
+            raise ValueError("--resume goes on with a run, and --overwrite starts anew: pass one of them")
+        if self.log is not None:
+            needs(self.log)
         recipe = continued(self.folder, self.recipe, DEFAULT).recipe if self.resume else self.recipe
         if recipe.dataset == "static-mnist":
             sources.find_static_mnist(self.root)
@@ -90,7 +73,9 @@ class Train:
 
         with all_agree():
             dataset = load_data(recipe, self.root)
-            changed = [] if self.config is None else notes(self.config, recipe, dataset.fingerprint)
+            changed = (
+                [] if self.config is None else notes(read_config(self.config), recipe, dataset.fingerprint)
+            )
             for line in changed if is_main_process() and not self.quiet else []:
                 print(f"pyrovae: {line}", file=sys.stderr)
             features = dataset.train.values.shape[1]
@@ -122,43 +107,28 @@ class Train:
                 logger.close()
         if is_main_process():
             files = keeper.finish()
-            kept = Kept(files, *draw_figures(vae, dataset, recipe, history, self.folder / "figures"))
+            figures, without = draw_figures(vae, dataset, recipe, history, self.folder / "figures")
+            columns = {name: values for name, values in vars(history).items() if isinstance(values, list)}
+            document = {
+                "folder": self.folder,
+                "run": read_run(self.folder).model_dump(mode="json"),
+                "epochs": len(history),
+                "last": {name: values[-1] for name, values in columns.items() if values},
+                "compile_seconds": history.compile_seconds,
+                "files": files,
+                "figures": figures,
+                "without": without,
+            }
             if self.json or not self.quiet:
-                print_result(str(kept), self._document(history, kept), json=self.json)
+                print_result(_text(files, figures, without), document, json=self.json)
         return DONE
 
-    def _document(self, history: History, kept: Kept) -> dict[str, Any]:
-        columns = {name: values for name, values in vars(history).items() if isinstance(values, list)}
-        return {
-            "folder": self.folder,
-            "run": read_run(self.folder).model_dump(mode="json"),
-            "epochs": len(history),
-            "last": {name: values[-1] for name, values in columns.items() if values},
-            "compile_seconds": history.compile_seconds,
-            **kept._asdict(),
-        }
 
-
-class Kept(NamedTuple):
-    """What a finished run left in its folder.
-
-    Attributes:
-        files: Of the run.
-        figures: By name, their files.
-        without: By name, why a figure was not drawn.
-    """
-
-    files: list[Path]
-    figures: dict[str, Path]
-    without: dict[str, str]
-
-    def __str__(self) -> str:
-        lines = [f"{self.files[0].parent}: {', '.join(path.name for path in self.files)}"]
-        lines += [f"figure: {path}" for path in self.figures.values()]
-        for why in dict.fromkeys(
-            self.without.values()
-        ):  # data that are no images lack several for one reason
-            lines.append(
-                f"no figure {', '.join(name for name in self.without if self.without[name] == why)}: {why}"
-            )
-        return "\n".join(lines)
+def _text(files: list[Path], figures: dict[str, Path], without: dict[str, str]) -> str:
+    """What a run left in its folder, with one line for all figures that are missing for the same reason."""
+    lines = [f"{files[0].parent}: {', '.join(path.name for path in files)}"]
+    lines += [f"figure: {path}" for path in figures.values()]
+    for reason in dict.fromkeys(without.values()):
+        names = ", ".join(name for name in without if without[name] == reason)
+        lines.append(f"no figure {names}: {reason}")
+    return "\n".join(lines)

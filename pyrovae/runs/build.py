@@ -1,4 +1,4 @@
-"""From a recipe to what it names: the VAE, and the keywords of fit."""
+"""From a recipe to the VAE and the keywords of fit, with each part made from its name."""
 
 from __future__ import annotations
 
@@ -23,30 +23,29 @@ from pyrovae.runs.recipe import Recipe
 __all__ = ["Offered", "build", "filled", "load_data", "make", "training"]
 
 CONTEXT = 64
-"""Width of a flow's context where the recipe gives none."""
+"""Width of a flow's context, unless the recipe gives it."""
 
 PSEUDO_INPUTS = 500
-"""Rows of training data that a VampPrior starts from."""
+"""Rows of training data that a VampPrior starts from, unless the recipe gives the number."""
 
 
 def build(recipe: Recipe, features: int, shape: tuple[int, ...] | None = None, data: Any = None) -> VAE:
-    """The VAE of a recipe for data of this many features, with fresh weights from torch's generator.
+    """The VAE of a recipe, with fresh weights from torch's generator.
 
-    A part's keywords are the recipe's. Arguments that it is silent about are filled by their names: "dim"
-    with the width of z, "features" with that of x (of a flow, of z), "net" with the encoder or decoder,
-    "guide", "prior" and "model" with those of this VAE, "pseudo_inputs" with rows of data. How wide a
-    network's output is, is told by the part's static method ``net_width(dim, ...)``, or ``net_width(features,
-    ...)`` of likelihoods, which may take the part's keywords too.
+    A part gets the recipe's keywords. Its other arguments are filled by their names: "dim" with the width of
+    z, "features" with that of x (for a flow, of z), "net" with the encoder or decoder, "guide", "prior" and
+    "model" with those of this VAE, "pseudo_inputs" with rows of data. A guide's static method
+    ``net_width(dim, ...)``, or a likelihood's ``net_width(features, ...)``, gives the width of its network's
+    output; it may take the part's keywords too.
 
     Args:
-        recipe: What to build.
-        features: Numbers in a row of data.
-        shape: Of a row as an image, for convolutions.
-        data: The training split, where weights start from it; a model that is to be given its weights
-            needs none.
+        recipe: The recipe.
+        features: Number of features of a datum.
+        shape: Shape of a datum as an image, for convolutions.
+        data: The training split, for weights that start from data; not needed before loading weights.
 
     Raises:
-        ValueError: Keywords that a part does not take or lacks, or that are out of range.
+        ValueError: A part does not take a keyword, needs another, or refuses a value.
         ImportError: A part cannot be imported.
 
     Example:
@@ -59,11 +58,7 @@ def build(recipe: Recipe, features: int, shape: tuple[int, ...] | None = None, d
 
 
 def training(recipe: Recipe, num_data: int) -> dict[str, Any]:
-    """The keywords of :func:`pyrovae.fit` that a recipe says.
-
-    Args:
-        recipe: How to train.
-        num_data: Rows of the training data.
+    """The keywords of :func:`pyrovae.fit` by a recipe, for ``num_data`` rows of training data.
 
     Example:
         >>> sorted(training(Recipe(), num_data=5000))
@@ -85,17 +80,12 @@ def training(recipe: Recipe, num_data: int) -> dict[str, Any]:
 
 
 def load_data(recipe: Recipe, root: str | os.PathLike[str] | None = None) -> datasets.Dataset:
-    """The data set of a recipe, as it wants them.
-
-    Args:
-        recipe: Of what.
-        root: Folder of the files; see :func:`pyrovae.datasets.load`.
-    """
+    """The data set of a recipe; ``root`` is that of :func:`pyrovae.datasets.load`."""
     return datasets.load(recipe.dataset, root, binarisation=recipe.binarisation, dequantise=recipe.dequantise)
 
 
 class _Parts:
-    """The parts of one VAE, each made once, when another asks for it."""
+    """The parts of one VAE, each made once, when another part needs it."""
 
     def __init__(self, recipe: Recipe, features: int, shape: tuple[int, ...] | None, data: Any) -> None:
         self.recipe, self.features, self.shape, self.data = recipe, features, shape, data
@@ -122,7 +112,7 @@ class _Parts:
 
     @cached_property
     def dim(self) -> int:
-        """Width of z: the recipe's, but of a prior that has its own."""
+        """Width of z: the prior's own, or the recipe's for a prior that is made from the guide."""
         of_guide = "guide" in signature(registry.find("priors", self.recipe.prior.name)).parameters
         return self._latents() if of_guide else as_pyro(self.prior()).event_shape.numel()
 
@@ -166,11 +156,11 @@ class _Parts:
         offered: dict[str, Callable[[], Any]] = {"in_features": lambda: inputs, "hidden": lambda: hidden}
         rule = getattr(registry.find(kind, owner.name), "net_width", None)
         if rule is not None:
-            outputs = rule(**filled(f"{owner.name}.net_width", rule, owner.given, width, some=True))
+            outputs = rule(**filled(f"{owner.name}.net_width", rule, owner.keywords, width, some=True))
             offered |= {"out_features": lambda: outputs, "parameters": lambda: outputs // self.features}
-        elif "out_features" not in named.given:
+        elif "out_features" not in named.keywords:
             raise ValueError(
-                f"{kind.removesuffix('s')} '{owner.name}' does not tell how wide its network is: give its "
+                f"{kind.removesuffix('s')} '{owner.name}' does not say how wide its network is: give its "
                 f"class a static method net_width, or the recipe's network out_features"
             )
         if self.shape is not None:
@@ -178,20 +168,20 @@ class _Parts:
         return make("networks", named, offered)
 
     def _of_prior(self, name: str) -> Any:
-        if name not in self.recipe.prior.given:
+        if name not in self.recipe.prior.keywords:
             raise ValueError(f"guide '{self.recipe.guide.name}' needs {name}=, and the prior has none")
-        return self.recipe.prior.given[name]
+        return self.recipe.prior.keywords[name]
 
     def _made(self, kind: str, named: PartSpec, offered: Offered) -> Any:
-        """Make a part whose arguments may be others of this VAE."""
+        """Make a part whose arguments may be other parts of this VAE."""
         for key in ("net", "prior", "model"):
-            if key in named.given:
+            if key in named.keywords:
                 raise ValueError(f"{named.name}: {key} is that of the recipe: leave it out")
         return make(kind, named, offered, self._converted)
 
     @contextmanager
     def _making(self, label: str) -> Iterator[None]:
-        """Refuse parts that are made of one another."""
+        """Refuse parts that need one another."""
         if label in self._under_way:
             raise ValueError(f"{' is made of '.join([*self._under_way, label])}: choose another for one")
         self._under_way.append(label)
@@ -205,7 +195,7 @@ class _Parts:
         return others[key](value) if key in others else value
 
     def _rows(self, count: Any) -> Tensor:
-        """The first rows of the training data; zeros where a model is built to be given its weights."""
+        """The first rows of the training data; zeros without data, before weights are loaded."""
         if not isinstance(count, int) or count < 1:
             raise ValueError(f"pseudo_inputs is {count!r}: give how many rows of the training data")
         if self.data is None:
@@ -217,28 +207,28 @@ class _Parts:
 
 
 def _context(named: PartSpec) -> int:
-    flow = named.given.get("flow")
-    return flow.given.get("context", CONTEXT) if isinstance(flow, PartSpec) else CONTEXT
+    flow = named.keywords.get("flow")
+    return flow.keywords.get("context", CONTEXT) if isinstance(flow, PartSpec) else CONTEXT
 
 
 def _optimizer(recipe: Recipe) -> Callable[[list[Tensor]], torch.optim.Optimizer]:
     made = registry.find("optimizers", recipe.optimizer.name)
     label = f"optimizer '{recipe.optimizer.name}'"
-    if "lr" in recipe.optimizer.given:
+    if "lr" in recipe.optimizer.keywords:
         raise ValueError(f"{label}: lr is the recipe's learning_rate: give it there")
     # Fused is one kernel for the whole step; plainer forms are a choice that the recipe may make.
-    plain = {"fused", "foreach", "capturable", "differentiable"} & recipe.optimizer.given.keys()
+    plain = {"fused", "foreach", "capturable", "differentiable"} & recipe.optimizer.keywords.keys()
     fused: Offered = {} if plain else {"fused": lambda: True}
     offered = {"params": lambda: None, "lr": lambda: recipe.learning_rate, **fused}
-    keywords = filled(label, made, recipe.optimizer.given, offered)
+    keywords = filled(label, made, recipe.optimizer.keywords, offered)
     return lambda parameters: made(**{**keywords, "params": parameters})
 
 
 Offered = Mapping[str, Callable[[], Any]]
-"""By argument, what makes its value where the recipe is silent."""
+"""For each argument, a function that makes its value if the recipe does not give it."""
 
 ONLY_PARTS = ("activation", "flow", "guide", "terms")
-"""Keywords that take parts and no numbers."""
+"""Keywords that take parts only."""
 
 
 def make(
@@ -247,22 +237,15 @@ def make(
     offered: Offered,
     convert: Callable[[str, Any], Any] = lambda key, value: value,
 ) -> Any:
-    """Make a part, and the parts inside it.
+    """Make a part of a kind, and the parts inside it.
 
-    Args:
-        kind: Of which its name is.
-        named: Its name and keywords.
-        offered: For arguments that the keywords do not have.
-        convert: Keywords whose values need more than is known here.
-
-    Raises:
-        ValueError: Keywords that the part does not take or lacks, or values that it refuses.
-        ImportError: It cannot be imported.
+    Arguments come from its keywords, or else from `offered`; `convert` handles keywords that depend on the
+    other parts of a VAE.
     """
     made = registry.find(kind, named.name)
     label = f"{kind.removesuffix('s')} '{named.name}'"
-    arguments = filled(label, made, named.given, offered)
-    for key, value in named.keywords:
+    arguments = filled(label, made, named.keywords, offered)
+    for key, value in named.keywords.items():
         arguments[key] = _inside(label, key, value, offered, convert)
     try:
         return made(**arguments)
@@ -273,17 +256,10 @@ def make(
 def filled(
     label: str, made: Callable[..., Any], given: Mapping[str, Any], offered: Offered, some: bool = False
 ) -> dict[str, Any]:
-    """The keywords given, and what is offered for the other arguments there are.
+    """The given keywords, and what is offered for the other arguments of a callable.
 
-    Args:
-        label: Of errors.
-        made: What is to be called.
-        given: Keywords that have been chosen.
-        offered: For the others.
-        some: Whether to leave out what is given and not taken, which is refused otherwise.
-
-    Raises:
-        ValueError: A keyword that is not taken; an argument that nothing was given or offered for.
+    A keyword that it does not take is left out if `some`, and an error otherwise; so is an argument for which
+    nothing is given or offered.
     """
     taken = signature(made).parameters
     arguments = {
@@ -305,7 +281,7 @@ def filled(
 
 
 def _inside(label: str, key: str, value: Any, offered: Offered, convert: Callable[[str, Any], Any]) -> Any:
-    """A keyword's value, with the parts in it made."""
+    """A keyword's value, in which parts are made."""
     several = value if isinstance(value, tuple) else (value,)
     if key in ONLY_PARTS and not all(isinstance(each, PartSpec) for each in several):
         raise ValueError(f"{label}: {key} is {value!r}: give a name, see pyrovae list {NESTED[key]}")
@@ -319,6 +295,6 @@ def _inside(label: str, key: str, value: Any, offered: Offered, convert: Callabl
 
 
 def _factory(named: PartSpec) -> Callable[[], Any]:
-    """An activation, made anew for each layer."""
+    """A factory of an activation, since each layer has its own."""
     made = registry.find("activations", named.name)
-    return partial(made, **filled(f"activation '{named.name}'", made, named.given, {}))
+    return partial(made, **filled(f"activation '{named.name}'", made, named.keywords, {}))

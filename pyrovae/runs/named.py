@@ -1,11 +1,13 @@
-"""A part of a recipe: a registered name with keywords, read from a call as Python writes it or from JSON."""
+"""A part of a recipe: a registered name with keywords, read from a Python call or from JSON."""
 
 from __future__ import annotations
 
 import ast
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from keyword import iskeyword
 from typing import Any
 
@@ -15,6 +17,8 @@ from pyrovae.core import registry
 
 __all__ = ["NESTED", "PartSpec"]
 
+NAME = "[A-Za-z][A-Za-z0-9_-]*"
+
 NESTED = {
     "activation": "activations",
     "flow": "flows",
@@ -23,55 +27,44 @@ NESTED = {
     "terms": "terms",
     "weight": "weights",
 }
-"""Keywords whose value may be a part, or several, and of which kind. Text elsewhere is text."""
+"""Keywords whose values are parts, with the kind of part. Text elsewhere is text."""
 
 
+@dataclass(frozen=True, init=False, repr=False)
 class PartSpec:
     """A name with keywords: ``PartSpec("VampPrior", pseudo_inputs=200)``. Hashable, and equal by value.
 
-    On the command line it is a call as Python has it, ``VampPrior(pseudo_inputs=200)``, which is read and
-    never run; in a recipe's JSON ``{"name": "VampPrior", "pseudo_inputs": 200}``, and the bare name where
-    there are no keywords. What a name stands for is the registry's affair, :mod:`pyrovae.registry`.
+    On the command line it is a Python call, ``VampPrior(pseudo_inputs=200)``, which is read and never run; in
+    a recipe's JSON it is ``{"name": "VampPrior", "pseudo_inputs": 200}``, or the bare name if there are no
+    keywords. :mod:`pyrovae.registry` says what a name stands for.
 
     Args:
-        name: As it is registered; case, dashes and underscores are free.
-        keywords: Numbers, text, True, False, None, sequences of them, and where :data:`NESTED` has the
-            keyword, parts: nested calls.
+        name: A registered name; case, dashes and underscores are free.
+        keywords: Numbers, text, True, False, None and sequences of them; nested parts for the keywords in
+            :data:`NESTED`.
 
     Raises:
-        ValueError: A name of other characters, or a value of another kind.
+        ValueError: A name with other characters, or a value of another kind.
 
     Example:
         >>> PartSpec.parse("ELBO(terms=[kl_weight(weight=warmup(length=500)), free_bits(nats=0.05)])")
         ELBO(terms=[kl_weight(weight=warmup(length=500)), free_bits(nats=0.05)])
     """
 
-    __slots__ = ("keywords", "name")
-
     name: str
-    keywords: tuple[tuple[str, Any], ...]
+    keywords: dict[str, Any]
 
     def __init__(self, name: str, /, **keywords: Any) -> None:
-        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
+        if not isinstance(name, str) or not re.fullmatch(NAME, name):
             raise ValueError(f"{name!r} is no name of a part: letters, digits, dashes and underscores")
-        values = tuple((key, _value(key, keywords[key])) for key in sorted(keywords))
         object.__setattr__(self, "name", name)
-        object.__setattr__(self, "keywords", values)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError("a PartSpec is frozen: make another")
-
-    def __reduce__(self) -> Any:
-        return PartSpec.read, (self.content(),)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, PartSpec) and (self.name, self.keywords) == (other.name, other.keywords)
+        object.__setattr__(self, "keywords", {key: _value(key, keywords[key]) for key in sorted(keywords)})
 
     def __hash__(self) -> int:
-        return hash((self.name, self.keywords))
+        return hash((self.name, *self.keywords.items()))
 
     def __repr__(self) -> str:
-        inside = ", ".join(f"{key}={_written(value)}" for key, value in self.keywords)
+        inside = ", ".join(f"{key}={_written(value)}" for key, value in self.keywords.items())
         return f"{self.name}({inside})" if inside else self.name
 
     @classmethod
@@ -81,20 +74,22 @@ class PartSpec:
         Raises:
             ValueError: It is neither.
         """
-        found = re.fullmatch(r"\s*([A-Za-z][A-Za-z0-9_-]*)\s*(\(.*\))?\s*", text, re.DOTALL)
+        found = re.fullmatch(rf"\s*({NAME})\s*(\(.*\))?\s*", text, re.DOTALL)
         if found is None:
             raise ValueError(f"'{text}' is no part: write Name or Name(keyword=value, ...)")
         if found[2] is None:
             return cls(found[1])
         try:
-            called = ast.parse(f"f{found[2]}", mode="eval").body
-            return _of_call(found[1], called)
+            part = _of_expression(ast.parse(found[1].replace("-", "_") + found[2], mode="eval").body)
         except (SyntaxError, RecursionError, MemoryError) as error:
             raise ValueError(f"'{text}' is no part ({error}): write Name(keyword=value, ...)") from error
+        if not isinstance(part, PartSpec):
+            raise ValueError(f"'{text}' is no part: write Name(keyword=value, ...)")
+        return cls(found[1], **part.keywords)
 
     @classmethod
     def read(cls, value: Any) -> PartSpec:
-        """A part from text, from a JSON object, or as it is."""
+        """A part from text, from a JSON object, or from a part."""
         if isinstance(value, PartSpec):
             return value
         if isinstance(value, str):
@@ -103,39 +98,35 @@ class PartSpec:
             return cls(value["name"], **{str(key): each for key, each in value.items() if key != "name"})
         raise ValueError(f'{value!r} is no part: write a name, or {{"name": ..., keyword: value}}')
 
-    def content(self) -> Any:
-        """As JSON has it."""
+    def to_json(self) -> Any:
+        """The part as JSON: its name, or an object with its name and keywords."""
         if not self.keywords:
             return self.name
-        return {"name": self.name, **{key: _content(value) for key, value in self.keywords}}
+        return {"name": self.name} | {k: _map_parts(v, PartSpec.to_json) for k, v in self.keywords.items()}
 
     def canonical(self, kind: str) -> PartSpec:
-        """With every name in it as it is registered.
+        """The part with every name in it as it is registered.
 
         Raises:
-            ValueError: A name that is not.
+            ValueError: A name that is not registered.
         """
         inner = {
-            key: _canonical(NESTED[key], value) if key in NESTED else value for key, value in self.keywords
+            key: _map_parts(value, partial(PartSpec.canonical, kind=NESTED.get(key, "")))
+            for key, value in self.keywords.items()
         }
         return PartSpec(registry.canonical(kind, self.name), **inner)
 
     def names(self, kind: str) -> list[tuple[str, str]]:
-        """Every name in it, with its kind."""
-        found = [(kind, self.name)]
-        for key, value in self.keywords:
+        """Every name in the part, with its kind."""
+        names = [(kind, self.name)]
+        for key, value in self.keywords.items():
             for each in value if isinstance(value, tuple) else (value,):
-                found += each.names(NESTED[key]) if isinstance(each, PartSpec) else []
-        return found
-
-    @property
-    def given(self) -> dict[str, Any]:
-        """The keywords."""
-        return dict(self.keywords)
+                names += each.names(NESTED[key]) if isinstance(each, PartSpec) else []
+        return names
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> core_schema.CoreSchema:
-        written = core_schema.plain_serializer_function_ser_schema(PartSpec.content)
+        written = core_schema.plain_serializer_function_ser_schema(PartSpec.to_json)
         return core_schema.no_info_plain_validator_function(PartSpec.read, serialization=written)
 
 
@@ -158,22 +149,20 @@ def _value(key: str, value: Any) -> Any:
     raise ValueError(f"'{key}' is {value!r}: numbers, text, True, False, None and lists of them can be kept")
 
 
-def _of_call(name: str, called: ast.expr) -> PartSpec:
-    if not isinstance(called, ast.Call) or not isinstance(called.func, ast.Name):
-        raise ValueError(f"'{name}(...)' is no call of one name")
-    if called.args:
-        raise ValueError(f"{name}: '{ast.unparse(called.args[0])}' has no keyword: write keyword=value")
-    keywords: dict[str, Any] = {}
-    for each in called.keywords:
-        if each.arg is None or each.arg in keywords:
-            raise ValueError(f"{name}: '{ast.unparse(each)}' is no keyword, or one that is there already")
-        keywords[each.arg] = _of_expression(each.value)
-    return PartSpec(name, **keywords)
-
-
 def _of_expression(node: ast.expr) -> Any:
+    """The value of an expression: a part, a list or a literal."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        return _of_call(node.func.id, node)
+        if node.args:
+            raise ValueError(
+                f"{node.func.id}: '{ast.unparse(node.args[0])}' has no keyword: write keyword=value"
+            )
+        keywords: dict[str, Any] = {}
+        for each in node.keywords:
+            if each.arg is None or each.arg in keywords:
+                text = ast.unparse(each)
+                raise ValueError(f"{node.func.id}: '{text}' is no keyword, or one that is there already")
+            keywords[each.arg] = _of_expression(each.value)
+        return PartSpec(node.func.id, **keywords)
     if isinstance(node, ast.Name):
         return PartSpec(node.id)
     if isinstance(node, (ast.List, ast.Tuple)):
@@ -188,13 +177,8 @@ def _written(value: Any) -> str:
     return f"[{', '.join(map(_written, value))}]" if isinstance(value, tuple) else repr(value)
 
 
-def _content(value: Any) -> Any:
+def _map_parts(value: Any, function: Callable[[PartSpec], Any]) -> Any:
+    """A value with a function applied to the parts in it."""
     if isinstance(value, tuple):
-        return [_content(each) for each in value]
-    return value.content() if isinstance(value, PartSpec) else value
-
-
-def _canonical(kind: str, value: Any) -> Any:
-    if isinstance(value, tuple):
-        return tuple(_canonical(kind, each) for each in value)
-    return value.canonical(kind) if isinstance(value, PartSpec) else value
+        return [_map_parts(each, function) for each in value]
+    return function(value) if isinstance(value, PartSpec) else value

@@ -1,4 +1,4 @@
-"""A run as data: what the command line saves and reloads. No torch, so that errors answer at once."""
+"""Recipes and runs as data, and the ``recipe.json`` that holds them. No torch: errors answer at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from platform import python_version
 from shlex import quote
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 from pyrovae.core import registry
 from pyrovae.core.checks import choose, one_line
@@ -32,11 +32,11 @@ __all__ = [
 
 RECIPE = "recipe.json"
 FORMAT = 2
-"""Of ``recipe.json``. 1 had no parts, and no fingerprint of the data; it is read still."""
+"""Format of ``recipe.json``. Format 1, without parts and without the data's fingerprint, is still read."""
 
 
 class Strict(BaseModel):
-    """Frozen, and a key that it does not know is refused, with the one that was probably meant."""
+    """A frozen model that refuses an unknown key, and names the key that was probably meant."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -49,7 +49,7 @@ class Strict(BaseModel):
 
 
 class Recipe(Strict):
-    """What to train on what, and how.
+    """What to train on which data, and how.
 
     Example:
         >>> recipe = Recipe(prior="VampPrior(pseudo_inputs=200)", latent_dim=8)
@@ -67,31 +67,35 @@ class Recipe(Strict):
         "optimizer": "optimizers",
         "schedule": "schedules",
     }
-    """Of what kind each part is: under what the registry knows its names."""
+    """The registry's kind of each part."""
 
     dataset: str = Field("mnist-mini", description=f"Data set: {', '.join(DATASETS)}.")
     binarisation: Literal["dynamic", "static", "threshold", "none"] | None = Field(
-        None, description="How grey values become bits; the data set's own way by default."
+        None, description="How grey values become bits; by default as the data set defines."
     )
-    dequantise: bool = Field(False, description="Grey levels with uniform noise, for a continuous density.")
-    prior: PartSpec = Field(PartSpec("StandardNormal"), description="p(z); as all parts, see pyrovae list.")
+    dequantise: bool = Field(False, description="Add uniform noise to grey levels, for a continuous density.")
+    prior: PartSpec = Field(
+        PartSpec("StandardNormal"), description="p(z); `pyrovae list` has the names of all parts."
+    )
     likelihood: PartSpec = Field(PartSpec("Bernoulli"), description="p(x|z).")
     guide: PartSpec = Field(PartSpec("Normal"), description="q(z|x).")
     encoder: PartSpec = Field(PartSpec("MLP"), description="The guide's network.")
     decoder: PartSpec = Field(PartSpec("MLP"), description="The likelihood's network.")
-    latent_dim: int = Field(16, ge=1, description="Width of z.")
-    hidden: tuple[int, ...] = Field((400,), description="Hidden widths of encoder and, reversed, decoder.")
-    objective: PartSpec = Field(PartSpec("Trace_ELBO"), description="What is maximised.")
-    optimizer: PartSpec = Field(PartSpec("Adam"), description="One of torch's.")
-    learning_rate: float = Field(1e-3, gt=0, description="The optimizer's.")
-    schedule: PartSpec = Field(PartSpec("constant"), description="Of the learning rate, by epoch.")
+    latent_dim: int = Field(16, ge=1, description="Number of latent variables, dim(z).")
+    hidden: tuple[PositiveInt, ...] = Field(
+        (400,), description="Widths of the encoder's hidden layers, and in reverse the decoder's."
+    )
+    objective: PartSpec = Field(PartSpec("Trace_ELBO"), description="Objective that is maximised.")
+    optimizer: PartSpec = Field(PartSpec("Adam"), description="Optimizer of torch.optim.")
+    learning_rate: float = Field(1e-3, gt=0, description="Learning rate of the optimizer.")
+    schedule: PartSpec = Field(PartSpec("constant"), description="Schedule of the learning rate, by epoch.")
     num_epochs: int = Field(80, ge=1, description="Passes over the training data.")
     batch_size: int = Field(128, ge=1, description="Rows per step.")
     precision: Literal["float32", "tf32", "bfloat16"] = Field(
-        "float32", description="Of products in the networks."
+        "float32", description="Precision of the networks' matrix products."
     )
     compile: bool = Field(False, description="Take the steps through a compiled graph.")
-    seed: int = Field(0, ge=0, description="Of weights, order and noise.")
+    seed: int = Field(0, ge=0, description="Seed of weights, order and noise.")
 
     @field_validator("dataset")
     @classmethod
@@ -103,13 +107,6 @@ class Recipe(Strict):
     def _registered(cls, part: PartSpec, info: Any) -> PartSpec:
         return part.canonical(cls.kinds[info.field_name])
 
-    @field_validator("hidden")
-    @classmethod
-    def _positive(cls, widths: tuple[int, ...]) -> tuple[int, ...]:
-        if any(width < 1 for width in widths):
-            raise ValueError(f"every width must be at least 1, got {widths}")
-        return widths
-
     @model_validator(mode="after")
     def _fitting(self) -> Recipe:
         if self.dataset == "linear-gaussian" and self.likelihood.name == "Bernoulli":
@@ -120,15 +117,15 @@ class Recipe(Strict):
 
 
 class Run(Strict):
-    """What ``recipe.json`` holds: the recipe, and what it met."""
+    """The content of ``recipe.json``: a recipe, its data and its result."""
 
     format: int = FORMAT
     recipe: Recipe
     features: int = Field(ge=1)
     shape: tuple[int, ...]
     conventions: dict[str, Any]
-    fingerprint: str | None = Field(None, description="Of the data's stored values, every split.")
-    weights: str | None = Field(None, description="Hash of what was trained, as results have it; at the end.")
+    fingerprint: str | None = Field(None, description="Hash of the data's stored values, every split.")
+    weights: str | None = Field(None, description="Hash of the trained weights, which results have too.")
     versions: dict[str, str]
 
     @model_validator(mode="before")
@@ -144,45 +141,32 @@ class Run(Strict):
 
 
 def read_run(folder: Path) -> Run:
-    """Read a run folder's ``recipe.json``.
-
-    Raises:
-        FileNotFoundError: It is not there.
-        ValueError: It cannot be read as one.
-    """
+    """Read a run folder's ``recipe.json``; errors are one line."""
     path = Path(folder) / RECIPE
     if not path.is_file():
         raise FileNotFoundError(
             f"{folder}: no {RECIPE}, so no run: train one with `pyrovae train {quote(str(folder))}`"
         )
-    return _read(path, lambda content: Run.model_validate(content))
+    return _read(path, Run.model_validate)
 
 
 def read_config(path: Path) -> Recipe | Run:
-    """Read a recipe to train by: a run folder, its ``recipe.json``, or a recipe alone.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It holds no recipe.
-    """
+    """Read a recipe to train by: a run folder, its ``recipe.json``, or a recipe alone."""
     path = Path(path)
     if path.is_dir():
         return read_run(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such recipe")
-    is_run = {"recipe", "format"}
-    return _read(
-        path,
-        lambda content: (
-            Run.model_validate(content)
-            if isinstance(content, dict) and is_run & content.keys()
-            else Recipe.model_validate(content)
-        ),
-    )
+
+    def either(content: Any) -> Recipe | Run:
+        is_run = isinstance(content, dict) and {"recipe", "format"} & content.keys()
+        return Run.model_validate(content) if is_run else Recipe.model_validate(content)
+
+    return _read(path, either)
 
 
 def changes(before: Recipe, now: Recipe) -> list[str]:
-    """What is another in the second recipe, in words.
+    """What differs in the second recipe, in words.
 
     Example:
         >>> changes(Recipe(), Recipe(seed=3, prior="Laplace"))
@@ -196,7 +180,7 @@ def changes(before: Recipe, now: Recipe) -> list[str]:
 
 
 def check_data(run: Run, fingerprint: str) -> None:
-    """Refuse to go on with other data than a run's."""
+    """Refuse data that differ from those a run was trained on."""
     if run.fingerprint not in (None, fingerprint):
         raise ValueError(
             f"data set {run.recipe.dataset}: its fingerprint was {run.fingerprint} when the run was trained, "
@@ -205,13 +189,13 @@ def check_data(run: Run, fingerprint: str) -> None:
 
 
 def notes(config: Recipe | Run, recipe: Recipe, fingerprint: str) -> list[str]:
-    """What sets a training by another's recipe apart from that one, in words.
+    """What differs between a training and the recipe or run that it repeats, in words.
 
     Raises:
-        ValueError: The data are others.
+        ValueError: The data differ.
     """
     before = config.recipe if isinstance(config, Run) else config
-    said = changes(before, recipe)
+    lines = changes(before, recipe)
     if isinstance(config, Run):
         names = ("dataset", "binarisation", "dequantise")
         if all(getattr(before, name) == getattr(recipe, name) for name in names):
@@ -220,12 +204,12 @@ def notes(config: Recipe | Run, recipe: Recipe, fingerprint: str) -> list[str]:
         for name in sorted({*config.versions, *here}):
             was, now = config.versions.get(name, "none"), here.get(name, "none")
             if was != now:
-                said.append(f"{name} {now} in place of {was}, so that bits may differ")
-    return said
+                lines.append(f"{name} {now} in place of {was}, so that bits may differ")
+    return lines
 
 
 def versions(recipe: Recipe) -> dict[str, str]:
-    """Of what a run is trained with: Python, this package and its main ones, and those that parts are of."""
+    """Versions of Python, this package, those it is built on, and those that provide the parts."""
     found = {"python": python_version()}
     found |= {name: version(name) for name in ("pyrovae", "torch", "pyro-ppl", "numpy")}
     parts = [("datasets", recipe.dataset)]
@@ -246,8 +230,7 @@ def _read(path: Path, make: Any) -> Any:
 
 
 def _lacking(content: Any) -> str:
-    """Packages that a run was trained with and that are not here."""
-    named = content.get("versions") if isinstance(content, dict) else None
-    known = {each.metadata["Name"] for each in distributions()} | {"python"} if named else set()
-    there = [f"{name} {each}" for name, each in named.items() if name not in known] if named else []
-    return ", ".join(there)
+    """Packages that a run was trained with and that are not installed."""
+    used = content.get("versions") if isinstance(content, dict) else None
+    known = {each.metadata["Name"] for each in distributions()} | {"python"} if used else set()
+    return ", ".join(f"{name} {each}" for name, each in (used or {}).items() if name not in known)

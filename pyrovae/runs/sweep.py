@@ -170,7 +170,7 @@ def state_of(
 
 
 class Job(NamedTuple):
-    """The commands that are left of a run, to be run one after another, each in a process of its own."""
+    """The commands that are left to do for a run, one after another, each in a process of its own."""
 
     folder: Path
     commands: list[list[str]]
@@ -205,17 +205,18 @@ def jobs_of(sweep: Sweep, folder: Path, root: Path | None, environment: dict[str
     """A job for each run that is not complete."""
     jobs, data = [], [] if root is None else ["--root", str(root.absolute())]
     for name, recipe in planned(sweep).items():
-        place, config = folder / name, folder / LOGS / f"{name}.json"
-        state, commands = state_of(place, recipe, sweep.evaluate), []
+        run, config, commands = folder / name, folder / LOGS / f"{name}.json", []
+        state = state_of(run, recipe, sweep.evaluate)
+        if state == "complete":
+            continue
         if state == "new":
             write_file(config, recipe.model_dump_json(indent=2) + "\n")
-            commands.append(["train", str(place), "--config", str(config), *data])
+            commands.append(["train", str(run), "--config", str(config), *data])
         if state == "begun":
-            commands.append(["train", str(place), "--resume", *data])
+            commands.append(["train", str(run), "--resume", *data])
         if sweep.evaluate is not None:
-            commands.append(["evaluate", str(place), *sweep.evaluate.options(), *data])
-        if state != "complete":
-            jobs.append(Job(place, commands, sweep.evaluate, environment))
+            commands.append(["evaluate", str(run), *sweep.evaluate.options(), *data])
+        jobs.append(Job(run, commands, sweep.evaluate, environment))
     return jobs
 
 

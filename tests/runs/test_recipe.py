@@ -76,7 +76,7 @@ def test_a_recipe_comes_back_from_json_as_it_was(recipe):
 @given(st.sampled_from(list(Recipe.kinds.values())).flatmap(lambda kind: parts(kind, 3)))
 def test_a_part_comes_back_from_what_is_typed_as_it_was(part):
     assert PartSpec.parse(str(part)) == part
-    assert PartSpec.read(json.loads(json.dumps(part.content()))) == part
+    assert PartSpec.read(json.loads(json.dumps(part.to_json()))) == part
     assert copy.deepcopy(part) == part
     assert pickle.loads(pickle.dumps(part)) == part
 
@@ -115,7 +115,7 @@ def test_what_is_typed_reads_as_python():
         ],
         gradient="stl",
     )
-    assert part.content()["terms"][0] == {"name": "kl_weight", "weight": {"name": "warmup", "length": 500}}
+    assert part.to_json()["terms"][0] == {"name": "kl_weight", "weight": {"name": "warmup", "length": 500}}
     assert PartSpec.parse("vamp-prior(pseudo_inputs=3)").canonical("priors") == PartSpec(
         "VampPrior", pseudo_inputs=3
     )
@@ -133,7 +133,7 @@ def test_what_is_typed_reads_as_python():
         ("Laplace(**{'scale': 3})", "is no keyword, or one that is there already"),
         ("Laplace(scale=1, scale=2)", "keyword argument repeated|there already"),
         ("Laplace(scale=1", "write Name or Name"),
-        ("Laplace(scale=1)(scale=2)", "is no part|is no call"),
+        ("Laplace(scale=1)(scale=2)", "is no number, text, list or part"),
         ("Laplace(scale=1) + 1", "write Name or Name"),
         ("Laplace(scale=1e999)", "'scale' is inf: numbers have to be finite"),
         ("Laplace(scale={1: 2})", "numbers, text, True, False, None and lists of them"),
@@ -150,7 +150,7 @@ def test_nothing_that_is_typed_is_run(text, message):
 
 
 def test_a_part_is_frozen():
-    with pytest.raises(AttributeError, match="frozen"):
+    with pytest.raises(AttributeError, match="cannot assign"):
         PartSpec("Laplace").name = "Normal"
 
 
@@ -400,7 +400,7 @@ def test_parts_of_ones_own_are_filled_by_the_names_of_their_arguments(registered
     vae = build(Recipe(guide="mine(spread=3)", latent_dim=2, hidden=()), features=6)
     assert vae.guide.part.spread == 3
     assert vae.guide.part.prior_too is vae.prior
-    with pytest.raises(ValueError, match="guide 'Dumb' does not tell how wide its network is"):
+    with pytest.raises(ValueError, match="guide 'Dumb' does not say how wide its network is"):
         build(Recipe(guide="Dumb"), features=6)
     vae = build(Recipe(guide="Dumb", encoder="MLP(out_features=4)", latent_dim=2, hidden=()), features=6)
     assert vae.encode(torch.eye(6)).event_shape == (2,)
