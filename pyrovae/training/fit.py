@@ -125,7 +125,7 @@ def fit(
     distributed.warn_without_group("fit")
     tracked = TrackedLoss(model, guide, Trace_ELBO() if loss is None else loss)
     source = _Source(data, validation, batch_size, seed, device)
-    settings: dict[str, Any] = {"is": "fit", "data": None, "validation": None}  # data first: messages list in order
+    settings: dict[str, Any] = {"is": "fit", "data": None, "validation": None}  # in order of messages
     settings |= {"batch_size": batch_size, "seed": seed}
     settings |= {"precision": precision, "compile": compile, "clip": clip}
     if resume is not None or distributed.world().size > 1:
