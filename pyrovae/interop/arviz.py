@@ -28,8 +28,6 @@ from pyrovae.interop.groups import Column, Columns, columns_of, datasets
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["read_netcdf", "to_arviz", "to_elpd", "write_netcdf"]
-
 LARGEST = 2**33
 """Bytes that the draws may fill."""
 

@@ -17,8 +17,6 @@ from pyrovae.evaluation.weights import ess, pareto_khat
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["Column", "Columns", "columns_of", "datasets"]
-
 GROUPS = {
     "posterior": ("latents", "draws of p(z | x)", "1"),
     "posterior_predictive": ("predictive", "draws of p(x | z)", "1"),
@@ -70,11 +68,7 @@ Columns = dict[tuple[str, str], Column]
 def columns_of(
     chains: list[Resampled], block: tuple[Tensor, ...], rows: int, names: Mapping[str, Sequence[str]]
 ) -> Columns:
-    """The variables of a block of data, of which the first ``rows`` rows count.
-
-    Raises:
-        ValueError: ``names`` of the dims of a site's value are not as many as its dims.
-    """
+    """The variables of a block of data, whose first ``rows`` rows count; ``names`` are dims by site."""
     found: Columns = {}
     for group, (field, _, _) in GROUPS.items():
         for name, (values, plates) in getattr(chains[0], field).items():
@@ -105,22 +99,16 @@ def columns_of(
 
 
 def _event_dims(site: str, count: int, names: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    given = names.get(site)
-    if given is None:
-        return tuple(f"{site}_dim_{i}" for i in range(count))
+    given = tuple(names.get(site, (f"{site}_dim_{i}" for i in range(count))))
     if len(given) != count:
-        raise ValueError(f"to_arviz: dims of '{site}' are {tuple(given)}, and one value has {count} dims")
-    return tuple(given)
+        raise ValueError(f"to_arviz: dims of '{site}' are {given}, and one value has {count} dims")
+    return given
 
 
 def datasets(
     columns: Columns, coords: Mapping[str, Sequence[Any]], attributes: Mapping[str, Any]
 ) -> dict[str, xarray.Dataset]:
-    """A Dataset of each group, with labels, units and attributes.
-
-    Raises:
-        ValueError: ``coords`` names an unknown dim.
-    """
+    """A Dataset of each group, with labels, units and attributes."""
     import xarray
 
     unknown = set(coords) - {dim for dims, _ in columns.values() for dim in dims}

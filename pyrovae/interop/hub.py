@@ -78,24 +78,21 @@ def push(
     """
     run = Path(run)
     checked, results = _read_checked(run)
+    name = _repository(to) if isinstance(to, str) else Path(to).resolve().name
     figures = [path.stem for path in sorted(run.glob("figures/*.png"))]
+    text = card(checked, results, name=name, figures=figures, license=license)
     if not isinstance(to, str):
-        folder = Path(to)
-        _check_apart(run, folder)
-        _check_pushed(folder)
-        text = card(checked, results, name=folder.resolve().name, figures=figures, license=license)
-        prepare(folder, overwrite=True)
-        _copy(run, folder)
-        write_file(folder / CARD, text)
-        return str(folder)
-    api, repository = _api(token), _repository(to)
-    text = card(checked, results, name=repository, figures=figures, license=license)
+        _check_apart(run, Path(to))
+        _check_pushed(Path(to))
+        prepare(Path(to), overwrite=True)
+        _copy(run, Path(to), text)
+        return str(to)
+    api = _api(token)
     with tempfile.TemporaryDirectory() as staged:
-        _copy(run, Path(staged))
-        write_file(Path(staged) / CARD, text)
-        api.create_repo(repository, private=private, exist_ok=True)
+        _copy(run, Path(staged), text)
+        api.create_repo(name, private=private, exist_ok=True)
         done = api.upload_folder(
-            repo_id=repository,
+            repo_id=name,
             folder_path=staged,
             revision=revision,
             commit_message=f"{checked.recipe.dataset}, {checked.recipe.num_epochs} epochs",
@@ -282,12 +279,15 @@ def _check_pushed(folder: Path) -> None:
         )
 
 
-def _copy(source: Path, folder: Path) -> None:
+def _copy(source: Path, folder: Path, text: str | None = None) -> None:
+    """Copy the files that travel; ``text`` replaces the card."""
     for pattern in (*FILES, CARD):
         for path in source.glob(pattern):
             copy = folder / path.relative_to(source)
             copy.parent.mkdir(exist_ok=True)
             write_file(copy, path.read_bytes())
+    if text is not None:
+        write_file(folder / CARD, text)
 
 
 def _repository(name: str) -> str:

@@ -26,8 +26,6 @@ from pyrovae.storage.files import write_file
 from pyrovae.training.loss import TrackedLoss
 from pyrovae.training.optimisers import MakeOptimizer, MakeScheduler, make_optimizer, make_scheduler
 
-__all__ = ["lightning_checkpoints", "lightning_module"]
-
 PARTS = ("loss", "elbo", "reconstruction", "kl")
 
 
