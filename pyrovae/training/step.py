@@ -84,7 +84,7 @@ class TrainStep:
         if self.unchecked is not None:
             bad, *step = self.unchecked
             self.unchecked = self.optimizer.found_inf = None  # type: ignore[attr-defined]
-            if bad.item():
+            if bad():
                 self._raise_cause(*step)
 
     def forget(self) -> None:
@@ -130,7 +130,7 @@ class TrainStep:
         self.finish()
         if self.deferred:  # the optimiser's kernel does nothing where found_inf is 1
             bad = 1 - torch.as_tensor(result.finite).isfinite().float()
-            self.unchecked = bad, batch, where, noise
+            self.unchecked = _sent_to_cpu(bad), batch, where, noise
             self.optimizer.found_inf = bad  # type: ignore[attr-defined]
         elif not math.isfinite(result.finite):
             self._raise_cause(batch, where, noise)
@@ -208,6 +208,21 @@ class TrainStep:
             self.optimizer.zero_grad()
             loss = Differentiable.apply(loss, gradients, *with_gradient)
         return loss, sums
+
+
+def _sent_to_cpu(number: Tensor) -> Callable[[], float]:
+    """A function that waits for a number of the device, and not for work that was launched after it."""
+    copied, event = torch.empty((), pin_memory=number.is_cuda), torch.cuda.Event() if number.is_cuda else None
+    copied.copy_(number, non_blocking=True)
+    if event is not None:
+        event.record()
+
+    def wait() -> float:
+        if event is not None:
+            event.synchronize()
+        return copied.item()
+
+    return wait
 
 
 def _random_state(device: torch.device) -> Tensor:
