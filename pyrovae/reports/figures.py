@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
 
 from pyrovae.core.checks import one_line
 from pyrovae.core.random import stream
+from pyrovae.data.datasets import Dataset
+from pyrovae.models.vae import VAE
 from pyrovae.reports import plots
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from pyrovae.data.datasets import Dataset
-    from pyrovae.models.vae import VAE
-    from pyrovae.runs.recipe import Recipe
-    from pyrovae.training.history import History
+from pyrovae.runs.recipe import Recipe
+from pyrovae.training.history import History
 
 __all__ = ["draw_figures", "has_plane"]
 
 REAL = ("StandardNormal", "Normal", "Laplace", "StudentT", "GaussianMixture", "VampPrior")
-"""Priors over all real values, for which a plane of the normal's quantiles makes sense."""
+"""Priors over all real values: a plane at the quantiles of a normal makes sense for them."""
 
 
 def draw_figures(

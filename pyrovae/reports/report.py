@@ -39,25 +39,15 @@ from pyrovae.training.history import History
 
 __all__ = ["report"]
 
-ROWS = 1000
-"""Rows of the split that the diagnostics see at most."""
-
-SHOWN, PLANE = 12, 14
-"""Images in a row of pictures, and along a side of the latent plane: as many as a page has room for."""
-
-DOTS, COLOURS = 110, 256
-"""Pixels per inch of a picture, and its colours: one byte each takes a third of the room."""
-
-ERRORS = (ValueError, OSError, ImportError, RuntimeError, TypeError)
-"""What a missing or damaged part raises; NotImplementedError is a RuntimeError."""
+ROWS = 1000  # rows of the split that diagnostics see at most
+SHOWN, PLANE = 12, 14  # images in a row, and along a side of the latent plane: a page has room for these
+DOTS, COLOURS = 110, 256  # pixels per inch, and colours: one byte each takes a third of the room
+ERRORS = (ValueError, OSError, ImportError, RuntimeError, TypeError)  # of a missing or damaged part
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One run of a report; ``subject["vae"]`` is a part of it, or raises the error for which it is missing.
-
-    ``parts`` holds what was read or drawn by name: values, or errors.
-    """
+    """One run of a report; ``subject["vae"]`` is a part, or raises the error for which it is missing."""
 
     name: str
     folder: Path
@@ -152,9 +142,9 @@ def _names(folders: list[Path]) -> list[str]:
     if not folders:
         raise ValueError("report: no run given, at least 1 is needed")
     places = [folder.resolve() for folder in folders]
-    for place, folder in zip(places, folders, strict=True):
-        if places.count(place) > 1:
-            raise ValueError(f"report: {folder} is given twice: name each run once")
+    twice = [str(folder) for folder, place in zip(folders, places, strict=True) if places.count(place) > 1]
+    if twice:
+        raise ValueError(f"report: {twice[0]} is given twice: name each run once")
     names = [place.name for place in places]
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from matplotlib.figure import Figure
@@ -12,10 +11,8 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from pyrovae.data.rows import Data, num_rows, take_rows
-
-if TYPE_CHECKING:
-    from pyrovae.evaluation.results import Evaluation
-    from pyrovae.models.vae import VAE
+from pyrovae.evaluation.results import Evaluation
+from pyrovae.models.vae import VAE
 
 __all__ = ["image_grid", "interpolation", "latent_plane", "reconstructions", "samples", "worst"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from matplotlib.axes import Axes
@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from pyrovae.evaluation.diagnostics.active_units import ACTIVE
-from pyrovae.evaluation.diagnostics.codes import principal_axes
+from pyrovae.evaluation.diagnostics.active_units import ACTIVE, ActiveUnits
+from pyrovae.evaluation.diagnostics.codes import Codes, principal_axes
 from pyrovae.reports.plots.style import (
     BLUE,
     COLOURS,
@@ -22,13 +22,9 @@ from pyrovae.reports.plots.style import (
     plain,
 )
 
-if TYPE_CHECKING:
-    from pyrovae.evaluation.diagnostics import ActiveUnits, Codes
-
 __all__ = ["active_units", "aggregate_posterior", "codes"]
 
-FEW_VALUES = 12
-"""A dimension with no more different values, such as bits, has one bar for each."""
+FEW_VALUES = 12  # of a dimension, such as bits: each value has a bar of its own
 
 
 def codes(found: Codes, labels: Tensor | None = None) -> Figure:

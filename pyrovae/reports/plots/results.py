@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from matplotlib.axes import Axes
@@ -13,14 +13,12 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from torch import Tensor
 
 from pyrovae.core.tables import mean_errors
+from pyrovae.evaluation.compare import Comparison
+from pyrovae.evaluation.diagnostics import Calibration, Divergences, Gaps
+from pyrovae.evaluation.results import Evaluation
 from pyrovae.evaluation.weights import FEWEST_DRAWS, classify_khat, khat_labels
 from pyrovae.reports.plots.style import BLUE, MOST_CLASSES, ORANGE, check_labels, open_figure, plain
-
-if TYPE_CHECKING:
-    from pyrovae.evaluation.compare import Comparison
-    from pyrovae.evaluation.diagnostics import Calibration, Divergences, Gaps
-    from pyrovae.evaluation.results import Evaluation
-    from pyrovae.training.history import History
+from pyrovae.training.history import History
 
 __all__ = ["calibration", "comparison", "evidence", "gaps", "kl", "learning_curves", "reliability"]
 
