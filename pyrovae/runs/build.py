@@ -93,15 +93,19 @@ class _Parts:
 
     @cached_property
     def prior(self) -> Any:
-        width = {"dim": self._latents, "features": self._latents}
-        offered = {**width, "guide": lambda: self.guide, "pseudo_inputs": lambda: self._rows(PSEUDO_INPUTS)}
+        offered: dict[str, Callable[[], Any]] = {
+            "dim": lambda: self.recipe.latent_dim,
+            "features": lambda: self.recipe.latent_dim,
+            "guide": lambda: self.guide,
+            "pseudo_inputs": lambda: self._rows(PSEUDO_INPUTS),
+        }
         with self._making(f"prior {self.recipe.prior.name}"):
             return self._made("priors", self.recipe.prior, offered)
 
     @cached_property
     def likelihood(self) -> Any:
         width = {"features": lambda: self.features}
-        net = partial(self._decoder, self.recipe.likelihood, width)
+        net = partial(self._net, "likelihoods", self.recipe.likelihood, width)
         mean = {} if self.data is None else {"data_mean": lambda: self.data.mean}
         return self._made("likelihoods", self.recipe.likelihood, {**width, "net": net, **mean})
 
@@ -114,10 +118,7 @@ class _Parts:
     def dim(self) -> int:
         """Width of z: the prior's own, or the recipe's for a prior that is made from the guide."""
         of_guide = "guide" in signature(registry.find("priors", self.recipe.prior.name)).parameters
-        return self._latents() if of_guide else as_pyro(self.prior()).event_shape.numel()
-
-    def _latents(self) -> int:
-        return self.recipe.latent_dim
+        return self.recipe.latent_dim if of_guide else as_pyro(self.prior()).event_shape.numel()
 
     def _guide(self, named: PartSpec) -> Any:
         width: dict[str, Callable[[], Any]] = {"dim": lambda: self.dim, "context": lambda: _context(named)}
@@ -125,7 +126,7 @@ class _Parts:
             "dim": lambda: self.dim,
             "features": lambda: self.dim,
             "context": lambda: self.features,
-            "net": partial(self._encoder, named, width),
+            "net": partial(self._net, "guides", named, width),
             "flow": lambda: self._flow(PartSpec("IAF")),
             "prior": lambda: self.prior,
             "model": lambda: Model(self.prior, self.likelihood),
@@ -137,23 +138,14 @@ class _Parts:
     def _flow(self, named: PartSpec) -> Any:
         return make("flows", named, {"features": lambda: self.dim, "context": lambda: CONTEXT})
 
-    def _encoder(self, owner: PartSpec, width: Offered) -> nn.Module:
-        return self._net("guides", owner, self.recipe.encoder, self.features, self.recipe.hidden, width)
-
-    def _decoder(self, owner: PartSpec, width: Offered) -> nn.Module:
-        hidden = self.recipe.hidden[::-1]
-        return self._net("likelihoods", owner, self.recipe.decoder, self.dim, hidden, width)
-
-    def _net(
-        self,
-        kind: str,
-        owner: PartSpec,
-        named: PartSpec,
-        inputs: int,
-        hidden: tuple[int, ...],
-        width: Offered,
-    ) -> nn.Module:
-        offered: dict[str, Callable[[], Any]] = {"in_features": lambda: inputs, "hidden": lambda: hidden}
+    def _net(self, kind: str, owner: PartSpec, width: Offered) -> nn.Module:
+        """The encoder of a guide, or the decoder of a likelihood, as wide as its owner needs."""
+        recipe, encodes = self.recipe, kind == "guides"
+        named = recipe.encoder if encodes else recipe.decoder
+        offered: dict[str, Callable[[], Any]] = {
+            "in_features": lambda: self.features if encodes else self.dim,
+            "hidden": lambda: recipe.hidden if encodes else recipe.hidden[::-1],
+        }
         rule = getattr(registry.find(kind, owner.name), "net_width", None)
         if rule is not None:
             outputs = rule(**filled(f"{owner.name}.net_width", rule, owner.keywords, width, some=True))
