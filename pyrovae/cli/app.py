@@ -1,4 +1,4 @@
-"""The command line: parse, call the library, print. Torch is imported once the arguments are good."""
+"""The command line: parse, call the library, print. Torch is imported after the arguments are checked."""
 
 from __future__ import annotations
 

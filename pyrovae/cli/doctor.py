@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
@@ -124,7 +125,7 @@ def _package(name: str, module: str | None = None, oldest: tuple[int, ...] = ())
         raise ValueError("not installed") from error
     except Exception as error:
         raise ValueError(f"cannot be imported ({_reason(error)})") from error
-    if tuple(map(int, found.split(".")[:2])) < oldest:
+    if tuple(map(int, re.findall(r"\d+", found)[:2])) < oldest:
         raise ValueError(f"{found} is too old, {'.'.join(map(str, oldest))} is needed")
     return found
 

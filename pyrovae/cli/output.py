@@ -1,4 +1,4 @@
-"""What commands print: text for people, or one JSON document for machines."""
+"""Output of the commands: text for people, or one JSON document for machines."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["as_json", "print_result"]
 
 
 def print_result(text: str, document: Mapping[str, Any], *, json: bool) -> None:
-    """Print what was found, the one way or the other, on standard output."""
+    """Print the text or the document on standard output."""
     print(as_json(document) if json else text)
 
 
 def as_json(content: Any) -> str:
-    """One line of strict JSON: nan is null, and infinities are the texts "inf" and "-inf".
+    """One line of strict JSON: nan is null, and infinities are the strings "inf" and "-inf".
 
     Example:
         >>> as_json({"bias": float("nan"), "khat": [0.5, float("inf")], "file": Path("a")})

@@ -1,4 +1,4 @@
-"""How parts are read from the command line, and what a recipe's file has to say before the options do."""
+"""Parts of a recipe on the command line, and the recipe of --config, which the options change."""
 
 from __future__ import annotations
 
@@ -15,16 +15,11 @@ from pyrovae.runs.recipe import Recipe, Run, read_config
 __all__ = ["configured", "registry_of_parts"]
 
 registry_of_parts = tyro.constructors.ConstructorRegistry()
-"""With it, tyro reads a part as a name or a call."""
+"""Rules by which tyro reads a part as a name or a call."""
 
 
 def configured(arguments: Sequence[str], default: Recipe) -> Recipe:
-    """The recipe that options change: that of ``--config``, where there is one.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It holds no recipe.
-    """
+    """The recipe of ``--config`` among the arguments of train, or the default."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", nargs="?")
     config = parser.parse_known_args(list(arguments))[0].config

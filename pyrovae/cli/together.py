@@ -1,4 +1,4 @@
-"""What a command does as one of several processes, which torchrun started. Torch only then."""
+"""A command in one of several processes, started by torchrun. Torch is imported only in that case."""
 
 from __future__ import annotations
 
@@ -17,16 +17,11 @@ __all__ = ["all_agree", "prepared", "together"]
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Inside, in the group of all processes, of which the first one prints.
-
-    Raises:
-        ValueError: The environment contradicts itself.
-        ConnectionError: The others do not come, or one of them is gone.
-    """
+    """Join the group of all processes inside the block, where the first one prints."""
     if launch.place() is None:
         yield
         return
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # its stack: its words are in the error
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # the error has the message, without C++ stacks
     from pyrovae.core.distributed import is_first, joined
 
     try:
@@ -41,7 +36,7 @@ def together() -> Iterator[None]:
 
 
 def all_agree() -> Any:
-    """A block that all leave together, with the error of one of them if there is any."""
+    """A block that all processes leave together; an error in one is raised in all."""
     if launch.place() is None:
         return nullcontext()
     from pyrovae.core.distributed import collective
@@ -51,7 +46,7 @@ def all_agree() -> Any:
 
 @contextmanager
 def prepared(folder: Path, prepare: Callable[[], Any]) -> Iterator[None]:
-    """The folder of a run locked, and made ready, by the first process, while the others wait for it."""
+    """Lock and prepare a run's folder in the first process, while the others wait for it."""
     with ExitStack() as stack:
         with all_agree():
             if launch.is_main_process():
