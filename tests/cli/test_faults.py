@@ -446,7 +446,7 @@ COMMAND_FAULTS = {
     "checkpoints of another run": CommandFault(
         lambda folder: fit(binary(20), folder, num_epochs=1),
         [*RESUME, "--num-epochs", "3"],
-        r"another run: .*data.rows is 20 there and 5000 here; .* and \d+ more: name another folder, or set .*$",
+        r"another run: data.rows is 20 there and 5000 here; .* and \d+ more: name another folder, or set .*$",
     ),
     "two processes on one run": CommandFault(
         lambda folder: None, RESUME, r"process \d+ is at work in this folder: wait for it"
