@@ -99,7 +99,15 @@ class CompiledLoss(ELBOModule):
             there are none.
     """
 
-    def __init__(self, model: Any, guide: Any, elbo: Any, *, precision: Precision, backend: Backend) -> None:
+    def __init__(
+        self,
+        model: Any,
+        guide: Any,
+        elbo: Any,
+        *,
+        precision: Precision = "float32",
+        backend: Backend = "inductor",
+    ) -> None:
         super().__init__(model, guide, elbo)
         self.elbo: Any
         self.graphs = Graphs(self._loss, (model, guide), elbo, precision=precision, backend=backend)
