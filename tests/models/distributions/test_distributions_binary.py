@@ -1,4 +1,4 @@
-"""The cheap form of independent bits against the simple one: values, gradients, their gradients, edges."""
+"""The cheap forms of independent bits against the simple one: values, gradients, their gradients, edges."""
 
 from __future__ import annotations
 
@@ -6,13 +6,22 @@ import pyro.distributions as dist
 import pytest
 import torch
 
+from pyrovae.core.context import captured
 from pyrovae.models import distributions
+
+
+@pytest.fixture(params=[False, True], ids=["eager", "captured"])
+def form(request):
+    token = captured.set(request.param)
+    yield request.param
+    captured.reset(token)
 
 
 def simple(logits):
     return dist.Bernoulli(logits=logits).to_event(1)
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("features", [1, 7, 8, 64, 784, 787])
 @pytest.mark.parametrize("spread", [1.0, 30.0, 1e4])
 def test_the_value_is_the_simple_forms(features, spread):
@@ -20,12 +29,13 @@ def test_the_value_is_the_simple_forms(features, spread):
     x = torch.bernoulli(torch.full((5, features), 0.3, dtype=torch.float64))
     exact = simple(logits).log_prob(x)
     torch.testing.assert_close(distributions.Bernoulli(logits).log_prob(x), exact, rtol=1e-9, atol=1e-7)
-    # In float32 it may not lose more than a few roundings of the largest terms.
+    # In float32 neither form may lose more than a few roundings of the largest terms.
     found = distributions.Bernoulli(logits.float()).log_prob(x.float())
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), exact, rtol=2e-6, atol=1e-4)
 
 
+@pytest.mark.usefixtures("form")
 def test_gradients_of_logits_and_of_grey_values_and_theirs():
     logits = torch.randn(2, 3, 16, dtype=torch.float64, requires_grad=True)
     x = torch.rand(3, 16, dtype=torch.float64, requires_grad=True)
@@ -38,6 +48,7 @@ def test_gradients_of_logits_and_of_grey_values_and_theirs():
     assert torch.autograd.gradcheck(density, (logits[0, 0].detach().requires_grad_(), x))  # x has the dims
 
 
+@pytest.mark.usefixtures("form")
 def test_it_is_the_same_distribution():
     logits = torch.randn(5, 8)
     ours, theirs = distributions.Bernoulli(logits), simple(logits)
